@@ -36,7 +36,7 @@ class DemoOptions:
     checkouts: int = option(3, "number of checkouts")
     check: bool = option(
         False,
-        "print no slate, but how many hold an item of their basket, or two packs of one product; 1 if any",
+        "print only how many slates hold an item of their basket or two packs of one product; exit 1 if any",
     )
 
 

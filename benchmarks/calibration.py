@@ -89,7 +89,7 @@ class CalibrationOptions:
 
     horizons: str = option("7d,14d,60d,next_order", "of the shops, separated by commas")
     shops: str = option("steady,halved", "steady, halved or both")
-    orders: int = option(12_000, "of a shop, about")
+    orders: int = option(12_000, "approximate number of orders in a shop")
     folder: Path = option(ARTIFACTS / "bench_calibration", "of the shops and their runs")
     overrides: str = option("", "further settings of train.py, separated by blanks")
 

@@ -62,7 +62,7 @@ class PublicOptions:
     out: Path = option(REPORTS, f"folder of {REPORT}")
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an unknown set or system, a seed that is no number, a run of several sets."""
+        """Raise ValueError for unknown sets and systems, bad seeds, and a run of several sets."""
         systems = [SEXTET, *GROUPS, *(name for members in GROUPS.values() for name in members)]
         for flag, value, known in (("sets", self.sets, list(SOURCES)), ("systems", self.systems, systems)):
             if unknown := [name for name in value.split(",") if name not in known]:

@@ -38,7 +38,7 @@ class UpliftBenchmarkOptions:
     words: tuple[str, ...] = argument(
         "share=… (default: 0, .3, .6, .9) and overrides of train.py", default=()
     )
-    split: str = option("test", "of the runs' data")
+    split: str = option("test", "split of the runs' data to read")
     out: Path = option(Path("reports"), "folder of uplift_benchmark.json")
 
     @property

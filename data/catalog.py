@@ -40,8 +40,8 @@ def load_catalog(folder: str | Path) -> tuple[Catalog, ItemText]:
 def build_catalog(items: pa.Table, snapshot_fields: Mapping[str, Tensor]) -> tuple[Catalog, ItemText]:
     """Catalog (without vectors) and title tokens of a table with the columns of `items.parquet`.
 
-    `snapshot_fields` are those of `models.schema.SNAPSHOT_FIELDS`, [S, N+1] each. Their row 0 is overwritten
-    with the shop's usual item (`usual_item_first`).
+    `snapshot_fields` maps each name of `models.schema.SNAPSHOT_FIELDS` to an array [S, N+1]. Their row 0 is
+    overwritten with the shop's usual item (`usual_item_first`).
     """
     rows = items.num_rows
     category_codes = _to_numpy(items["category_codes"].combine_chunks().flatten(), np.int64)
@@ -66,11 +66,12 @@ def build_catalog(items: pa.Table, snapshot_fields: Mapping[str, Tensor]) -> tup
 
 
 def usual_item_first(snapshot_fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The snapshot fields, [S, N+1] each, with the shop's usual item in row 0, which stands for no item.
+    """The snapshot fields, [S, N+1] each, with the shop's usual item in row 0 (row 0 is not a real item).
 
-    Counts are the means over the items that were ever sold, which no snapshot changes: an item's count over
-    the usual one is its share of the shop's volume. Price and mean_line_spend are geometric means over order
-    lines, which a few extreme lines do not move, or over items where nothing was sold; 0 where none is known.
+    The usual item is an average item of the shop. Its counts are means over all items that were ever sold, so
+    an item's count divided by the usual count is its share of the shop's volume. Its price and
+    mean_line_spend are geometric means over order lines, which resist a few extreme lines. Without sales the
+    means are over items; without prices they are 0.
     """
     fields = {name: values.clone() for name, values in snapshot_fields.items()}
     n_sold = max(int((fields["buyers"][-1, 1:] > 0).sum()), 1)
@@ -91,7 +92,8 @@ def load_neighbours(
 ) -> dict[int, ItemNeighbours]:
     """Snapshot → neighbours of `items` rows (N+1). Use the latest snapshot that is not after yours.
 
-    `name` is a table of data/examples/neighbour_tables.py. Raises DataError for one that was not prepared.
+    `name` is a table of data/examples/neighbour_tables.py. Raises DataError for a table that was not
+    prepared.
     """
     file = Path(folder) / f"{name}.parquet"
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""The files of a shop → clean canonical tables, and all that was noticed on the way.
+"""Reads the files of a shop into clean canonical tables, with the warnings and counts of bad rows.
 
 read ─▶ conform ─▶ attribute feedback ─▶ check rows ─▶ select columns ─▶ check ids ─▶ winsorise
 """
@@ -16,7 +16,7 @@ from data.tables.column_selection import UnreadColumns
 
 
 class CleanTables(NamedTuple):
-    """Tables that can be encoded."""
+    """Canonical tables that passed all checks."""
 
     tables: dict[str, ir.Table]  # canonical
     read: ReadTables
@@ -26,11 +26,11 @@ class CleanTables(NamedTuple):
     n_winsorized: int  # order lines
 
     def repeated_rows(self) -> dict[str, int]:
-        """Table → rows that repeat another one, where there are some."""
+        """The number of repeated rows of each table that has any."""
         return {name: n for name, n in self.checked.repeated.items() if n}
 
     def counts(self) -> dict[str, int]:
-        """The rows that were set apart, by what they are."""
+        """Counts of the rows that were left out, by reason."""
         return {
             "forgotten": self.read.n_forgotten,
             "returns": self.checked.returns,

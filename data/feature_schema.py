@@ -43,7 +43,7 @@ class Attribute:
 
 @dataclass(frozen=True)
 class FeatureSchema:
-    """The content of `schema.json`. Codes are positions + 1; 0 is the unknown."""
+    """The content of `schema.json`. A code is a value's position + 1; code 0 stands for unknown values."""
 
     items: int  # N, without the unknown item
     max_history: int
@@ -96,7 +96,10 @@ class FeatureSchema:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "FeatureSchema":
-        """The schema of `to_json`. That of an earlier release has no attributes and vectors of items."""
+        """The schema that `to_json` wrote.
+
+        A schema of an earlier release has no item attributes and no vectors.
+        """
         groups = {g: [Attribute(**a) for a in data.get(g, [])] for g in ATTRIBUTE_GROUPS}
         vectors = [VectorColumn(**vector) for vector in data.get("item_vectors", [])]
         return FeatureSchema(**{**data, **groups, "item_vectors": vectors})
@@ -117,7 +120,7 @@ def build_schema_and_items(
     """The schema, and `items.parquet` as a table without `content`, the column of the vectors.
 
     Without a checkout before `validation_start` (Unix seconds), context and profile vocabularies are empty.
-    `cfg` is the features config, `vectors` are those of the item list. Raises DataError for a
+    `cfg` is the features config, `vectors` are the vector columns of the item list. Raises DataError for a
     `cfg.title_encoder` that cannot be used.
     """
     title_dim = title_vectors.title_dim(cfg)
@@ -263,7 +266,7 @@ def encode_items(
     """The codes of items: `item, category_codes` (list [L]), `leaf, brand_code, tokens, token_weights`.
 
     `items` has `item` (unique), `title, description, category, brand`, null where not given. Values that the
-    schema lacks get the code 0, or no token; the leaf is the deepest prefix of the path that it has.
+    schema lacks get the code 0, or no token. The leaf is the deepest prefix of the path that the schema has.
     """
     levels = range(schema.category_levels)
     t = _add_category_paths(items, schema.category_levels)
@@ -324,7 +327,7 @@ def _item_table(
 
 
 def _numeric_attributes(items: ir.Table, schema: FeatureSchema) -> list[str]:
-    """The attributes of items whose values are numbers, also those that the schema reads as categories."""
+    """The item attributes whose values are numbers, including those that the schema treats as categories."""
     return [a.name for a in schema.item_attributes if items[f"attribute_{a.name}"].type().is_numeric()]
 
 

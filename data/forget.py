@@ -1,8 +1,8 @@
-"""Folders that still hold a user whom training forgets: `python -m data.forget U17 --prepared artifacts`.
+"""Finds folders that still hold a forgotten user: `python -m data.forget U17 --prepared artifacts`.
 
-A prepared folder keeps what it was prepared from. A run keeps slates of shoppers on its pages, and its
-weights were made from their data: it counts as holding whom its prepared folder holds. A folder that was made
-with `data.forget` holds none of the users of that list. Delete the folders that are printed.
+A prepared folder holds the data of all users of its input. A run counts as holding every user of its prepared
+folder: its weights learned from their data, and its pages show slates of some of them. A folder that was made
+with `data.forget` holds no user of that list. Delete the folders that the command prints.
 """
 
 import json
@@ -22,7 +22,7 @@ from serving.forget.user_list import read_user_list
 
 @dataclass(frozen=True, kw_only=True)
 class FindOptions:
-    """Print the folders of preparation and training that hold users, to delete them.
+    """Print the prepared and run folders that hold the given users, so that you can delete them.
 
     example: %(prog)s U17 --prepared artifacts/prepared artifacts/runs
     exit codes: 0 no folder holds one of them, 1 some do or cannot be read, 2 wrong arguments
@@ -58,7 +58,8 @@ def folders_with_users(root: Path, users: pa.Array, prepared: set[str]) -> Itera
     """The folders below a root that hold one of the users, and why.
 
     Args:
-        prepared: names of prepared folders that hold one: runs on them do, too. Those of `root` are added.
+        prepared: names of prepared folders that hold one of the users; runs on them hold the user too.
+            Folders of this kind below `root` are added.
     """
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     for folder in folders:

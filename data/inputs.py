@@ -55,8 +55,10 @@ class PrepareInputs:
         return list(dict.fromkeys([*contract.EVENT_KINDS, *labels.label_event_kinds(self.outcomes.labels)]))
 
     def key_settings(self) -> dict[str, Any]:
-        """The settings of `data` that change the result, the further labels where there are some, what
-        slates leave out, and the users who are dropped."""
+        """The settings that change the result:
+
+        `data`, further labels, slate exclusions and forgotten users.
+        """
         named: dict[str, Any] = {}
         if self.outcomes.labels:
             named["labels"] = [list(spec) for spec in self.outcomes.labels]
@@ -131,7 +133,7 @@ def read_tables(con: ibis.BaseBackend, inputs: PrepareInputs) -> ReadTables:
             tables[name] = filter_known_before(tables[name], log_end)
     tables, n_forgotten = forgotten_users.drop_users(con, tables, inputs.forgotten)
     if source.table_files(data) != files:
-        raise DataError("input files changed while they were read; prepare again")
+        raise DataError("the input files changed during preparation: run the command again")
     join_counts = None
     if "events" in raw and "request_id" in raw["events"].columns:
         tables["events"], join_counts = _attribute_feedback(con, tables, inputs)
@@ -141,7 +143,7 @@ def read_tables(con: ibis.BaseBackend, inputs: PrepareInputs) -> ReadTables:
 
 
 def _conform_all(raw: dict[str, ir.Table], files: dict[str, TableFile]) -> dict[str, ir.Table]:
-    """The tables with canonical types. Raises DataError that names what is wrong with each of them."""
+    """The tables with canonical types. Raises one DataError that lists the faults of all tables."""
     tables: dict[str, ir.Table] = {}
     errors: list[str] = []
     for name, table in raw.items():

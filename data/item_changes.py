@@ -1,9 +1,9 @@
-"""Item updates: changes of the item list between two trainings, encoded by the vocabularies of the last one.
+"""Item updates: changes of the item list between two trainings, encoded by the last training's vocabularies.
 
     changes.parquet ─ read ─▶ updates ─ merge ─▶ all updates since training ─ apply ─▶ items.parquet
 
-The merged updates are always applied to the items of the prepared folder, never to an earlier result: the
-folder has no descriptions, so the updates must keep theirs.
+The merged updates are always applied to the items of the prepared folder, never to an earlier result. The
+prepared folder has no descriptions, so the merged updates keep the new descriptions.
 
 Updates may also hold the attributes and vectors that the last training read: texts of categorical attributes,
 float64 of numeric ones, lists of float32.
@@ -82,7 +82,10 @@ def read_item_updates(path: str | Path, schema: FeatureSchema | None = None) -> 
 
 
 def _read_vectors(file: TableFile, schema: FeatureSchema | None) -> pa.Table:
-    """The vector columns of the file, in file order. Raises DataError for another length than in `schema`."""
+    """The vector columns of the file, in file order.
+
+    Raises DataError for vectors whose length differs from `schema`.
+    """
     names = item_vectors.vector_column_names(file)
     dims = {vector.name: vector.dim for vector in schema.listed_vectors} if schema is not None else {}
     for column in item_vectors.check_vectors(file, names):
@@ -99,7 +102,8 @@ def _update_attributes(
     con: ibis.BaseBackend, items: ir.Table, schema: FeatureSchema | None, file: TableFile
 ) -> dict[str, ir.Value]:
     """Name → the attributes of `schema` that the conformed updates have, in the types of
-    `item_update_schema`. Raises DataError for one of another type."""
+    `item_update_schema`. Raises DataError for a wrong type.
+    """
     out: dict[str, ir.Value] = {}
     for attribute in schema.item_attributes if schema is not None else ():
         if attribute.name not in items.columns:
@@ -142,7 +146,7 @@ def _reject_unknown_columns(columns: Collection[str], file: TableFile, expected:
 
 
 def _null_columns(file: TableFile) -> list[str]:
-    """Columns of Parquet files that hold only nulls: they have no type, and mean the same as absent ones."""
+    """Columns of Parquet files that hold only nulls. They have no type and count as absent."""
     if file.csv:
         return []
     return [f.name for f in pq.read_schema(file.files[0]) if pa.types.is_null(f.type) and f.name != "item_id"]
@@ -152,8 +156,8 @@ def merge_item_updates(before: pa.Table | None, after: pa.Table) -> pa.Table:
     """The updates `before` (None: there are none) merged with the later ones `after`: a row per item.
 
     Column by column, the later value wins and a null keeps the earlier one: a new title keeps an earlier
-    description. A column that one of the two lacks, as updates of an earlier release do, is null there. Items
-    are in the order of their first update.
+    description. A column that one table lacks counts as null there (updates of an earlier release lack some).
+    Items are in the order of their first update.
     """
     updates = after if before is None else pa.concat_tables([before, after], promote_options="default")
     row = pa.array(range(updates.num_rows), pa.int64())
@@ -222,7 +226,8 @@ def apply_item_updates(
 
 def _attribute_columns(updates: pa.Table, old: pa.Table, schema: FeatureSchema) -> dict[str, pa.Array]:
     """The columns of the attributes of items after the updates; `old` are the items before them, nulls where
-    an item is new."""
+    an item is new.
+    """
     n, attributes = updates.num_rows, schema.item_attributes
     codes = _list_matrix(old, "attribute_codes", len(attributes), np.int32)
     columns: dict[str, pa.Array] = {}
@@ -243,7 +248,8 @@ def _attribute_columns(updates: pa.Table, old: pa.Table, schema: FeatureSchema) 
 
 def _content(updates: pa.Table, old: pa.Table, schema: FeatureSchema, items: pa.Table) -> np.ndarray:
     """[n, E] the vectors of `items` after the updates; `old` are the items before them, nulls where an item
-    is new. Raises DataError where titles have vectors, and the packages of their model are missing."""
+    is new. Raises DataError where titles have vectors, and the packages of their model are missing.
+    """
     content, start = _list_matrix(old, "content", schema.content_dim, np.float32), 0
     for vector in schema.listed_vectors:
         if vector.name in updates.column_names:

@@ -1,4 +1,4 @@
-"""Raw files → the prepared folder (docs/explanation/architecture.md), built once for the same input.
+"""Builds the prepared folder from raw files, once for the same input.
 
     prepare(cfg) → artifacts/prepared/<key>/
 
@@ -58,9 +58,9 @@ UNHASHED_SETTINGS = ("root", "files", "url", "tables", "refresh", "forget")  # o
 def prepare(cfg: Mapping[str, Any]) -> Path:
     """The prepared folder of `cfg.data` and `cfg.features` below `cfg.paths.prepared`, built if missing.
 
-    Shows its steps on stderr. Prints a line of counts, and one of the further columns that are read and not
-    read, where there are some. Raises DataError for input or settings that cannot be used. A run that fails
-    leaves nothing behind.
+    Shows its steps on stderr. Prints a line of counts, and a line that lists further columns, read and
+    unread. Raises DataError for input or settings that cannot be used. A run that fails leaves nothing
+    behind.
     """
     inputs = resolve_inputs(cfg)
     root = local_root(to_plain(cfg).get("paths", {}).get("prepared") or "artifacts/prepared")

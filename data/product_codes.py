@@ -1,4 +1,4 @@
-"""Products: items whose titles differ in the size of their pack alone.
+"""Products: groups of items whose titles differ only in the pack size.
 
 "Cola 500 ml", "COLA 2 x 1.5 L", "Cola, 12 pack" ─▶ one product, for a shopper sees the same card again
 """
@@ -50,7 +50,7 @@ def product_codes(titles: pa.StringArray) -> NDArray[np.int32]:
 
 
 def product_name(title: str) -> str:
-    """The title without its pack size, in lower case; the whole title if it is nothing but a size."""
+    """The title without its pack size, in lower case; the whole title if the title is only a size."""
     name = " ".join(title.casefold().split())
     without_size = EMPTY_BRACKETS.sub(" ", SIZE.sub(" ", name))
     return " ".join(without_size.split()).strip(EDGES) or name

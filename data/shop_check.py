@@ -1,6 +1,6 @@
-"""What a shop's folder holds, in seconds: `python train.py stage=check data=tables data.root=DIR`.
+"""Describes a shop's folder within seconds: `python train.py stage=check data=tables data.root=DIR`.
 
-The tables are read and checked as preparation does. What preparation would refuse is an error here too.
+The tables are read and checked as preparation does. Input that preparation would refuse is an error here too.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 
 class ShopReport(NamedTuple):
-    """What a shop's tables hold."""
+    """The content of a shop's tables: counts, times and findings."""
 
     tables: list[Row]  # table, files, rows, columns, attributes, unread
     facts: list[Row]  # fact, value
@@ -43,7 +43,7 @@ class ShopReport(NamedTuple):
     unread: UnreadColumns
 
     def finding(self) -> str:
-        """The conclusion: whether the horizon of the config fits."""
+        """A sentence: whether the horizon of the config fits."""
         if self.suggested is None:
             return (
                 "Nobody ordered twice: only a log of impressions (events) could tell what follows a checkout."
@@ -56,7 +56,7 @@ class ShopReport(NamedTuple):
 
 
 def check_shop(cfg: Mapping[str, Any]) -> ShopReport:
-    """Read and describe the tables of `cfg.data`. Raises DataError for what preparation refuses."""
+    """Read and describe the tables of `cfg.data`. Raises DataError for input that preparation refuses."""
     inputs = resolve_inputs(cfg)
     with TemporaryDirectory() as scratch, engine.connect(inputs.engine, Path(scratch)) as con:
         clean = read_clean_tables(con, inputs, lambda step: None)
@@ -78,7 +78,7 @@ def check_shop(cfg: Mapping[str, Any]) -> ShopReport:
 
 
 def _count_horizons(con: Any, t: ir.Table, end: int) -> list[Row]:
-    """By horizon: the checkouts whose horizon is over by `end`, and how many of them an order follows."""
+    """For each horizon: the checkouts whose horizon ends by `end`, and how many of them an order follows."""
     rows = []
     for days in (*HORIZONS, None):
         if days is None:

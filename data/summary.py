@@ -1,4 +1,4 @@
-"""The lines that preparation prints: what the log holds, which columns are read, and which are not."""
+"""The lines that preparation prints: counts of the log, columns that are read, and unread columns."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ CLICK_LABELS = {
 def describe_columns(
     schema: FeatureSchema, unread: UnreadColumns, unread_kinds: dict[str, int]
 ) -> dict[str, Any]:
-    """`columns` of meta.json: what is read of the further columns, and what is not."""
+    """`columns` of meta.json: the further columns that are read, and those that are not, with the reason."""
     return {
         "orders": [_describe_attribute(a) for a in schema.context],
         "users": [_describe_attribute(a) for a in schema.profile],

@@ -1,7 +1,7 @@
-"""What a report must not keep for itself: slates that sales counts would beat, heads that learned nothing.
+"""Alarms of a report: slates that are worse than simple baselines, and tasks that learned nothing.
 
-An alarm stands at the end of a training's output and on the page of the report. One that makes the model
-useless keeps it from being exported (`verify.force=true` exports it all the same).
+Alarms are printed at the end of a training and shown on the report's page. An alarm that makes the model
+useless blocks its export (`verify.force=true` exports anyway).
 """
 
 import json
@@ -14,7 +14,7 @@ REPORT_FILE = "report.json"
 
 
 def slate_alarms(differences: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The baselines that are better than this system over all checkouts, beyond chance.
+    """The baselines that are significantly better than this system over all checkouts.
 
     `differences` are this system minus a baseline, with a 95 % interval (`Leaderboard.paired_differences`).
     """
@@ -30,7 +30,7 @@ def slate_alarms(differences: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def read_alarms(folder: Path, split: str = "test") -> list[dict[str, Any]]:
-    """The alarms of a run's report, those of its training included; none before it has a report."""
+    """The alarms of a run's report and of its training; none if the run has no report."""
     file = folder / f"evaluation-{split}" / REPORT_FILE
     report = json.loads(file.read_text()) if file.is_file() else {}
     training = (report.get("health") or {}).get("alarms") or []

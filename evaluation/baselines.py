@@ -1,9 +1,8 @@
 """Baselines without a model: popularity, personal frequency, co-purchase with the basket.
 
-Every baseline reads the prepared folder of the models and only their facts: the history of the example, the
-basket just paid (age 0) and the item snapshot of the checkout. History is cut to the latest
-`features.max_history` events, as in a batch. Each list is filled with popular items, deep enough that the
-discovery slice has six.
+Every baseline reads the same facts as the models: the history of the example, the basket just paid (age 0)
+and the item snapshot of the checkout. History is cut to the latest `features.max_history` events, as in a
+batch. Each list is filled up with popular items, so that the discovery slice also has six.
 """
 
 import json
@@ -68,8 +67,8 @@ def personal_frequency(
 ) -> RankedLists:
     """The purchases of each item by each of n users, each line weighted exp(-age / decay_days).
 
-    Without `decay_days` every line counts 1 and the later purchase decides between equal counts.
-    `weight_by_price` multiplies by the mean unit price paid, a simple and poor order by revenue.
+    Without `decay_days` every line counts 1, and ties go to the later purchase. `weight_by_price` multiplies
+    by the mean unit price paid, a simple and poor order by revenue.
     """
     # The unknown item (row 0) cannot be in a slate.
     row, item, age, price = (column[lines.item > 0] for column in lines)
@@ -93,10 +92,11 @@ def _disjoint_windows(dates: Array, last: int) -> list[int]:
 def popular_items(
     folder: Path, split: Split, depth: int = FILLER_DEPTH, all_time: bool = False
 ) -> RankedLists:
-    """The items in most orders of the 28 days before each checkout's snapshot, `depth` per checkout.
+    """The items with the most orders in the 28 days before each checkout's snapshot, `depth` per checkout.
 
-    With `all_time`, in most orders since the log began: the sum over snapshots 28 days or more apart. If the
-    time between snapshots does not divide 28 days, the days between windows do not count.
+    With `all_time`, the items with the most orders since the log began: counts are summed over snapshots at
+    least 28 days apart. If the snapshot interval does not divide 28 days, the days between windows are not
+    counted.
     """
     table = pq.read_table(folder / "snapshots.parquet", columns=["snapshot", "item", "orders_28d"])
     snapshot, item = int64_column(table, "snapshot"), int64_column(table, "item")
@@ -123,7 +123,8 @@ def popular_items(
 def copurchased_items(folder: Path, split: Split) -> RankedLists:
     """Neighbours of the basket's items by the sum of their co-purchase scores.
 
-    Neighbours are renewed less often than snapshots: the latest ones at the checkout's snapshot count.
+    Neighbour tables are rarer than snapshots, so the latest table at or before the checkout's snapshot is
+    used.
     """
     table = pq.read_table(folder / "copurchase_neighbours.parquet")
     snapshot, item = int64_column(table, "snapshot"), int64_column(table, "item")

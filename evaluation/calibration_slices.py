@@ -1,6 +1,7 @@
 """Calibration of every task, over all candidates and slice by slice.
 
-A model can be right on average and wrong for new items, expensive ones, or items that the user never bought.
+A model can be calibrated on average but not for new items, expensive items, or items that the user never
+bought.
 
 | group | slices |
 |---|---|
@@ -79,7 +80,7 @@ def calibration_rows(
     catalog: Catalog,
     sources: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """One row per task and slice with candidates that the task is measured on.
+    """One row per task and slice, if the slice has candidates on which the task is measured.
 
     `predicted` and `observed` are means over these candidates (task_outputs.measured_rows). `ratio` is
     predicted / observed, NaN if nothing was observed. `ece` is the expected calibration error (metrics.ece),
@@ -113,7 +114,7 @@ def _predicted_and_observed(label: Array, prediction: Array) -> dict[str, Any]:
 def reliability_curves(
     scored: ScoredCandidates, tasks: Sequence[Task], data: protocol.Split, catalog: Catalog
 ) -> list[dict[str, Any]]:
-    """Reliability curves of the binary tasks: of all items, of those bought before, of the others.
+    """Reliability curves of the binary tasks: for all items, for items bought before, and for other items.
 
     `predicted`, `observed` and `pairs` are lists over 15 bins of equal mass. A slice without positives has no
     curve.

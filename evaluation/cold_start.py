@@ -1,4 +1,4 @@
-"""Recall of the two towers where habit says nothing: new users, new items, items new to a user.
+"""Recall of the two towers without purchase habits: new users, new items, items new to a user.
 
     python -m evaluation.cold_start                          the latest run, on the test split
     python -m evaluation.cold_start RUN --split validation   RUN may hold retrieval only
@@ -11,7 +11,7 @@
 | untrained_items | unchanged | every available item | of items that were never a positive in training |
 | discovery | unchanged | items that the user never bought before | of those items |
 
-Search is exact, so that the index plays no part. Every system ranks the same items for the same checkouts.
+Search is exact, so the index has no influence. Every system ranks the same items for the same checkouts.
 """
 
 import sys
@@ -81,7 +81,7 @@ class ColdStartOptions:
     """Recall of the two towers where habit says nothing: new users, new items, items new to a user."""
 
     run: str = argument("run folder; it may hold retrieval only", default="artifacts/runs/latest")
-    split: Literal["validation", "test"] = option("test", "of the run's data")
+    split: Literal["validation", "test"] = option("test", "split of the run's data to read")
     out: Path = option(Path("reports"), "folder of cold-<split>.json")
 
 
@@ -94,7 +94,7 @@ def evaluate_cold_start(options: ColdStartOptions) -> int:
 
 
 def open_towers(folder: str | Path, split: str = "test") -> Towers:
-    """Load the towers of a run that learned from no checkout of a split.
+    """Load the towers of a run that did not learn from a split.
 
     Raises FileNotFoundError if there is no finished run.
     """
@@ -112,7 +112,7 @@ def open_towers(folder: str | Path, split: str = "test") -> Towers:
 
 @torch.no_grad()
 def cold_start_rows(towers: Towers, split: str) -> list[dict[str, Any]]:
-    """One row per slice and system: means of recall@100, recall@300 and NDCG@6 over what counts."""
+    """One row per slice and system: mean recall@100, recall@300 and NDCG@6 over the slice's checkouts."""
     data = protocol.load_split(towers.prepared.folder, split)
     file = towers.prepared.folder / "examples" / f"{split}.parquet"
     rows: list[dict[str, Any]] = []
@@ -166,9 +166,9 @@ def untrained_slice(data: protocol.Split, towers: Towers) -> protocol.Slice:
 
 
 def _retrieve(part: ColdStartSlice, file: Path, n: int) -> tuple[dict[str, Array], Array]:
-    """The best items of every system [n, RETRIEVAL_DEPTH], and the number of items that are allowed [n].
+    """The best items of every system [n, RETRIEVAL_DEPTH], and the number of allowed items [n].
 
-    Checkouts that do not count may be skipped: -1 and 0.
+    Checkouts outside the slice may be skipped: they have -1 and 0.
     """
     items = {system: np.full((n, RETRIEVAL_DEPTH), -1, np.int64) for system in part.scorers}
     n_allowed = np.zeros(n, np.int64)
@@ -193,7 +193,7 @@ def unmodified(query: Query) -> Query:
 
 
 def without_history(query: Query) -> Query:
-    """The same checkouts by unknown users."""
+    """The checkouts with unknown users: no history, no profile."""
     return mask_users(query, torch.ones_like(query.ts, dtype=torch.bool))
 
 
@@ -209,7 +209,7 @@ def popularity_scorer(catalog: Catalog) -> ItemScorer:
 
 
 def copurchase_scorer(tables: dict[int, ItemNeighbours], items: int) -> ItemScorer:
-    """Summed co-purchase scores with the basket's items, by the latest table not after the snapshot."""
+    """Summed co-purchase scores with the basket's items, by the latest table at or before the snapshot."""
     table_snapshots = sorted(tables)
 
     def score(query: Query) -> Tensor:

@@ -1,4 +1,4 @@
-"""The slate metrics of a run by the values of columns: `evaluation.by=[users.segment, items.brand]`.
+"""Slate metrics of a run, split by column values: `evaluation.by=[users.segment, items.brand]`.
 
 | column | a value's checkouts | what counts |
 |---|---|---|
@@ -6,7 +6,7 @@
 | orders.* | whose order has the value | every purchase |
 | items.* | with a later purchase of an item that has the value | purchases of such items |
 
-Slates are in the order of the run's objective, and the same for every value.
+Slates are ordered by the run's objective and do not depend on the value.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Values(NamedTuple):
 
 
 class ColumnSlice(NamedTuple):
-    """The checkouts and purchases of a value, or of several."""
+    """The checkouts and purchases of one value or a group of values."""
 
     column: str
     value: str
@@ -93,7 +93,7 @@ class ColumnMetrics:
 def column_slices(folder: Path, split: str, data: protocol.Split, column: str) -> list[ColumnSlice]:
     """The slices of a column of `report_columns` that have checkouts.
 
-    Numbers are in order, other values the most frequent first; then the others, and missing values.
+    Numbers are sorted; other values are sorted by frequency, the rest are grouped; missing values come last.
     """
     schema = FeatureSchema.load(folder)
     table, _, name = column.partition(".")

@@ -1,4 +1,4 @@
-"""The report of one run: this system against the baselines that need no training.
+"""The report of one run: this system compared with baselines that need no training.
 
 `train.py` makes it after training; `python -m evaluation.evaluate [run folder]` makes it again.
 """
@@ -63,7 +63,7 @@ def read_metrics(folder: Path, split: str = "test") -> dict[str, float]:
 
 
 def slate_order(folder: Path, split: str = "test") -> str:
-    """What sorts the slates of `read_metrics`, as the page names it: `expected value`, `p(purchase)`, …"""
+    """The order of the slates of `read_metrics`, as pages name it: `expected value`, `p(purchase)`, …"""
     report = json.loads((folder / f"evaluation-{split}" / REPORT_FILE).read_text())
     return order_name(report, report["objective"]["order"])
 

@@ -1,7 +1,8 @@
-"""A few real checkouts with the slates that they would have got, selected by a fixed rule.
+"""A few real checkouts with the slates they would have seen, selected by a fixed rule.
 
 Readable checkouts have one to eight paid lines, all with a title, and a purchase inside the horizon. They are
-ordered by a hash of their order ids. The first one of each kind below is selected, each of another user:
+sorted by a hash of their order ids. The first checkout of each kind below is selected, each from a different
+user:
 
     at random                   the first of all
     typical                     as many of the six were bought as in the median of all checkouts (two)

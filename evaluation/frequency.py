@@ -1,11 +1,12 @@
-"""What a frequency cap costs: the checkouts of a split, replayed in time with a memory of what they showed.
+"""The cost of a frequency cap: the checkouts of a split are replayed in time with a memory of earlier slates.
 
     python -m evaluation.frequency                         the latest run, on validation: to choose a cap
     python -m evaluation.frequency RUN --split test        the figures of the documentation
 
-Every policy shows its own slates and remembers them; a purchase of an item resets its count, and clicks are
-unknown. For the test split the memory starts with the slates of the validation split, which precedes it. The
-cost is an upper bound: a shopper who is shown another item may buy it, and past purchases do not tell.
+Every policy shows its own slates and remembers them. A purchase of an item resets its count; clicks are
+unknown. For the test split, the memory starts with the slates of the validation split. The cost is an upper
+bound, because a shopper might have bought the item that the cap shows instead, and the log does not contain
+that purchase.
 """
 
 import sys
@@ -39,7 +40,7 @@ class FrequencyOptions:
     """NDCG@6 and revenue@6 of a run's order without and with frequency caps, by replay of a split."""
 
     run: str = argument("run folder", default="artifacts/runs/latest")
-    split: Literal["validation", "test"] = option("validation", "of the run's data")
+    split: Literal["validation", "test"] = option("validation", "split of the run's data to read")
 
 
 class Checkouts(NamedTuple):
@@ -51,7 +52,7 @@ class Checkouts(NamedTuple):
 
 @dataclass
 class UserMemory:
-    """What a user was shown and bought so far."""
+    """The items that a user was shown and bought so far."""
 
     slates: list[ShownSlate] = field(default_factory=list)
     last_purchases: dict[str, int] = field(default_factory=dict)  # item → Unix seconds
@@ -86,10 +87,11 @@ def _slate(items: list[int], cap: FrequencyCap | None, memory: UserMemory, ts: i
 
 
 def distinct_items(slates: Array, user: Array) -> dict[str, float]:
-    """How varied a user's slates are: `slates` [n, 6] by time, `user` [n].
+    """The variety of users' slates:
 
-    `distinct8`: items shown over 8 consecutive checkouts of a user, NaN without such users. `new_share`: of
-    the slots from the second checkout of a user on, those with an item that the user was not shown before.
+    `slates` [n, 6] by time, `user` [n]. `distinct8`: distinct items over 8 consecutive checkouts of a user,
+    NaN without such users. `new_share`: the share of slots, from a user's second checkout on, whose item the
+    user was not shown before.
     """
     counts, n_new, n_slots = [], 0, 0
     for code in np.unique(user):

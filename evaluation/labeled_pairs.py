@@ -1,4 +1,4 @@
-"""Candidates of checkouts with the ranker's features and their outcomes: what a learner gets."""
+"""Candidates of checkouts with the ranker's features and their outcomes, as training data of LightGBM."""
 
 from typing import NamedTuple
 

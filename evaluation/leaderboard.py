@@ -1,4 +1,4 @@
-"""This system against every baseline, with LightGBM on the same candidates and features.
+"""Compares this system with every baseline, including LightGBM on the same candidates and features.
 
     python -m evaluation.leaderboard                       the latest run
     python -m evaluation.leaderboard RUN RUN RUN           several seeds of one config: mean ± sd
@@ -68,7 +68,7 @@ class LeaderboardOptions:
     """This system against every baseline, with LightGBM on the same candidates and features."""
 
     runs: tuple[str, ...] = argument("run folders", default=("artifacts/runs/latest",))
-    split: Literal["validation", "test"] = option("test", "of the runs' data")
+    split: Literal["validation", "test"] = option("test", "split of the runs' data to read")
     without_gbdt: bool = option(False, "leave LightGBM out (it takes minutes)")
     out: Path = option(Path("reports"), "folder of the report")
     by: tuple[str, ...] = option(
@@ -87,7 +87,7 @@ def compare_runs(options: LeaderboardOptions) -> int:
 
 
 def seed_mismatch(runs: list[Run]) -> str | None:
-    """Why these runs are not seeds of one system, so that a mean would mean nothing; None if they are."""
+    """The reason why these runs are not seeds of one system, so that no mean is formed; None if they are."""
     if len({run.prepared.folder for run in runs}) > 1:
         return "the runs were made from different data; compare them one by one"
     settings = [
@@ -121,7 +121,7 @@ class Leaderboard:
         self.rows += protocol.mean_rows(metrics, system, order, seed)
 
     def best_baseline(self, systems: Iterable[System], order: str) -> System:
-        """The one of `systems` that is best at the metric of `order`."""
+        """The best of `systems` by the metric of `order`."""
         metric, candidates = METRIC_BY_ORDER[order], set(systems)
         rows = [
             row for row in self.rows if row["slice"] == "all" and (row["system"], row["order"]) in candidates
@@ -158,8 +158,8 @@ def build_leaderboard(
 ) -> Rows:
     """Evaluate all systems on `split` and write the report; returns the leaderboard's rows.
 
-    Every run brings its candidates. LightGBM takes minutes and is fitted once, on those of the first run.
-    The report also has this system's metrics by the values of the columns `by`.
+    Every run has its own candidates. LightGBM takes minutes and is fitted once, on the candidates of the
+    first run. The report also has this system's metrics by the values of the columns `by`.
     """
     first = runs[0]
     data = protocol.load_split(first.prepared.folder, split)

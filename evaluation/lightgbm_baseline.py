@@ -1,7 +1,7 @@
 """Gradient-boosted trees on the ranker's features: the baseline that a neural ranker has to beat.
 
-LightGBM gets the candidates and the feature matrix of the ranker, so the comparison is of the learners alone.
-Two models, as the tasks purchase and value of the default ranker:
+LightGBM gets the candidates and the feature matrix of the ranker, so only the learners are compared. It has
+two models, like the tasks purchase and value of the default ranker:
 
     purchase   binary log loss over all pairs                     p(purchase)
     spend      gamma deviance over the bought pairs, log link     E[spend | purchase]
@@ -54,7 +54,7 @@ class TrainingSet(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """How boosters are trained.
+    """Settings of the boosters' training.
 
     Args:
         feature_names: [F]; None for numbers.

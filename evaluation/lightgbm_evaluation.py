@@ -1,4 +1,4 @@
-"""LightGBM on the candidates and features of a run, by purchases and spend whatever the run's tasks are."""
+"""LightGBM on the candidates and features of a run, always by purchases and spend."""
 
 from typing import Any, NamedTuple
 
@@ -46,7 +46,7 @@ def evaluate(run: Run, split: str) -> Results:
 
 
 def _task_metrics(run: Run, pairs: LabeledPairs, purchase: Array, spend: Array) -> list[dict[str, Any]]:
-    """The rows of the run's tasks that LightGBM predicts too: of purchases, and of the spend on them."""
+    """The rows of the tasks that LightGBM also predicts: purchases, and the spend on them."""
     bought, rows = np.asarray(pairs.purchase, bool), []
     task, value = run.tasks[purchase_task(run.tasks)], spend_task(run.tasks)
     if task.label_key == "purchase":

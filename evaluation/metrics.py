@@ -2,7 +2,7 @@
 
 Slates are [n, k] item rows, best first, -1 for an empty slot. Purchases are jagged (`Purchases`). Relevance
 is binary: the item was bought inside the horizon. A checkout without a purchase has no ideal slate: its NDCG
-and recall are NaN, so a mean that forgets to leave it out is NaN too.
+and recall are NaN, so a mean that includes it by mistake is NaN too.
 """
 
 import math
@@ -175,7 +175,7 @@ def calibration_slope(label: Array, probability: Array, floor: float = 1e-7) -> 
     """Slope of the outcome's logit by the predicted one (Cox 1958), by logistic regression.
 
     1 for calibrated predictions, 0 for outcomes that are independent of them. Unlike AUC it does not depend
-    on which cases were selected, if they were selected by the prediction alone. NaN if all outcomes or all
+    on which cases were shown, if they were chosen by the prediction alone. NaN if all outcomes or all
     predictions are the same. The standard error assumes independent cases.
     """
     if not 0 < label.sum() < len(label) or np.ptp(probability) == 0:
@@ -235,7 +235,7 @@ def auc_interval(label: Array, score: Array, users: Array) -> Interval:
 
 
 def rank_correlation(label: Array, prediction: Array, users: Array) -> Interval:
-    """Spearman's rank correlation [m] with an interval over users [m]; NaN where one of both is constant."""
+    """Spearman's rank correlation [m] with an interval over users [m]; NaN if either side is constant."""
     x, y = (midranks(values) - (len(values) + 1) / 2 for values in (label, prediction))
     scale = math.sqrt((x @ x) * (y @ y))
     if scale == 0:
@@ -260,9 +260,9 @@ def paired_bootstrap(
 ) -> PairedDifference:
     """Mean of a - b over the same checkouts with a 95 % percentile interval; a, b, users are [m].
 
-    Users are resampled, not checkouts: checkouts of one user are far from independent, and an interval that
-    ignores it is too narrow (Efron and Tibshirani 1993, chapter 8). Raises ValueError for NaN: a checkout
-    that counts for one system and not the other breaks the pairing.
+    Users are resampled, not checkouts, because checkouts of one user are dependent and an interval that
+    ignores this is too narrow (Efron and Tibshirani 1993, chapter 8). Raises ValueError for NaN: a checkout
+    without a value for one system breaks the pairing.
     """
     delta = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     if not len(delta) or np.isnan(delta).any() or len(delta) != len(users):

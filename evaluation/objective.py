@@ -1,4 +1,4 @@
-"""The objective of a run: what orders its slates, over its tasks and item columns."""
+"""The objective of a run: an expression over tasks and item columns that orders its slates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from training.trained_run import Run
 
 @dataclass(frozen=True)
 class Objective:
-    """An expression over tasks and item columns, with what it reads.
+    """An expression over tasks and item columns, with its inputs.
 
     Args:
         expression: as in `slate.objective`.
@@ -49,14 +49,14 @@ class Objective:
 def open_objective(run: Run) -> Objective:
     """The objective of a run, with the item columns that it reads.
 
-    Raises ConfigError for an objective that the run's tasks and items cannot give.
+    Raises ConfigError for an objective that the run's tasks and items cannot compute.
     """
     checked = check_run_objective(run.cfg, run.tasks, run.prepared)
     return Objective(checked.policy.objective, task_kinds(run.tasks), checked.columns)
 
 
 def objective_order(expression: str, tasks: tuple[Task, ...]) -> str:
-    """`purchase` or `value` for an objective of that order (scoring.rankings_by_order), else `objective`."""
+    """`purchase` or `value` if the objective has that order (scoring.rankings_by_order), else `objective`."""
     tree, spend = parse_objective(expression), spend_task(tasks)
     if tree == tasks[purchase_task(tasks)].name:
         return "purchase"

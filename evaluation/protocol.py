@@ -1,8 +1,8 @@
 """The evaluation protocol: the checkouts of a split, the slices, and the rows of the leaderboard.
 
 A system gives one scored list per checkout (`RankedLists`); the first six items that a slice allows are its
-slate. What the prepared data keep off the slate (data/examples/exclusion.py: by default the basket just paid)
-is neither shown nor counted.
+slate. Items that the prepared data exclude (data/examples/exclusion.py: by default the basket just paid) are
+neither shown nor counted.
 
 | slice | checkouts | what counts | slate |
 |---|---|---|---|
@@ -74,7 +74,7 @@ class Slice(NamedTuple):
 
 
 def int64_column(table: pa.Table, name: str) -> Array:
-    """An integer column as int64 [n]: products of codes overflow the 32 bits that files keep."""
+    """An integer column as int64 [n], because products of codes overflow 32 bits."""
     return table[name].to_numpy().astype(np.int64)
 
 
@@ -143,13 +143,13 @@ def _excluded_keys(examples: pa.Table, exclusion: SlateExclusion) -> Array:
 
 
 def may_be_shown(ranked: RankedLists, split: Split) -> Array:
-    """[ΣC] bool: the items that their checkout does not keep off the slate."""
+    """[ΣC] bool: the items that their checkout's slate may show."""
     key = segment_ids(ranked.offsets) * len(split.first_sold) + ranked.item
     return find_sorted(split.excluded_key, key) < 0
 
 
 def drop_excluded(ranked: RankedLists, split: Split) -> RankedLists:
-    """The lists without what their checkout keeps off the slate."""
+    """The lists without items that their checkout's slate may not show."""
     return mask_jagged(ranked, may_be_shown(ranked, split))
 
 
@@ -259,9 +259,9 @@ def recall_by_source(
 ) -> list[dict[str, Any]]:
     """Candidate recall by source and for the union, over the checkouts with a purchase.
 
-    `source` [ΣC] int64 has bit i set if `names[i]` proposed the candidate. Candidates count in the order of
-    their score, so recall at k is that of a ranker which gets the k best. `recall` is of the whole lists,
-    `candidates` their mean length. Excluded items take no place.
+    `source` [ΣC] int64 has bit i set if `names[i]` proposed the candidate. Candidates are sorted by score, so
+    recall at k describes a ranker that gets the k best candidates. `recall` covers the whole lists,
+    `candidates` is their mean length. Excluded items are dropped first.
     """
     is_allowed = may_be_shown(ranked, split)
     ranked, source = mask_jagged(ranked, is_allowed), source[is_allowed]

@@ -17,7 +17,7 @@ from serving.files import write_json, write_text
 
 
 def write_report(out: Path, report: dict[str, Any], prints_tables: bool = True) -> None:
-    """Write the three files, and print the tables unless the page alone shall have them."""
+    """Write the three files, and print the tables unless only the page should have them."""
     write_json(out / "leaderboard.json", report["leaderboard"])
     write_json(out / "report.json", report)
     # From the file, so that the page has nothing that the JSON lacks.

@@ -74,7 +74,7 @@ def score_split(run: Run, split: str) -> ScoredCandidates:
 
 
 def proposed_candidates(scored: ScoredCandidates) -> ScoredCandidates:
-    """The candidates of a source, of which slates are made; items that were only shown have source 0."""
+    """The candidates that a source proposed; slates are made from them. Items only shown have source 0."""
     return mask_jagged(scored, scored.source > 0)
 
 

@@ -1,19 +1,19 @@
-"""Runs on simulated data against the known truth (docs/explanation/simulated_market.md).
+"""Compares runs on simulated data with the known truth (docs/explanation/simulated_market.md).
 
     python -m evaluation.simulated                      the latest run
     python -m evaluation.simulated RUN NAIVE …          several runs; the others are compared to the first
 
 Writes `reports/simulated.json` and prints its tables. `true` is the truth of the simulator; the oracle
-predicts exactly that. It knows clicks, purchases and their spend, so a run needs tasks with the labels
-click, purchase and spend, each without a window. Their predictions are compared over shown items, and over
-proposed items that were not shown:
+predicts this truth. The truth covers clicks, purchases and their spend, so a run needs tasks with the labels
+click, purchase and spend, each without a window. Predictions are compared over shown items, and over proposed
+items that were not shown:
 
     prediction          its truth
     click at position   p(examined | position) · p(click | examined)
     click if seen       p(click | examined), what serving predicts
     purchase …          the same, times p(purchase | click)
 
-With organic demand (`data.organic.share`) it also prints what the slates add: simulated_increment.py.
+With organic demand (`data.organic.share`) it also prints the increment of slates (simulated_increment.py).
 """
 
 import sys
@@ -47,10 +47,10 @@ TRUE_LABELS = ("click", "purchase", "spend")  # what the simulator knows the tru
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedOptions:
-    """Runs on simulated data against the known truth."""
+    """Compare runs on simulated data with the known truth."""
 
     runs: tuple[str, ...] = argument("run folders", default=("artifacts/runs/latest",))
-    split: Literal["validation", "test"] = option("test", "of the runs' data")
+    split: Literal["validation", "test"] = option("test", "split of the runs' data to read")
     out: Path = option(Path("reports"), "folder of simulated.json")
 
 

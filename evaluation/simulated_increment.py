@@ -1,10 +1,10 @@
-"""What slates add in the simulated market with organic demand, against its truth.
+"""The true increment of slates in the simulated market with organic demand.
 
 See docs/explanation/simulated_market.md.
 
 A slate adds the sum over its items of p(examined) · (p(bought | first slot) - p(bought | not shown)) · spend.
-Two oracles know the truth: one orders the run's candidates, the other the whole catalog. Their ratio is what
-the sources of candidates leave out.
+Two oracles know the truth: one orders the run's candidates, the other the whole catalog. Their ratio is the
+share that the candidate sources reach.
 """
 
 from typing import Any, NamedTuple
@@ -52,7 +52,7 @@ def candidate_truth(
 
 
 def slate_increments(truth: CandidateTruth, score: Array) -> tuple[Array, Array]:
-    """What the first items by `score` [P] add [n], and their mean p(bought | not shown) [n]."""
+    """The increment of the first items by `score` [P]: [n], and their mean p(bought | not shown): [n]."""
     lists = truth.lists._replace(item=np.arange(len(score)), score=score)
     slate = top_k(sort_descending(lists))  # [n, 6] rows of pairs
     slate = slate[:, : len(truth.p_examined)]
@@ -92,7 +92,7 @@ def incremental_rows(run: Run, scored: ScoredCandidates, data: Split, truth: Gro
 
 
 def run_scores(run: Run, scored: ScoredCandidates, data: Split) -> dict[str, Array]:
-    """Order → scores of the proposed candidates: purchase, value, and objective where that is another one."""
+    """Order → scores of the proposed candidates: purchase, value, and the objective if it differs."""
     scores = {order: lists.score for order, lists in rankings_by_order(scored, run.tasks).items()}
     objective = open_objective(run)
     if objective_order(objective.expression, run.tasks) == "objective":

@@ -45,7 +45,7 @@ class SlatesOptions:
     """Gains and costs of slate policies, measured with the functions of serving."""
 
     run: str = argument("run folder", default="artifacts/runs/latest")
-    split: Literal["validation", "test"] = option("validation", "of the run's data")
+    split: Literal["validation", "test"] = option("validation", "split of the run's data to read")
 
 
 class SlateCandidates(NamedTuple):
@@ -74,7 +74,7 @@ def build_slates(
 ) -> list[Array]:
     """The slates [n, 6] of each policy: item rows, best first, -1 for an empty slot.
 
-    With `checkouts` [m] those of others are empty.
+    With `checkouts` [m], slates of other checkouts are empty.
     """
     n = len(candidates.offsets) - 1
     checkouts = np.arange(n) if checkouts is None else checkouts
@@ -110,8 +110,8 @@ def sample_checkouts(part: protocol.Slice) -> protocol.Slice:
 def slate_metrics(slate: Array, part: protocol.Slice, items: SlateItems) -> dict[str, float]:
     """Means over the checkouts of `part`: ndcg6, revenue6, distinct leaf categories and products, cosine.
 
-    Each item without a category counts as a category, and each without another pack as a product; `cosine`
-    is the mean over the pairs of a slate.
+    An item without a category counts as a category of its own, and an item without other pack sizes as a
+    product; `cosine` is the mean over the pairs of a slate.
     """
     shown = slate[part.rows]
     vector = items.unit_vectors(np.maximum(shown, 0))  # [m, 6, D]
@@ -129,7 +129,7 @@ def slate_metrics(slate: Array, part: protocol.Slice, items: SlateItems) -> dict
 
 
 def mean_distinct(shown: Array, group: Array) -> float:
-    """Mean number of groups of slates `shown` [m, 6]; `group` [N+1], items of group 0 stand alone."""
+    """Mean number of groups in slates `shown` [m, 6]; `group` [N+1], items of group 0 count by themselves."""
     of_item = np.where(shown >= 0, group[shown], 0)
     is_first = np.diff(np.sort(of_item, axis=1), axis=1, prepend=0) > 0
     stands_alone = (of_item == 0) & (shown >= 0)
@@ -187,7 +187,7 @@ def policy_costs(
 
 
 def slate_items(run: Run) -> SlateItems:
-    """What a slate's selection reads of a run's items."""
+    """The columns of a run's items that the selection of a slate reads."""
     title = pq.read_table(run.prepared.folder / "items.parquet", columns=["title"])["title"]
     product = product_codes(title.cast(pa.string()).combine_chunks())
     catalog = run.catalog

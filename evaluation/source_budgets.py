@@ -1,11 +1,12 @@
-"""Limits of the candidate sources, by what they add to recall for their candidates.
+"""Finds limits of the candidate sources by the recall that each adds per candidate.
 
     python -m evaluation.source_budgets                  the latest run, on its validation split
     python -m evaluation.source_budgets RUN --candidates 500
 
-Every source proposes `depth` items. From no candidates at all, the source whose next `step` items add the
-most recall per new candidate gets them, until the checkouts have the wanted number of candidates. Prints the
-limits, the recall of each source alone, and what it adds to the union of the others.
+Every source proposes `depth` items. A greedy search starts without candidates. In each step, the source whose
+next `step` items add the most recall per new candidate gets them, until the wanted number of candidates is
+reached. Prints the limits, the recall of each source alone, and the recall that it adds to the union of the
+other sources.
 """
 
 import sys
@@ -42,7 +43,7 @@ class BudgetOptions:
     run: str = argument("run folder; it may hold retrieval only", default="artifacts/runs/latest")
     candidates: int = option(300, "candidates of a checkout, on average")
     depth: int = option(300, "items that each source proposes")
-    step: int = option(10, "items by which a limit grows")
+    step: int = option(10, "items by which a limit grows in a step")
     checkouts: int = option(2000, "checkouts of the validation split")
     out: Path = option(Path("reports"), "folder of source-budgets.json")
 
@@ -57,7 +58,7 @@ class RankedProposals(NamedTuple):
 
 
 class Budget(NamedTuple):
-    """Limits, and what they reach."""
+    """Limits, and the recall and number of candidates they reach."""
 
     limits: tuple[int, ...]  # by position of the source
     candidates: float  # mean number of distinct candidates of a checkout
@@ -67,9 +68,9 @@ class Budget(NamedTuple):
 def allocate(
     proposals: RankedProposals, n_sources: int, n_checkouts: int, step: int, max_candidates: float
 ) -> list[Budget]:
-    """The budgets along the greedy way, each larger than the one before.
+    """The budgets along the greedy search, each larger than the one before.
 
-    A block of `step` items whose pairs are all candidates already costs nothing and is taken at once.
+    A block of `step` items that adds no new candidate is free and is taken at once.
     """
     max_blocks = int(proposals.rank.max(initial=-1)) // step + 1
     block = proposals.source * max_blocks + proposals.rank // step
@@ -104,7 +105,7 @@ def allocate(
 
 
 def reach(proposals: RankedProposals, limits: Sequence[int], n_checkouts: int) -> Budget:
-    """What limits by position of the source reach."""
+    """The recall and candidates of limits, given by position of the source."""
     kept = proposals.rank < np.asarray(limits)[proposals.source]
     pairs = np.unique(proposals.pair[kept])
     return Budget(tuple(limits), len(pairs) / n_checkouts, float(proposals.value[pairs].sum()))
@@ -137,7 +138,7 @@ def budget_rows(
 def ranked_proposals(towers: Towers, depth: int, n_checkouts: int) -> tuple[RankedProposals, int]:
     """The proposals for a sample of the validation split, and the number of checkouts.
 
-    Checkouts without purchases do not count. Items that the slate policy keeps off are no candidates.
+    Checkouts without purchases do not count. Items that the slate policy excludes are not candidates.
     """
     catalog = towers.catalog
     tables = open_source_tables(towers.cfg, towers.prepared, catalog)

@@ -1,6 +1,6 @@
 """Alarms of a report on tasks that learned nothing.
 
-They stand apart from `alarms.py`, which an export reads: the code that scores candidates is not an export's.
+They are not in `alarms.py`, because an export reads that module and must not depend on the scoring code.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ MIN_POSITIVES = 30  # of a task, to say whether it learned
 def task_alarms(
     scored: ScoredCandidates, tasks: Sequence[Task], users: Array, objective: str
 ) -> list[dict[str, Any]]:
-    """The tasks whose predictions tell no candidate from another beyond chance.
+    """The tasks whose predictions do not distinguish candidates better than chance.
 
-    A binary task is measured by its AUC, an amount or a count by the correlation of ranks; both with
-    intervals over users. Fewer than MIN_POSITIVES positives tell nothing. Without a binary task that the
-    objective reads, the model is useless.
+    A binary task is measured by AUC, an amount or count by rank correlation, both with intervals over users.
+    A task with fewer than MIN_POSITIVES positives is not measured. If every binary task that the objective
+    reads learned nothing, the model is useless.
 
     Args:
         users: [n] of the checkouts.

@@ -1,4 +1,4 @@
-"""p(purchase) and expected value of a run's tasks, and the candidates that each task is measured on."""
+"""p(purchase) and expected value of a run's tasks, and the candidates on which each task is measured."""
 
 from collections.abc import Sequence
 
@@ -47,9 +47,10 @@ def expected_value(outputs: Array, tasks: Sequence[Task]) -> Array | None:
 
 
 def measured_rows(labels: Array, tasks: Sequence[Task], t: int) -> Array:
-    """Which of the labels [P, T] task t is measured on, [P] bool.
+    """The candidates on which task t is measured, [P] bool, by the labels [P, T].
 
-    A joint probability counts everywhere; a conditional one, an amount and a count where the parent happened.
+    A joint probability is measured everywhere; a conditional probability, an amount and a count only where
+    the parent happened.
     """
     parent = parent_indices(tasks)[t]
     if parent < 0 or (tasks[t].is_binary and tasks[t].joint):

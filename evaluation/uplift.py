@@ -1,4 +1,4 @@
-"""What the slot adds by a run's predictions: on logs with withheld slates, and against a simulator's truth.
+"""Evaluates predicted uplift: on logs with withheld slates, and against a simulator's truth.
 
     python -m evaluation.uplift                      the latest run, of tasks=incremental
     python -m evaluation.uplift RUN --split validation
@@ -12,8 +12,8 @@ Writes `reports/uplift.json` and prints its tables.
 | Calibration | predicted and estimated incremental revenue, by fifths of the prediction |
 | Truth, Slates | in the simulator with organic demand: Qini over all candidates, value of the run's slates |
 
-A ghost is an item of a slate that was held back by chance (Johnson, Lewis and Nubbemeyer 2017). Without
-ghosts only the simulator's tables are there.
+A ghost is an item of a slate that was withheld at random (Johnson, Lewis and Nubbemeyer 2017). Without ghosts
+only the simulator's tables are printed.
 """
 
 import sys
@@ -54,10 +54,10 @@ N_GROUPS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class UpliftOptions:
-    """What the slot adds by a run's predictions: on logs with withheld slates, and against a truth."""
+    """Evaluate predicted uplift: on logs with withheld slates, and against a simulator's truth."""
 
     run: str = argument("run folder", default="artifacts/runs/latest")
-    split: Literal["validation", "test"] = option("test", "of the run's data")
+    split: Literal["validation", "test"] = option("test", "split of the run's data to read")
     out: Path = option(Path("reports"), "folder of uplift.json")
 
 
@@ -102,7 +102,7 @@ def uplift_tables(run: Run, split: str) -> dict[str, list[Row]]:
 
 
 def uplift_task(run: Run) -> int:
-    """The position of the last task that reports an uplift. Raises ConfigError where none does."""
+    """The position of the last task that reports an uplift. Raises ConfigError if no task does."""
     positions = [t for t, task in enumerate(run.tasks) if task.control is not None]
     if not positions:
         raise ConfigError(
@@ -113,7 +113,7 @@ def uplift_task(run: Run) -> int:
 
 
 def order_scores(outputs: Array, tasks: Sequence[Task]) -> dict[str, Array]:
-    """Order → scores [P] of outputs [P, T]: what the slot adds, expected value, p(purchase)."""
+    """Order → scores [P] of outputs [P, T]: predicted increment, expected value, p(purchase)."""
     t = next(t for t in reversed(range(len(tasks))) if tasks[t].control is not None)
     scores = {"increment": outputs[:, t] * _mean_spend(outputs, tasks)}
     value = expected_value(outputs, tasks)
@@ -128,7 +128,7 @@ def _mean_spend(outputs: Array, tasks: Sequence[Task]) -> Array:
 
 
 def logged_items(run: Run, split: str, scored: scoring.ScoredCandidates) -> LoggedItems:
-    """The shown and withheld items of the split's slates, where a slate could have been held back."""
+    """The shown and withheld items of the split's slates that could have been withheld."""
     file = run.prepared.folder / "examples" / f"{split}.parquet"
     names = ("item", "impression", "ghost", "withhold", "value")
     table = pq.read_table(file, columns=[f"outcome_{name}" for name in names])
@@ -212,8 +212,10 @@ def _calibration_rows(predicted: Array, gains: Array, users: Array) -> list[Row]
 
 
 def truth_rows(tasks: Sequence[Task], scored: scoring.ScoredCandidates, increment: Array) -> list[Row]:
-    """Qini of each order over the proposed candidates, by their true increments [P]; of_truth is its share of
-    that of the true order. No rows without organic demand."""
+    """Qini of each order over the proposed candidates, by their true increments [P].
+
+    `of_truth` is the share of the true order's Qini. Without organic demand there are no rows.
+    """
     if np.isnan(increment).all():
         return []
     proposed, truth = scoring.proposed_candidates(scored), increment[scored.source > 0]

@@ -1,4 +1,4 @@
-"""Metrics of orders by what a slot adds: uplift curves, Qini coefficients and the ghost estimator.
+"""Metrics of orders by increment: uplift curves, Qini coefficients and the ghost estimator.
 
 A pair is an item of a slate that was shown, or of one that was held back (a ghost). Its gain is an estimate
 of E[revenue | shown] - E[revenue | not shown], or the truth of a simulator.
@@ -32,7 +32,7 @@ def inverse_propensity_gains(pairs: RandomizedPairs) -> Array:
 def doubly_robust_gains(pairs: RandomizedPairs) -> Array:
     """The predicted gain and the weighted error of the prediction for what happened [P].
 
-    Its mean is unbiased for any predictions where `withhold` is right, and varies less the better these are
+    If `withhold` is right, the mean is unbiased for any predictions; better predictions reduce its variance
     (Robins, Rotnitzky and Zhao 1994; the pseudo-outcome of Kennedy 2023, section 4).
     """
     predicted = np.where(pairs.shown, pairs.predicted_shown, pairs.predicted_organic)
@@ -51,7 +51,8 @@ def uplift_curve(score: Array, gain: Array, points: int = 20) -> Array:
 
 def area_under_uplift_curve(score: Array, gain: Array) -> float:
     """AUUC: the mean over k of the mean gain per pair when the best k are shown (Gutierrez and Gérardy 2017,
-    section 4)."""
+    section 4).
+    """
     total = np.cumsum(gain[np.argsort(-score, kind="stable")])
     return float(total.mean()) / len(gain) if len(gain) else float("nan")
 

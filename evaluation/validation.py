@@ -1,4 +1,4 @@
-"""The slates of a run on its validation split: what runs and sweeps are compared by."""
+"""Metrics of a run's slates on its validation split, by which runs and sweeps are compared."""
 
 from pathlib import Path
 
@@ -19,8 +19,8 @@ def validate(folder: str | Path) -> dict[str, float]:
     """The metrics of a run's slates on validation, by name; measured once and logged to MLflow.
 
     `validation/ndcg6`, `hit6`, `precision6` and `revenue6` are means over the checkouts with an outcome, in
-    the order of the run's objective; `validation/discovery_ndcg6` counts items that are new to the user, and
-    `validation/recall300` is that of the candidates in the ranker's order.
+    the order of the run's objective; `validation/discovery_ndcg6` counts only items that are new to the user.
+    `validation/recall300` is the recall of the 300 best candidates in the ranker's order.
     """
     run = open_run(folder)
     target, objective = run.folder / FOLDER, run_objective(run.cfg, run.tasks)

@@ -1,4 +1,4 @@
-"""`python -m experimentation`: plan and analyze tests, and estimate what slates add, from the shop's log."""
+"""`python -m experimentation`: plan and analyze A/B tests, and estimate uplift, from the shop's log."""
 
 import argparse
 import sys
@@ -58,7 +58,7 @@ class LogOptions:
     orders: Path | None = input_option(
         None, "the shop's orders, CSV or Parquet: all that users pay and return"
     )
-    alpha: float = option(ALPHA, "false positives, early looks included", parse=parse_alpha)
+    alpha: float = option(ALPHA, "probability of a false positive, including early looks", parse=parse_alpha)
     click_days: float = option(1.0, "days after a slate in which clicks count")
     purchase_days: float = option(14.0, "days after a slate in which purchases count")
 
@@ -80,8 +80,8 @@ class PlanOptions(LogOptions):
         None, "metric to plan for (default: order revenue with --orders)", choices=tuple(METRICS)
     )
     uplift: float = option(0.05, "relative change that the test should detect", parse=parse_uplift)
-    power: float = option(0.8, "probability of detecting it", parse=parse_share)
-    share: float = option(1.0, "of the users, that the experiment gets", parse=parse_share)
+    power: float = option(0.8, "probability of detecting this change", parse=parse_share)
+    share: float = option(1.0, "share of the users who are in the experiment", parse=parse_share)
     withhold: float | None = option(
         None,
         "plan withholding slates from this share of the checkouts; prints, and writes no page",
@@ -159,10 +159,10 @@ class AnalyzeOptions(LogOptions):
     exit codes: 0 analyzed, 1 the files cannot be used, 2 wrong arguments
     """
 
-    experiments: Path = input_option(..., "the file that the service ran with")
-    experiment: str = option(..., "its name; `holdout` for the holdout")
+    experiments: Path = input_option(..., "file of experiments with which the service ran")
+    experiment: str = option(..., "name of the experiment; `holdout` for the holdout")
     start: int = option(..., "first day, as 2026-11-02 (UTC)", parse=parse_day)
-    end: int = option(..., "last day", parse=parse_day)
+    end: int = option(..., "last day, as 2026-11-29 (UTC)", parse=parse_day)
     items: Path | None = input_option(None, "the shop's items, CSV or Parquet: categories per slate")
     margin: tuple[tuple[str, float], ...] = option(
         (), f"repeatable; {DEFAULT_MARGINS}", parse=_parse_margin, metavar="NAME=VALUE"

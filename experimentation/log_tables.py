@@ -1,4 +1,4 @@
-"""DuckDB tables of an impression log and of the shop's orders and items, as all analyses read them."""
+"""DuckDB tables of an impression log and of the shop's orders and items, for all analyses."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -68,7 +68,7 @@ def create_events_view(con: duckdb.DuckDBPyConnection, path: Path, experiment: s
     """
     names = _create_log_view(con, path)
     if missing := REQUIRED_LOG_COLUMNS - names:
-        raise ValueError(f"{path} is no impression log: it has no column {', '.join(sorted(missing))}")
+        raise ValueError(f"{path} is not an impression log: it has no column {', '.join(sorted(missing))}")
     optional = ", ".join(
         f"{name if name in names else 'NULL'}::{kind} AS {name}"
         for name, kind in OPTIONAL_LOG_COLUMNS.items()
@@ -98,7 +98,7 @@ def _create_log_view(con: duckdb.DuckDBPyConnection, path: Path) -> set[str]:
         con,
         "log",
         table,
-        {f"{name} is no finite number": _no_number(name) for name in LOG_NUMBERS if name in names},
+        {f"{name} is not a finite number": _no_number(name) for name in LOG_NUMBERS if name in names},
     )
     return names
 
@@ -124,7 +124,7 @@ def _read_files(
 
 
 def _no_number(name: str) -> str:
-    """The SQL condition of a value that is given and is no finite number."""
+    """The SQL condition for a value that is not null and not a finite number."""
     return f"{name} IS NOT NULL AND NOT coalesce(isfinite(try_cast({name} AS DOUBLE)), false)"
 
 
@@ -153,7 +153,7 @@ def _reject_bad_rows(
 
 
 def unfinished_journal_notes(path: Path) -> Iterator[str]:
-    """Yield a note if the log has journals that are no Parquet files yet."""
+    """Yield a note if the log has journals that are not Parquet files yet."""
     if count := len([*path.glob("*.journal")]) if path.is_dir() else 0:
         yield f"{count} journals of the log are not finished: their rows are missing from this analysis."
 
@@ -183,7 +183,7 @@ def create_shop_table(con: duckdb.DuckDBPyConnection, name: str, path: Path | No
         for column, kind in columns.items()
     )
     conditions = {
-        f"{column} is no finite number": _no_number(column)
+        f"{column} is not a finite number": _no_number(column)
         for column in columns
         if SHOP_COLUMN_TYPES.get(column) == "DOUBLE" and column not in missing
     }

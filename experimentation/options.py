@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 
 def parse_float(is_valid: Callable[[float], bool], expected: str) -> Callable[[str], float]:
-    """Return a parser that refuses what is no number, or is not valid."""
+    """Return a parser of numbers that `is_valid` accepts."""
 
     def parse(text: str) -> float:
         try:

@@ -43,7 +43,7 @@ DEFAULT_SPARE_ITEMS = 1000
 
 
 class BuiltIndex(NamedTuple):
-    """The index of a bundle in the making."""
+    """The index of a bundle that is being assembled."""
 
     files: list[Path]  # of its shards, in the bundle's folder
     search_params: SearchParams
@@ -65,7 +65,7 @@ def assemble_bundle(
 
     Args:
         settings: `slate`, `ranked` and `verify` of configs/export.yaml.
-        build_index: makes the index in the folder that it is given.
+        build_index: builds the index in a given folder.
         export_record: goes into the manifest's `export`.
         before_publish: is called with the bundle's folder after verification.
     """
@@ -116,13 +116,13 @@ def spare_rows(settings: DictConfig) -> int:
 
 
 def live_item_entries(run: ExportableRun, n_spare: int) -> dict[str, Any]:
-    """The manifest's entries by which serving encodes new items; none without rows for them."""
+    """The manifest's entries with which serving encodes new items; empty without spare rows."""
     tokens = int(run.prepared.meta["config"]["features"]["tokens_per_item"])
     return {TOWER_ENTRY: {"tokens_per_item": tokens}} if n_spare else {}
 
 
 def _check_counts(settings: DictConfig) -> None:
-    """Raises ExportError for a `ranked` that leaves slots empty, and for fewer than no spare items."""
+    """Raises ExportError for a `ranked` below the number of slots, and for negative `spare_items`."""
     if spare_rows(settings) < 0:
         raise ExportError(f"bundle.spare_items is {settings.spare_items}: expected 0 or more")
     if settings.ranked is not None and settings.ranked < SLOTS:
@@ -150,7 +150,7 @@ def manifest_summary(manifest: dict[str, Any]) -> str:
     errors = ", ".join(f"{name} {error:.1e}" for name, error in parity["errors"].items())
     size_list = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items())
     n_spare = manifest["dims"].get("spare", 0)
-    n_items = manifest["dims"]["items"] - 1 - n_spare  # row 0 is no item
+    n_items = manifest["dims"]["items"] - 1 - n_spare  # row 0 is not an item
     room = f", room for {n_spare:,} new ones" if n_spare else ""
     return (
         f"({sum(sizes.values()) / 1e6:.1f} MB: {size_list}); {n_items:,} items{room}\n"

@@ -53,7 +53,7 @@ RECORDED_LIBRARIES = (
 
 @contextmanager
 def staging_folder(root: Path) -> Iterator[Path]:
-    """Yield a temporary folder in `root`, which is removed at the end unless it was published."""
+    """Yield a temporary folder in `root`; it is removed at the end unless it was published."""
     folder = root / f".partial-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -89,8 +89,8 @@ def write_items(run: ExportableRun, objective: CheckedObjective, folder: Path) -
 def write_copurchase(run: ExportableRun, folder: Path) -> None:
     """Write `copurchase.arrow`: for each item, the items that are bought with it and their scores.
 
-    These are the lists of the source `co_purchase`, which `candidates.ts` holds as constants. Nothing is
-    written for a run without that source, or whose source of that name does not start from the basket.
+    These are the lists of the source `co_purchase`, which `candidates.ts` also holds. Nothing is written for
+    a run without that source, or with a source of that name that does not start from the basket.
     """
     sources, names = run.sources, source_names(run.cfg)
     if "co_purchase" not in names:
@@ -265,7 +265,7 @@ def write_bundle_manifest(content: dict[str, Any], folder: Path) -> None:
 def publish(folder: Path, root: Path, version: str) -> Path:
     """Rename a finished folder to its version and point `current` at it; returns the new folder.
 
-    Of a bundle root behind a URI, both happen there first.
+    For a bundle root at a URI, both steps happen remotely first.
     """
     target = root / version
     folder.rename(target)

@@ -1,4 +1,4 @@
-"""A training run → a verified bundle: `python export.py`."""
+"""Exports a training run as a verified bundle: `python export.py`."""
 
 import hashlib
 import shutil
@@ -88,7 +88,7 @@ def export(cfg: DictConfig) -> Path:
 
 
 class MergedRun(NamedTuple):
-    """A run with the items that a shop changed while it served."""
+    """A run with the items that a shop changed while the service was running."""
 
     run: ExportableRun
     updates: pa.Table  # what was merged
@@ -96,7 +96,10 @@ class MergedRun(NamedTuple):
 
 
 def merge_live_items(run: ExportableRun, uri: str) -> MergedRun:
-    """The run with the entries of a live state. Raises ExportError where it cannot be read or applied."""
+    """The run with the entries of a live state.
+
+    Raises ExportError if the live state cannot be read or applied.
+    """
     with timed_step("live items"):
         live = read_live_updates(uri, run.schema, set(item_ids(run)))
         if not live.updates.num_rows:
@@ -118,9 +121,9 @@ def reject_useless(run_folder: Path) -> None:
 
 
 def open_root(bundle: str) -> Path:
-    """The bundle root of this machine; of a URI its local copy, with what is published there.
+    """The local bundle root; for a URI, its local copy with the published versions.
 
-    Raises ExportError for a storage that does not answer.
+    Raises ExportError if the storage does not answer.
     """
     if not is_uri(bundle):
         return Path(bundle)
@@ -175,7 +178,7 @@ def bundle_settings(cfg: DictConfig) -> DictConfig:
 
 
 def settings_hash(settings: DictConfig, run_cfg: DictConfig) -> str:
-    """A hash of the settings that shape a bundle, of the code that exports and of the classes of the run."""
+    """A hash of the settings that shape a bundle, of the exporting code and of the run's classes."""
     named_by = [OmegaConf.to_container(settings, resolve=True), OmegaConf.to_container(run_cfg)]
     code = code_hash([__name__, *named_modules(*named_by, source_settings(run_cfg.retrieval.sources))])
     text = f"{OmegaConf.to_yaml(settings, sort_keys=True)} {code}"

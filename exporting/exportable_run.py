@@ -38,11 +38,11 @@ from training.trained_run import Run, open_run
 
 
 class ExportError(RuntimeError):
-    """Nothing was published. The message gives the reason and the remedy."""
+    """An export or update failed and published nothing. The message gives the reason and the remedy."""
 
 
 class ExportableRun(NamedTuple):
-    """A finished run with the data that it was trained on, as of the latest snapshot."""
+    """A finished run with its training data, at the latest snapshot."""
 
     folder: Path
     retrieval_folder: Path  # of the two towers
@@ -143,8 +143,8 @@ def latest_sources(run: Run) -> CandidateSources:
 def read_calibration(folder: Path) -> dict[str, Any] | None:
     """Calibration of the tasks over all candidates and by slice, from the report of the run's evaluation.
 
-    On the test split, because calibration is fitted on validation. None for a run that was not evaluated.
-    Reports of earlier releases have the key `head` for `task`.
+    It is measured on the test split, because calibration is fitted on validation. None for a run without
+    evaluation. Reports of earlier releases have the key `head` for `task`.
     """
     file = folder / "evaluation-test" / "report.json"
     if not file.is_file():
@@ -183,7 +183,7 @@ def sample_checkouts(run: ExportableRun, splits: tuple[str, ...], count: int) ->
 
 
 def to_latest_queries(examples: pa.Table) -> Query:
-    """Examples as a query that reads the latest snapshot, not the one of its time."""
+    """Examples as a query that reads the latest snapshot instead of the snapshot of its time."""
     query = to_batch(examples).query
     return query._replace(snapshot=torch.zeros_like(query.snapshot))
 
@@ -194,7 +194,7 @@ def item_margins(run: ExportableRun) -> NDArray:
 
 
 def slate_items(run: ExportableRun) -> SlateItems:
-    """What a slate's selection reads of the items."""
+    """The columns of the items that the selection of a slate reads."""
     title = run.items["title"].cast(pa.string()).combine_chunks()
     catalog = run.catalog
     return SlateItems(catalog.leaf.numpy(), product_codes(title), catalog.vectors.numpy(), run.tower.n_sales)

@@ -1,4 +1,4 @@
-"""Checkouts as raw requests, real and drawn ones, and the slates that the eager modules give to them."""
+"""Golden requests: checkouts as raw requests, with the slates that the eager modules give."""
 
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ GOLDEN_SCHEMA = pa.schema(
 
 
 class SampledCheckouts(NamedTuple):
-    """n checkouts in both forms: as training reads them and as a shop sends them."""
+    """n checkouts in two forms: as training reads them and as a shop sends them."""
 
     examples: pa.Table  # n rows
     requests: list[Checkout]  # n
@@ -50,7 +50,7 @@ def sample_requests(run: ExportableRun, splits: tuple[str, ...], count: int) -> 
 
 
 def synthetic_requests(run: ExportableRun, like: SampledCheckouts, count: int) -> SampledCheckouts:
-    """`count` checkouts that no shopper made (exporting/synthetic_checkouts.py)."""
+    """`count` synthetic checkouts (exporting/synthetic_checkouts.py)."""
     examples = synthesize_checkouts(run, like.examples, count)
     return SampledCheckouts(
         examples, to_checkouts(examples, item_ids(run), run.schema.context, run.schema.profile)
@@ -85,7 +85,7 @@ def to_checkouts(
 
 
 def _decode_attributes(attributes: list[Attribute], codes: list[int]) -> dict[str, str | float]:
-    """A value that encodes to each code; attributes of code 0 are left out."""
+    """A raw value for each code; attributes of code 0 are left out."""
     return {a.name: _decode_value(a, code) for a, code in zip(attributes, codes, strict=True) if code > 0}
 
 
@@ -109,7 +109,7 @@ def select_golden_requests(
 
     Slates come from the eager modules and from training batches, so a replay in serving checks the exported
     files and the encoding there. Requests near a tie are left out, because another processor may round them
-    the other way. Raises ValueError for an order by margin without margins.
+    differently. Raises ValueError for an order by margin without margins.
     """
     ids, policy = item_ids(run), objective.policy
     items = slate_items(run)
@@ -137,7 +137,7 @@ def select_golden_requests(
 
 
 def eligible_by_example(run: ExportableRun, policy: SlatePolicy, examples: pa.Table) -> list[EligibleItems]:
-    """What a slate of each example may show, by the rule of serving (serving/pipeline/eligibility.py)."""
+    """The items that a slate of each example may show, by serving/pipeline/eligibility.py."""
     available = EligibleItems(run.catalog.available.numpy())
     category = run.items["category"].cast(pa.string()).combine_chunks()
     repeatable = items_of_categories(category, policy.repeat_categories)

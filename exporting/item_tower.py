@@ -1,4 +1,4 @@
-"""The item tower as it serves: vectors of new items, without ids and without the training environment."""
+"""The serving form of the item tower, which encodes new items without ids in plain torch."""
 
 import copy
 from pathlib import Path
@@ -20,7 +20,7 @@ class NewItemTower(nn.Module):
     """Packed vectors of items that were never sold and have no id.
 
     Args:
-        encoder: the trained item tower; its tables are replaced, and of ids the unknown one stays.
+        encoder: the trained item tower; its tables are replaced, and of the ids only the unknown one is kept.
         usual_price: of the shop, as of the training.
         sales: [n_sales] columns of an item without sales.
     """

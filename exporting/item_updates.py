@@ -2,9 +2,9 @@
 
     updates ─ data/item_changes.py ─▶ items ─▶ catalog ─ item tower ─▶ vectors
 
-The item tower has no id embedding of a new item. It places the item by its features (category, brand, title,
-price, attributes, vectors), as it does any item that was never sold. Until the next training no table of the
-candidate sources lists a new item, so only the two-tower source proposes it.
+A new item has no id embedding. The item tower encodes it by its features (category, brand, title, price,
+attributes, vectors), like any item that was never sold. Until the next training no neighbour table lists a
+new item, so only the two-tower source proposes it.
 """
 
 import numpy as np
@@ -68,7 +68,7 @@ def updated_item_rows(items: pa.Table, updates: pa.Table) -> NDArray:
 
 
 def reencode_mask(updates: pa.Table) -> Tensor:
-    """[n] bool, the updates that may change an item's vector: those of a column that the item tower reads."""
+    """[n] bool: whether an update may change the item's vector (it sets a column that the tower reads)."""
     names = [name for name in updates.column_names if name not in NOT_ENCODED]
     columns = [torch.from_numpy(np.array(pc.is_valid(updates[name]).to_numpy())) for name in names]
     return torch.stack(columns).any(0)

@@ -1,9 +1,9 @@
-"""What a shop changed while it served, as item updates: `export.py live=URI`, `export.py update --live URI`.
+"""Live changes of a shop as item updates: `export.py live=URI`, `export.py update --live URI`.
 
     live state, topic items ─ entries ─▶ a row per item, as of changes.parquet ─▶ the new version
 
-The new version's manifest keeps the time of the read. Services that load it ignore the entries of before; an
-earlier version, after a rollback, applies them still.
+The new version's manifest keeps the time of the read. Services that load it ignore older entries of the live
+state; an earlier version still applies them after a rollback.
 """
 
 import time
@@ -32,8 +32,8 @@ def read_live_updates(
 ) -> LiveUpdates:
     """The entries of a live state that were written after `after`, Unix seconds.
 
-    Entries of an item that is neither in `known_ids` nor described stay out: of it only stock or price is
-    known. Raises ExportError for a live state that cannot be read.
+    Entries of an unknown item without a description (only stock or price) are left out; `known_ids` are the
+    known items. Raises ExportError for a live state that cannot be read.
     """
     until = time.time()
     try:
@@ -56,7 +56,7 @@ def read_live_updates(
 
 
 def _is_of_schema(entry: ItemEntry, schema: FeatureSchema) -> bool:
-    """Whether the run reads the field: its attributes, and vectors of its length."""
+    """Whether the run reads the field: a known attribute, or a vector of the right length."""
     if entry.field.startswith(GROUPS["attributes"]):
         return _column(entry.field) in {attribute.name for attribute in schema.item_attributes}
     if entry.field.startswith(GROUPS["vectors"]):
@@ -72,7 +72,7 @@ def _column(field: str) -> str:
 
 
 def _cast(value: Any, kind: pa.DataType) -> Any:
-    """A value in the type of its column; null where an attribute of numbers is text."""
+    """A value in the type of its column; null if a numeric attribute holds text."""
     if value is None:
         return None
     if pa.types.is_string(kind):

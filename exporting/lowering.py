@@ -1,4 +1,4 @@
-"""Trained modules → TorchScript files that load in plain torch."""
+"""Turns trained modules into TorchScript files that load in plain torch."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class ServingModules(NamedTuple):
 
 
 class TupleCandidateSources(nn.Module):
-    """Candidates as a plain tuple: TorchScript makes a new Python class of a NamedTuple at every call."""
+    """Candidates as a plain tuple, because TorchScript creates a class for a NamedTuple at every call."""
 
     def __init__(self, sources: CandidateSources) -> None:
         super().__init__()
@@ -43,9 +43,9 @@ class TupleCandidateSources(nn.Module):
 
 
 def lower_modules(tower: QueryTower, sources: CandidateSources, ranker: Ranker) -> ServingModules:
-    """The eager modules as they serve: tables in core torch operators, evaluation mode.
+    """The eager modules in serving form: tables in core torch operators, evaluation mode.
 
-    The arguments do not change. Tables that are in core torch already are shared.
+    The arguments do not change. Tables already in core torch are shared.
     """
     return ServingModules(
         lower_query_tower(tower), TupleCandidateSources(sources).eval(), lower_ranker(ranker)

@@ -1,4 +1,4 @@
-"""Signs versions (serving/storage/signatures.py) with a key that is read before the long work."""
+"""Signs versions (serving/storage/signatures.py). The key is checked before the long work."""
 
 from pathlib import Path
 

@@ -18,7 +18,7 @@ RUN_SETTINGS: dict[str, Any] = {
 
 
 def read_objective(run: ExportableRun, settings: DictConfig) -> CheckedObjective:
-    """The slate policy of `settings.slate`; what that leaves open, objective and exclusion, is the run's.
+    """The slate policy of `settings.slate`; an unset objective or exclusion comes from the run.
 
     Raises ExportError for a policy that the run cannot serve, as `check_objective` describes it.
     """

@@ -27,7 +27,7 @@ def with_spare_rows(run: ExportableRun, count: int) -> ExportableRun:
 
 
 def pad_objective(objective: CheckedObjective, count: int) -> CheckedObjective:
-    """The objective with values for `count` spare rows: those of the unknown item, which no range lacks."""
+    """The objective with values for `count` spare rows, copied from the unknown item."""
     columns = {
         name: np.concatenate([values, np.repeat(values[:, :1], count, axis=1)], axis=1)
         for name, values in objective.columns.items()
@@ -36,7 +36,7 @@ def pad_objective(objective: CheckedObjective, count: int) -> CheckedObjective:
 
 
 def _pad(values: Tensor, count: int, is_by_snapshot: bool) -> Tensor:
-    """`values` with `count` rows like that of the unknown item; with zeros where that is the usual item."""
+    """`values` with `count` more rows: copies of row 0, or zeros if row 0 holds the usual item."""
     if is_by_snapshot:
         return torch.cat([values, values.new_zeros(values.shape[0], count)], dim=1)
     return torch.cat([values, values[:1].expand(count, *values.shape[1:])])

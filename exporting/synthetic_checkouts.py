@@ -1,7 +1,8 @@
-"""Drawn checkouts, which no shopper made: the requests that a bundle carries with it (`golden.arrow`).
+"""Synthetic checkouts: the requests that a bundle carries with it (`golden.arrow`).
 
-Items, prices and attributes are drawn one by one from the catalog and the feature schema. Of real checkouts
-only sums are taken: how many lines and events they have, and the share of each kind of event.
+Items, prices and attributes are drawn at random from the catalog and the feature schema. Only aggregates of
+real checkouts are used: the numbers of lines and events, and the share of each kind of event. So no shopper's
+data is in a bundle's golden requests.
 """
 
 from typing import Any
@@ -99,7 +100,7 @@ class _Shopper:
 
 
 def _kind_shares(examples: pa.Table) -> NDArray[np.float64]:
-    """The share of each kind of HISTORY_KINDS in the histories; purchases alone where there are none."""
+    """The share of each kind of HISTORY_KINDS in the histories; only purchases if the histories are empty."""
     kinds = examples["history_kind"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     counts = np.bincount(kinds.astype(np.int64), minlength=len(HISTORY_KINDS)).astype(np.float64)
     if not counts.sum():
@@ -113,5 +114,5 @@ def _draw_codes(rng: np.random.Generator, attributes: list[Attribute]) -> list[i
 
 
 def _empty_value(field: pa.Field) -> Any:
-    """Outcomes and candidates are none."""
+    """An empty value; outcomes and candidates are empty."""
     return [] if pa.types.is_list(field.type) else None

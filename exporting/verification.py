@@ -44,8 +44,8 @@ class Parity:
 def load_recommender(folder: Path) -> Iterator[Recommender]:
     """Yield the bundle as serving loads it, golden replay included.
 
-    Serving sets the process to one thread; the number before is restored at the end. Raises ExportError for a
-    bundle that serving refuses.
+    Serving sets the process to one thread; the earlier number is restored at the end. Raises ExportError for
+    a bundle that serving refuses.
     """
     with restore_thread_counts():
         try:
@@ -56,7 +56,7 @@ def load_recommender(folder: Path) -> Iterator[Recommender]:
 
 @torch.inference_mode()
 def measure_parity(run: ExportableRun, recommender: Recommender, checkouts: SampledCheckouts) -> Parity:
-    """Compare the bundle, from raw facts on, with the float model, from training batches on.
+    """Compare predictions of the bundle (from raw facts) and of the float model (from training batches).
 
     Both score the candidates that the bundle proposes. The reference is eager, with TorchRec tables in
     float32; item vectors are int8 in both, because training has them so.
@@ -88,7 +88,7 @@ def measure_parity(run: ExportableRun, recommender: Recommender, checkouts: Samp
 
 
 def _max_differences(served: Tensor, reference: Tensor, tasks: Sequence[Task]) -> Tensor:
-    """Largest difference [T] of outputs [T, n]: absolute of probabilities, relative of means."""
+    """Largest difference [T] of outputs [T, n]: absolute for probabilities, relative for means."""
     if served.shape[1] == 0:
         return torch.zeros(len(tasks))
     scale = [

@@ -1,5 +1,8 @@
-"""Constants that `data` and `models` share. They stand beside `schema.py`, which needs torch, for commands
-that only read tables: torch takes seconds to import."""
+"""Constants that `data` and `models` share.
+
+They are not in `schema.py`, because that module imports torch, which takes seconds, and some commands only
+read tables.
+"""
 
 # Codes of `history_kind`, by position.
 HISTORY_KINDS = ("purchase", "click", "cart")

@@ -67,7 +67,7 @@ class EmbeddingTables(nn.Module):
 
 
 class Int8EmbeddingTables(nn.Module):
-    """Row-wise 8-bit tables in operators of plain torch; the call of `EmbeddingTables`."""
+    """Row-wise 8-bit tables in plain torch operators, called like `EmbeddingTables`."""
 
     def __init__(self, tables: list[EmbeddingTable], weights: dict[str, Tensor]) -> None:
         """`weights` maps a table's name to its float32 rows [rows, dim]."""
@@ -118,7 +118,8 @@ def gather_rows_int8(packed: Tensor, rows: Tensor) -> Tensor:
 
 def pool_rows(vectors: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of rows of vectors, float32 [N, D] or packed uint8 [N, D+8]: rows [n], offsets [B+1],
-    weights [n] → [B, D]."""
+    weights [n] → [B, D].
+    """
     if vectors.dtype == torch.uint8:
         return pool_int8(vectors, rows, offsets, weights)
     return F.embedding_bag(

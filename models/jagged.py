@@ -36,7 +36,8 @@ def padded_positions(offsets: Tensor, segments: Tensor) -> tuple[Tensor, int]:
 
 def gather_segments(offsets: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Positions of the values of `segments` [n]: positions [Σl], the index into `segments` of each [Σl], and
-    the length of each segment [n]."""
+    the length of each segment [n].
+    """
     start = offsets.index_select(0, segments)
     lengths = offsets.index_select(0, segments + 1) - start
     index = torch.repeat_interleave(lengths)  # [Σl]
@@ -69,7 +70,8 @@ def starts_of_runs(values: Tensor) -> Tensor:
 
 def lookup(unique: Tensor, table: Tensor, keys: Tensor) -> Tensor:
     """Values of `table` [U] or rows [U, F] whose key in sorted `unique` [U] equals `keys` [n]: [n] or [n, F],
-    zeros for no match."""
+    zeros for no match.
+    """
     if unique.numel() == 0:
         return table.new_zeros([keys.numel()] + list(table.shape[1:]))
     position = torch.searchsorted(unique, keys).clamp_max(unique.numel() - 1)
@@ -105,7 +107,8 @@ def top_k_in_segment(segments: Tensor, score: Tensor, limit: int, n_segments: in
 
 def sort_by_segment_and_score(segments: Tensor, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Positions of values by segment and falling score, ties by position [n]; the segments in that order [n];
-    and the rank of each in its segment [n]."""
+    and the rank of each in its segment [n].
+    """
     by_score = torch.argsort(score, descending=True, stable=True)
     sorted_segments, by_segment = segments.index_select(0, by_score).sort(stable=True)
     order = by_score.index_select(0, by_segment)

@@ -1,4 +1,4 @@
-"""Trained models → models that serve: tables in core torch operators, evaluation mode."""
+"""Turns trained models into serving models: tables in core torch operators, evaluation mode."""
 
 import copy
 
@@ -39,7 +39,7 @@ class FloatTables(nn.Module):
 
 
 def lower_ranker(ranker: Ranker) -> CalibratedRanker:
-    """The ranker as it serves; the argument does not change."""
+    """The serving form of the ranker; the argument does not change."""
     ranker = copy.deepcopy(ranker)
     for name in ("attribute_embeddings", "item_embeddings"):
         tables = getattr(ranker, name)
@@ -50,7 +50,7 @@ def lower_ranker(ranker: Ranker) -> CalibratedRanker:
 
 
 def lower_query_tower(tower: QueryTower) -> QueryTower:
-    """The query tower as it serves; the argument does not change."""
+    """The serving form of the query tower; the argument does not change."""
     tower = copy.deepcopy(tower)
     if isinstance(tower.attribute_embeddings, EmbeddingTables):
         tower.attribute_embeddings = lower_tables(tower.attribute_embeddings)
@@ -60,8 +60,8 @@ def lower_query_tower(tower: QueryTower) -> QueryTower:
 def lower_tables(tables: EmbeddingTables) -> Int8EmbeddingTables | FloatTables:
     """Row-wise int8 if all tables are INT8_MIN_DIM wide or more, else float32.
 
-    A row-wise int8 row carries 8 bytes of scale and offset, so a row of 4 takes 12 bytes instead of 16. That
-    saving is not worth the error, which is largest in narrow, sharply trained tables.
+    An int8 row carries 8 bytes of scale and offset, so a row of 4 numbers takes 12 bytes instead of 16. For
+    narrow tables this small saving is not worth the quantization error.
     """
     wide = all(table.dim >= INT8_MIN_DIM for table in tables.tables)
     return quantize_tables(tables) if wide else FloatTables(tables)

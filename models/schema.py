@@ -1,4 +1,4 @@
-"""The tensors that every model reads, and with constants.py all that `data` and `models` share.
+"""The tensors that every model reads. `data` and `models` share only this module and constants.py.
 
 A batch is jagged: `offsets` [B+1] delimit each checkout's values in a flat tensor.
 
@@ -49,10 +49,10 @@ class Query(NamedTuple):
 class Catalog(NamedTuple):
     """Attributes of N items and their sales at S snapshot dates (1 in serving); row 0 is the unknown item.
 
-    Sales are those of a window before the snapshot: 28 or 7 days, or longer where the shop sold little
-    (data/examples/snapshots.py). Row 0 of the fields with a row per snapshot is the shop's usual item
-    (data/catalog.py), to which models relate the others: their ratios depend neither on the volume of the
-    shop nor on its currency.
+    Sales are counted in a window before the snapshot: 28 or 7 days, or longer if the shop sold little
+    (data/examples/snapshots.py). Row 0 of the snapshot fields is the shop's usual item (data/catalog.py).
+    Models read the other rows relative to row 0, so that features depend neither on the volume of the shop
+    nor on its currency.
     """
 
     category: Tensor  # [N+1, L] int64, codes of the category path, top level first

@@ -1,4 +1,4 @@
-"""Modules → TorchScript.
+"""Compiles modules to TorchScript.
 
 The only file outside `serving` that calls `torch.jit`. TorchScript is deprecated in torch and unsupported
 from Python 3.14 on; its replacement will change this file alone.
@@ -30,7 +30,7 @@ def to_torchscript(module: nn.Module) -> torch.jit.ScriptModule:
 
 
 def script(module: nn.Module) -> torch.jit.ScriptModule:
-    """TorchScript of a module, its weights as they are. Raises ScriptingError."""
+    """TorchScript of a module; the weights stay parameters. Raises ScriptingError."""
     with _no_deprecation_warnings():
         try:
             scripted: torch.jit.ScriptModule = torch.jit.script(module)

@@ -1,1 +1,1 @@
-"""What runs after the first training: retraining, monitoring and the simulated daily loop."""
+"""Operations after the first training: retraining, monitoring and the simulated daily loop."""

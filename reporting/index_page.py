@@ -17,7 +17,8 @@ TICKS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # milliseconds
 
 def index_page(rows: Sequence[Row], title: str, introduction: str) -> str:
     """Return a page of rows with `system`, `params`, `recall`, `p50_ms`, `p99_ms`, `bytes_per_vector`,
-    `build_s` and, for rows of this project, `chosen`."""
+    `build_s` and, for rows of this project, `chosen`.
+    """
     columns = [
         Column("system", lambda row: row["system"], numeric=False),
         Column("setting", lambda row: row["params"], numeric=False),

@@ -1,7 +1,7 @@
 """Sextet's serving package: six items after a checkout, from a bundle. Needs torch, faiss, numpy and pyarrow.
 
-The names below are loaded when they are first used, so that parts which need no model (command lines, files,
-checkouts) start without torch.
+The names below are imported at first use, so that parts without models (command lines, files, checkouts)
+start without torch.
 """
 
 from importlib import import_module

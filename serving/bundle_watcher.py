@@ -1,14 +1,14 @@
-"""Recommenders that follow their bundle: one for `current`, one for each version that an arm names.
+"""Keeps recommenders up to date: one for `current`, and one for each version that an experiment arm names.
 
     current ─ new version? ─┬─ load, replay, warm up ─ good ──▶ it answers the next request
     arm ─ not loaded? ──────╯                       ╰─ fails ─▶ the last good one of `current` answers,
                                                                 for the arm too
     start ─ `current` fails? ─▶ the newest good version before it answers, as `rollback` would choose
 
-A request takes its recommender once, so no answer mixes two versions. The old recommender is freed when the
-last of its requests ends. A version with several names is loaded once. Versions load one after the other, in
-a thread next to those that answer, and in one process of a machine at a time: the others keep their cores.
-A load that hangs is abandoned after `load_timeout`.
+A request takes its recommender once, so no answer mixes two versions. The old recommender is freed when its
+last request ends. A version with several names is loaded once. Versions load one after another, in a
+background thread, and in one process of a machine at a time, so that the other processes keep their cores. A
+load that hangs is abandoned after `load_timeout`.
 """
 
 import logging
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class BundleWatcher:
-    """Holds the recommenders that answer, and looks for other versions every `poll_seconds`.
+    """Holds the active recommenders, and checks for other versions every `poll_seconds`.
 
     Args:
         bundle: bundle root, or a version folder, which never changes.
@@ -84,21 +84,21 @@ class BundleWatcher:
         return self.recommender is not None and bool(self.reasons[CURRENT])
 
     def start(self) -> None:
-        """Start to poll."""
+        """Start polling."""
         self._thread.start()
 
     def close(self, timeout: float = 5.0) -> None:
-        """Stop to poll. A version that is being loaded is abandoned after `timeout` seconds."""
+        """Stop polling. A version that is being loaded is abandoned after `timeout` seconds."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout)
 
     def set_versions(self, versions: Sequence[str]) -> None:
-        """Serve these versions next to `current`, in place of those before, from the next poll on."""
+        """Serve these versions besides `current`, from the next poll on; they replace the earlier list."""
         self._requested_versions = tuple(versions)
 
     def poll(self) -> None:
-        """Load the named versions that do not answer yet. Never raises."""
+        """Load the named versions that are not active yet. Never raises."""
         if self._requested_versions not in (None, self.versions):
             self._replace_versions(self._requested_versions or ())
         if is_mirror(self.root) and not self._calls.is_running(self.root):
@@ -136,7 +136,7 @@ class BundleWatcher:
             self._set_reason(name, reason)
 
     def _load_earlier_version(self) -> None:
-        """Answer with the newest good version before `current`, if there is one. `reasons` keeps why."""
+        """Fall back to the newest good version before `current`, if there is one, and record the reason."""
         try:
             names = earlier_versions(self.root)
         except OSError as error:
@@ -151,7 +151,10 @@ class BundleWatcher:
                 logger.error(reason)
 
     def _try_version(self, name: str, folder: Path) -> str | None:
-        """Let `name` be answered from a version. Returns "", why it cannot, or None to look again later."""
+        """Activate a version for `name`.
+
+        Returns "" on success, a reason on failure, or None to try again later.
+        """
         failed_at, reason = self._failed_loads.get((name, folder), (0.0, ""))
         if reason and (time.monotonic() < failed_at + RETRY_INTERVAL_S or self._calls.is_running(folder)):
             return reason
@@ -175,9 +178,9 @@ class BundleWatcher:
             del self._failed_loads[key]
 
     def _load_or_share(self, folder: Path) -> tuple[Recommender, str] | None:
-        """The recommender of a version, and "loaded" or "shared"; None while another process loads one.
+        """The recommender of a version, and "loaded" or "shared"; None while another process loads a version.
 
-        A process without a recommender does not wait for its turn.
+        A process without any recommender does not wait for the lock.
         """
         for recommender in tuple(self.recommenders.values()):
             if recommender.bundle.folder.name == folder.name:
@@ -205,9 +208,9 @@ class BundleWatcher:
 
 @contextmanager
 def load_lock(root: Path) -> Iterator[bool]:
-    """Whether no other process loads a version of this bundle meanwhile. A process that dies releases it.
+    """Try to take the load lock of this bundle; False while another process loads a version.
 
-    True also on a file system without locks.
+    A dying process releases the lock. On a file system without locks the result is True.
     """
     folder = os.open(root, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""The values that go into a recommendation and come out of it. Each checks itself when it is made."""
+"""Input and output values of a recommendation. Each value is validated when it is created."""
 
 import math
 import re
@@ -29,7 +29,7 @@ class Line:
         _check_number("Line.quantity", self.quantity)
         if self.quantity <= 0:
             raise ValueError(
-                f"Line.quantity is {self.quantity}: it must be above 0 (a return is no line of a checkout)"
+                f"Line.quantity is {self.quantity}: it must be above 0 (a return is not a line of a checkout)"
             )
         if self.price is not None:
             _check_number("Line.price", self.price)
@@ -65,8 +65,8 @@ class Event:
 class Checkout:
     """A completed order, for which six more items are recommended.
 
-    Items, attributes and values that the bundle does not have count as unknown and raise nothing.
-    Raises ValueError for values of the wrong type or out of range.
+    Items, attributes and values that the bundle lacks count as unknown and do not raise. Raises ValueError
+    for values of the wrong type or out of range.
 
     Args:
         user_id: None for a guest.
@@ -78,8 +78,8 @@ class Checkout:
         profile: attributes of the user; they override those of the store.
         exclude: item ids that must not be shown.
         categories: category paths (a or a/b) that limit the slate, with all below them; None: all.
-        order_id: the shop's id of the order. The impression log keeps it. Where the store has the order's
-            lines under this id, they are the basket and no history.
+        order_id: the shop's id of the order. The impression log keeps it. If the store already has this
+            order's lines, they count as the basket and not as history.
         language: of the reasons' texts, as en, de or de-AT; English for a language without texts.
     """
 
@@ -114,7 +114,7 @@ class Checkout:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why an item is shown, for the shopper. docs/how_to/rules.md lists the codes."""
+    """The reason why an item is shown, as text for the shopper. docs/how_to/rules.md lists the codes."""
 
     code: str  # co_purchase, buy_again, category, ...
     params: Mapping[str, str] = field(hash=False)  # fields of the text: item, category
@@ -123,7 +123,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class RuleEffect:
-    """A rule of the shop that was in force for a slate, and what it did."""
+    """A rule of the shop that was in force for a slate, and its effects."""
 
     rule: str
     effect: str
@@ -151,7 +151,7 @@ class Item:
     rules: tuple[str, ...] = ()  # the shop's rules that pinned it, boosted it or gave it its slot
 
     def further_predictions(self) -> dict[str, float]:
-        """The predictions of tasks that have no field of their own."""
+        """The predictions of tasks other than click, purchase and value."""
         return {name: value for name, value in (self.predictions or {}).items() if name not in ITEM_TASKS}
 
 

@@ -1,4 +1,4 @@
-"""Which column of a file may be a missing column of the contract, by the names that shops use."""
+"""Suggests columns of a file for missing columns of the contract, by names that shops commonly use."""
 
 import difflib
 import re

@@ -13,9 +13,9 @@
         sys.exit(run("python -m serving", rollback))
 
 Field names become flags (`max_items` → `--max-items`), annotations decide how values are parsed. `%(prog)s`
-in a docstring becomes the name that the command was called by. `__post_init__` checks the options together:
-its ValueError counts as a wrong argument. A classmethod `from_arguments` may make the options from the values
-of the command line and those of other origins; switches then have a --no- form.
+in a docstring becomes the name of the command. `__post_init__` checks the options together: its ValueError
+counts as a wrong argument. A classmethod `from_arguments` may build the options from the command line and
+other origins; switches then have a --no- form.
 """
 
 import argparse
@@ -131,7 +131,7 @@ def run(
 
 
 def describe_error(error: Exception, options_class: Any, options: Any) -> str:
-    """The text of an error; one about a file has the option that names the file.
+    """The text of an error; for a missing file it also names the option.
 
     Args:
         options: of the class, or the given values by field.
@@ -170,7 +170,7 @@ def _parser(
     hints = get_type_hints(options_class)
     switch = argparse.BooleanOptionalAction if hasattr(options_class, "from_arguments") else "store_true"
     for spec in fields(options_class):
-        if spec.metadata:  # else it is no option
+        if spec.metadata:  # else it is not an option
             _add_option(parser, spec, hints[spec.name], switch)
     return parser
 

@@ -1,4 +1,4 @@
-"""Files that are complete or absent, and locks between processes: for every room."""
+"""Atomic files and locks between processes, for all packages."""
 
 import json
 import math
@@ -60,7 +60,7 @@ def _is_alive(process: int) -> bool:
 def lock_descriptor(fd: int) -> bool:
     """Lock an open file or folder (flock) until it is closed; False if it is locked already.
 
-    The lock of a process that dies ends with it. Raises OSError on a file system without locks.
+    A lock ends when its process dies. Raises OSError on a file system without locks.
     """
     import fcntl  # here, because Windows has none
 
@@ -74,7 +74,8 @@ def lock_descriptor(fd: int) -> bool:
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
     """One process at a time, by the lock of a file that is created; the others wait. The lock of a process
-    that dies ends with it."""
+    that dies ends with it.
+    """
     import fcntl  # here, because Windows has none
 
     with path.open("w") as file:

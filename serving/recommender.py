@@ -143,9 +143,9 @@ class Recommender:
     ) -> Slate:
         """Six distinct eligible items, best first.
 
-        Eligible are the available items of the requested categories, but for excluded ones and those just
-        bought (serving/pipeline/exclusion.py). Never raises for a valid Checkout. If the catalog has fewer
-        than six such items, the slate has those, and its `reason` says so.
+        Eligible items are available, in the requested categories, not excluded and not just bought
+        (serving/pipeline/exclusion.py). Never raises for a valid Checkout. If the catalog has fewer than six
+        such items, the slate has all of them, and its `reason` says so.
 
         Args:
             deadline_ms: from `start_time` on. Infinity measures or verifies: no cache, no exploration.
@@ -192,9 +192,9 @@ class Recommender:
         query: QueryArrays | None = None,
         stored_profile: Mapping[str, str] | None = None,
     ) -> EligibleItems:
-        """What a request may show under the rules of the shop.
+        """The items that a request may show under the rules of the shop.
 
-        `query` (EligibilityFilter.eligible_items) and `stored_profile` are known once the store was read.
+        `query` (EligibilityFilter.eligible_items) and `stored_profile` are known after the store was read.
         """
         # Rules know an item before it is available: taken in this order, none is shown before they do.
         available = self.eligibility_filter.available_items
@@ -263,7 +263,7 @@ class Recommender:
 
     @torch.inference_mode()
     def _run_pipeline(self, request: RequestState, history: UserHistory) -> None:
-        """Set `request.best_result`, tier by tier, to the result of the best one so far."""
+        """Set `request.best_result`, tier by tier, to the best result so far."""
         checkout, deadline = request.checkout, request.deadline
         ts = int(time.time()) if checkout.ts is None else checkout.ts
         columns = deadline.run_stage("encode", self.feature_encoder.encode_arrays, checkout, history, ts)

@@ -1,7 +1,7 @@
 """Folders behind s3://, gs:// and abfs://, by Arrow's file systems (pyarrow.fs).
 
-Access is that of the cloud's own tools: the usual environment variables, profiles and machine roles. The URI
-may hold options of the file system: s3://bucket/shop?region=eu-central-1&endpoint_override=host:9000&scheme=http.
+Credentials come from the cloud's usual environment variables, profiles and machine roles. The URI may hold
+options of the file system: s3://bucket/shop?region=eu-central-1&endpoint_override=host:9000&scheme=http.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class RemoteError(OSError):
 
 
 class RemoteFile(NamedTuple):
-    """What a remote file is known by."""
+    """Size and modification time of a remote file."""
 
     size: int
     modified: float  # Unix seconds
@@ -83,7 +83,7 @@ class RemoteFolder:
         return bool(self._fs.get_file_info(self._path).type == pa_fs.FileType.File)
 
     def read_text(self, name: str) -> str | None:
-        """The text of a small file; None where it does not exist."""
+        """The text of a small file; None if it does not exist."""
         try:
             with self._fs.open_input_stream(self._join(name)) as stream:
                 return bytes(stream.read()).decode()
@@ -132,7 +132,7 @@ class RemoteFolder:
 
 
 def join_uri(uri: str, name: str) -> str:
-    """The URI of what is called `name` below `uri`; its options stay at the end."""
+    """The URI of `name` below `uri`; the options stay at the end."""
     path, question_mark, options = uri.partition("?")
     return f"{path.rstrip('/')}/{name}{question_mark}{options}"
 
@@ -145,7 +145,7 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def uri_key(uri: str) -> str:
-    """The name of the folder that holds the local copy of what is behind a URI."""
+    """The name of the folder that holds the local copy of a URI."""
     return hashlib.blake2b(uri.encode(), digest_size=8).hexdigest()
 
 

@@ -24,12 +24,12 @@ HTTP_TIMEOUT = 30.0  # seconds without an answer
 
 
 def input_option(default: Any, help: str, **settings: Any) -> Any:
-    """An option of a file or folder that a command reads, here or behind a URI."""
+    """An option for a file or folder that a command reads: a path or a URI."""
     return option(default, f"{help}; or its URI", parse=input_path, **settings)
 
 
 def input_path(text: str) -> Path:
-    """What a command reads: a path of this machine as it is; of a URI, the local copy of the file or folder.
+    """The local path of an input: a path itself, or the local copy of a URI's file or folder.
 
     For command lines: raises ArgumentTypeError.
     """
@@ -40,10 +40,10 @@ def input_path(text: str) -> Path:
 
 
 def local_copy(path: str, cache: Path = CACHE) -> Path:
-    """A path of this machine as it is; of a URI, the local copy of the file or folder.
+    """The local path of a path or URI: a path itself, or the local copy of a URI's file or folder.
 
-    Prints where the copy lies, for errors name its files. Raises RemoteError for a scheme that is not
-    supported, and for what cannot be read.
+    Prints the place of the copy, because errors name its files. Raises RemoteError for an unsupported scheme
+    and for unreadable files.
     """
     if not is_uri(path):
         return Path(path).expanduser()

@@ -1,4 +1,4 @@
-"""`rollback`: serve an earlier version again, after it has proved that it loads."""
+"""`rollback`: serve an earlier version again, after loading it successfully."""
 
 import os
 from collections.abc import Sequence

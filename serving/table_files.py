@@ -1,4 +1,4 @@
-"""Where the canonical tables of a shop lie: each is a file or a folder of files, Parquet or CSV.
+"""Finds the canonical tables of a shop: each is a file or a folder of files, Parquet or CSV.
 
 shop/
   orders/month=2026-01/part-0.parquet     a folder of files, at any depth; keys of partitions are columns
@@ -27,12 +27,15 @@ HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # what Hive and Spark write for null
 
 
 class TableFileError(ValueError):
-    """A table that is given twice, holds no file, or mixes formats. Names the files and the remedy."""
+    """The error for a table that exists twice, has no file, or mixes formats.
+
+    Names the files and the remedy.
+    """
 
 
 @dataclass(frozen=True)
 class CsvFormat:
-    """How CSV files are written. Raises ValueError for a delimiter that is no single character."""
+    """The format of CSV files. Raises ValueError for a delimiter that is not a single character."""
 
     delimiter: str = ","  # the two characters \t for a tab
     decimal: str = "."
@@ -58,7 +61,7 @@ class TableFile:
         partitions: keys of folders `key=value` between `path` and its files.
         columns: canonical column → its name in the files, where that differs.
         integers: canonical columns of ids that are whole numbers, however the files write them.
-        label: how messages name the table, where the files are copies of it.
+        label: the table's name in messages, if the files are copies.
     """
 
     path: Path
@@ -85,7 +88,7 @@ class TableFile:
 def find_table(folder: Path, name: str, csv: CsvFormat | None = None) -> TableFile | None:
     """The table `name` of a folder: `<name>` with a suffix of FORMATS, or a folder of such files.
 
-    None where there is none. Raises TableFileError for a table that is given twice, and as `open_table`.
+    None if it does not exist. Raises TableFileError for a table that exists twice, and as `open_table`.
     """
     names = [name, *(f"{name}{suffix}" for suffix in FORMATS)]
     paths = sorted(path for path in folder.iterdir() if path.name.lower() in names)
@@ -98,7 +101,7 @@ def find_table(folder: Path, name: str, csv: CsvFormat | None = None) -> TableFi
 def open_table(path: Path, csv: CsvFormat | None = None) -> TableFile:
     """The table of a file, or of the files of a folder at any depth.
 
-    Names that begin with _ or . are no tables: programs mark their own files so. Raises TableFileError for a
+    Names that begin with _ or . are not tables: programs mark their own files so. Raises TableFileError for a
     path that does not exist or has another format, a folder without tables, one of both formats, and
     partitions that not all files have.
     """
@@ -154,7 +157,7 @@ def check_files(table: TableFile) -> None:
 
 
 def utf8_remedy(file: Path) -> str:
-    """What to do with a file of another encoding."""
+    """The remedy for a file with another encoding."""
     if file.name.lower().endswith(".gz"):
         command = f"gzip -dc '{file}' | iconv -f cp1252 -t utf-8 | gzip > NEW.csv.gz"
     else:

@@ -1,8 +1,7 @@
-"""What users of the simulated market buy and click, and the slates of the shop's own policy.
+"""Purchases and clicks of users of the simulated market, and slates of the shop's own policy.
 
-Responses are functions of the user's own purchases (`PurchaseState`, docs/explanation/simulated_market.md),
-so that a model that
-reads histories can learn nearly all of them.
+Responses are functions of the user's own purchases (`PurchaseState`), so a model that reads histories can
+learn nearly all of them.
 """
 
 from typing import NamedTuple
@@ -126,8 +125,8 @@ def policy_scores(
 ) -> Array:
     """The shop's own score of every item [n, I]: its appeal, and the user's purchases.
 
-    Users respond to something else. So position and relevance are confounded: a model without positions
-    overrates the items that the shop ranks high.
+    Users respond to other features. So position and relevance are confounded: a model without positions
+    overrates items that the shop ranks high.
     """
     return 1.4 * items.appeal + habit_weight * habits.log_item_count + leaf_weight * habits.log_leaf_share
 
@@ -142,8 +141,8 @@ def sample_slate(
 ) -> tuple[Array, Array]:
     """Draw slates by scores [n, I] of items: columns by position [n, slots], and propensities [n, slots].
 
-    Each slot is drawn from the items that are left: uniformly with probability `exploration`, else by the
-    softmax of the scores. A propensity is conditional on the items above.
+    Each slot is drawn from the remaining items: uniformly with probability `exploration`, else by the softmax
+    of the scores. A propensity is conditional on the items above.
 
     Args:
         created_at: [I] Unix seconds, the items' arrivals in rising order.

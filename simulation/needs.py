@@ -1,13 +1,13 @@
-"""Organic demand: what users of the simulated market buy with or without a slot.
+"""Organic demand: purchases of simulated users that happen with or without a slot.
 
-Every user has a shopping list of consumables, each with a cycle. An item that is due is needed in the next
-order, whatever the slot shows. Users also buy new items by preference, and items that a slot cannot sell. So
-p(bought in the next order | not shown) is known for every item, and what a slot adds is
+Every user has a shopping list of consumables, each with a cycle. A due item is needed in the next order,
+whatever the slot shows. Users also buy new items by preference, and items that a slot cannot sell. So
+p(bought in the next order | not shown) is known for every item, and a slot adds
 
     p(bought | shown) - p(bought | not shown) = p(examined) · (1 - p(needed)) · p(click) · p(purchase | click)
 
-A needed item is bought in any case. It is also clicked more often, and then the slot takes the credit. An
-item that is bought today is due later, so a slot brings purchases forward.
+A needed item is bought in any case. It is also clicked more often, and then the purchase is attributed to the
+slot. An item that is bought today is due later, so a slot brings purchases forward.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ PURCHASE_LOGIT = (1.0, 1.0, 1.0, 1.0, 0.7, 0.0)  # added to the purchase's logit
 
 
 class OrganicDemand(NamedTuple):
-    """The settings that a share of organic purchases leads to."""
+    """The settings that follow from a share of organic purchases."""
 
     need_scale: float
     policy_habit_weight: float
@@ -140,7 +140,7 @@ class NextOrder(NamedTuple):
         return 1 - (1 - self.p_further) * (1 - self.necessity_share)
 
     def sample(self, rng: np.random.Generator) -> Array:
-        """Draw what users buy in any case: [n, I] bool."""
+        """Draw the purchases that happen without the slot: [n, I] bool."""
         bought = rng.random(self.p_further.shape, np.float32) < self.p_further
         necessity = np.where(
             self.necessity_share > 0, np.log(np.maximum(self.necessity_share, 1e-30)), -np.inf
@@ -209,7 +209,7 @@ class OrganicMarket(NamedTuple):
     ) -> tuple[Array, Array]:
         """Draw slates [n, slots] of sellable items by the shop's policy, and their propensities.
 
-        The policy shows nothing that was just paid, except where it explores.
+        The policy does not show items that were just paid, except when it explores.
         """
         sold = np.flatnonzero(self.sellable)
         habits = behaviour.habit_features(self.items, state)

@@ -1,8 +1,8 @@
-"""The users of the simulated market, day by day: who orders what, clicks what, and buys what next.
+"""The users of the simulated market, day by day: their orders, clicks and next purchases.
 
-Preferences and responses are those of `data=simulated`; here a recommender fills the slates. A clicked item
-is decided on: it is in the user's next order, or it is not. With organic demand (`data.organic.share`) what a
-user needs is in the next order in any case, and what a slate adds is known.
+Preferences and responses come from `data=simulated`; here a recommender fills the slates. A clicked item is
+decided: it is either in the user's next order or not. With organic demand (`data.organic.share`), needed
+items are in the next order in any case, and the increment of a slate is known.
 """
 
 from collections.abc import Mapping

@@ -8,7 +8,7 @@ from simulation.catalog import Array
 
 
 class OrganicResponses(NamedTuple):
-    """What users do with every item if they need it in the next order, and if not: [n, I] each."""
+    """Responses of users to every item, if they need it in the next order and if not: [n, I] each."""
 
     p_not_shown: Array  # p(bought in the next order | not shown), that is p(needed)
     p_click_if_needed: Array  # p(click | examined, needed); a needed item is bought
@@ -22,7 +22,7 @@ class OrganicResponses(NamedTuple):
 
 
 class Responses(NamedTuple):
-    """What n users do with every item after an order: [n, I] each."""
+    """Responses of n users to every item after an order: [n, I] each."""
 
     p_click_given_examined: Array
     p_purchase_given_click: Array  # needed or not
@@ -32,10 +32,10 @@ class Responses(NamedTuple):
 def sample_feedback(
     responses: Responses, needed: Array | None, slate: Array, p_examined: Array, rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """Draw clicks on slates [n, slots] and what is bought after a click: bool [n, slots] each.
+    """Draw clicks on slates [n, slots] and purchases after a click: bool [n, slots] each.
 
     Args:
-        needed: [n, I] bool, what the next orders hold in any case; None without organic demand.
+        needed: [n, I] bool, the items of the next orders in any case; None without organic demand.
         slate: items by position [n, slots]; -1 is an empty slot.
         p_examined: [slots].
     """

@@ -23,13 +23,13 @@ from serving.stores.uri import exported_store_path
 class ShopOptions:
     """Open a small shop on a bundle's data, to see six more items after a checkout.
 
-    Orders go into a copy of the bundle's store.arrow, made at every start: a paid order counts in the next
-    slate and does not outlive the shop. Slates, clicks and purchases are logged, and stay.
+    Orders go into a copy of the bundle's store.arrow, made at every start: a paid order affects the next
+    slate and is gone when the shop closes. Slates, clicks and purchases are logged permanently.
     exit codes: 0 closed, 1 it cannot start, 2 wrong arguments
     """
 
     bundle: Path = option(Path("bundle"), "bundle root or version folder", parse=bundle_path)
-    port: int = option(8000, "0 for any free port")
+    port: int = option(8000, "port; 0 for any free port")
     data_dir: Path = option(Path("artifacts/shop"), "folder of store.db and of the impression log, events/")
     experiments: Path | None = option(None, "TOML file of experiments, such as one that withholds slates")
 
@@ -71,7 +71,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 def rebuild_store(path: Path, exported_store: Path | None) -> Path:
     """Replace the store at `path` by a copy of the exported one.
 
-    An earlier store may be another bundle's, and its orders lie in the future.
+    An earlier store may belong to another bundle, and its orders would lie in the future.
     """
     for file in path.parent.glob(f"{path.name}*"):  # with its write-ahead log
         file.unlink()

@@ -36,7 +36,7 @@ def create_shop_app(settings: Settings, exported_store: Path | None = None) -> F
         settings: with a writable store and a log.
         exported_store: the `store.arrow` whose users are the households to choose from; None for guests only.
 
-    Raises as `create_app`, and pyarrow.ArrowException for an `exported_store` that is no Arrow file.
+    Raises as `create_app`, and pyarrow.ArrowException for an `exported_store` that is not an Arrow file.
     """
     app = create_app(settings)
     service: Service = app.state.service

@@ -20,10 +20,10 @@ DEFAULT_HORIZON_DAYS = 14  # for features, where the horizon has no fixed length
 
 
 def feature_selection(cfg: DictConfig, has_content: bool = True) -> FeatureSelection:
-    """The features of the ranker that `features.drop` and `features.blocks` leave, as `features.relative`.
+    """The features of the ranker after `features.drop`, `features.blocks` and `features.relative`.
 
-    Raises ConfigError for a name that no feature or block has, with the nearest that exist, and where no
-    feature is left. `has_content`: the shop's items have vectors of their own.
+    Raises ConfigError for an unknown feature or block, with similar names, and if no feature is left.
+    `has_content`: the shop's items have vectors of their own.
     """
     drop, blocks = cfg.features.get("drop"), cfg.features.get("blocks")
     selection = FeatureSelection(
@@ -41,12 +41,12 @@ def feature_selection(cfg: DictConfig, has_content: bool = True) -> FeatureSelec
 
 
 def _names(setting: Any) -> list[str]:
-    """The names of a list, or the one name of `features.drop=item_due`."""
+    """The names of a list, or the single name of `features.drop=item_due`."""
     return [setting] if isinstance(setting, str) else list(setting)
 
 
 def read_tasks(cfg: DictConfig) -> tuple[Task, ...]:
-    """The tasks of a config. Raises ConfigError for what a task cannot have."""
+    """The tasks of a config. Raises ConfigError for invalid settings."""
     tasks: Any = OmegaConf.to_container(cfg.tasks, resolve=True)
     try:
         return parse_tasks(tasks)

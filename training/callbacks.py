@@ -27,14 +27,17 @@ PROFILE = "profile"  # in the names of the files of a profiler
 
 
 def make_callbacks(cfg: DictConfig, folder: Path) -> list[pl.Callback]:
-    """The callbacks of `callbacks`, for the stage in `folder`. Raises ConfigError for a wrong one."""
+    """The callbacks that the config group `callbacks` names, for the stage in `folder`.
+
+    Raises ConfigError.
+    """
     callbacks = []
     for name, settings in entries_of_classes(cfg, GROUP).items():
         key = f"{GROUP}.{name}"
         callback = build_target(key, OmegaConf.create(fill_in_folder(settings, folder)))
         if not isinstance(callback, pl.Callback):
             raise ConfigError(
-                f"{key}: {settings[TARGET]} is no callback of Lightning: derive it from "
+                f"{key}: {settings[TARGET]} is not a callback of Lightning: derive it from "
                 "pytorch_lightning.Callback"
             )
         for refused, reason in REFUSED.items():

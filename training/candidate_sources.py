@@ -19,7 +19,7 @@ from training.source_settings import CONFIG_KEY, parse_sources, scored_source_na
 
 @dataclass(frozen=True, kw_only=True)
 class SourceTables:
-    """The sources of a run, and the prepared data that their tables are made from."""
+    """The sources of a run, and the prepared data from which their tables are made."""
 
     sources: Mapping[str, Source]
     catalog: Catalog  # all snapshots
@@ -30,11 +30,11 @@ class SourceTables:
 
     @property
     def n_index_candidates(self) -> int:
-        """Items that the index returns for each checkout; 0 where no source searches it."""
+        """Items that the index returns for each checkout; 0 if no source searches the index."""
         return self.sources[INDEX_SOURCE].limit if INDEX_SOURCE in self.sources else 0
 
     def candidate_sources(self, snapshot: int) -> CandidateSources:
-        """The sources with tables as of `snapshot`; neighbours are of the latest table that is not later.
+        """The sources with tables as of `snapshot`; neighbours come from the latest table at or before it.
 
         Raises ConfigError for a source whose table cannot be used.
         """
@@ -58,7 +58,7 @@ class SourceTables:
 def open_source_tables(cfg: DictConfig, prepared: PreparedData, catalog: Catalog) -> SourceTables:
     """The sources of a config over a prepared folder.
 
-    Raises ConfigError for a source that does not exist or fit, DataError for a table that was not prepared.
+    Raises ConfigError for an unknown or unsuitable source, DataError for a table that was not prepared.
     """
     sources = parse_sources(cfg.retrieval.sources)
     files = dict.fromkeys(source.neighbours_file for source in sources.values())
@@ -77,7 +77,7 @@ def open_source_tables(cfg: DictConfig, prepared: PreparedData, catalog: Catalog
 
 
 def neighbours_at(tables: Mapping[int, ItemNeighbours], snapshot: int, items: int) -> ItemNeighbours:
-    """The latest table that is not after `snapshot`; before the first an empty one of `items` rows (N+1)."""
+    """The latest table at or before `snapshot`; before the first, an empty one of `items` rows (N+1)."""
     usable = [table_snapshot for table_snapshot in tables if table_snapshot <= snapshot]
     if usable:
         return tables[max(usable)]

@@ -1,4 +1,4 @@
-"""Candidates of past checkouts, by the module that serves, one snapshot at a time."""
+"""Candidates of past checkouts, computed by the serving module, one snapshot at a time."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ PURCHASES_ARE_LABELS = LabelPolicy(proxy_clicks=False, has_impressions=False)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedRetrieval:
-    """A finished retrieval stage and the candidate sources: all that proposes candidates."""
+    """A finished retrieval stage and the candidate sources, which together propose candidates."""
 
     tower: QueryTower
     catalog: Catalog  # with item vectors, without sales
@@ -44,8 +44,8 @@ def write_candidates(
 ) -> float:
     """Write examples with the columns candidate_{item,source_mask,score} and candidate_list_score_<source>.
 
-    Logged impressions join a checkout's candidates with source mask 0 where no source proposes them: their
-    outcome is known, so the ranker can learn from them.
+    Logged impressions that no source proposes join the candidates with source mask 0: their outcome is known,
+    so the ranker can learn from them.
 
     Args:
         examples: `n_checkouts` rows in time order.

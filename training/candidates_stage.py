@@ -1,4 +1,4 @@
-"""The candidates stage: the candidates of past checkouts, by the trained towers and the item lists."""
+"""The candidates stage: candidates of past checkouts from the trained towers and the item lists."""
 
 from pathlib import Path
 
@@ -24,8 +24,8 @@ def gather_candidates(
 ) -> Path:
     """Write the candidates of the ranker's training checkouts and of the other splits; return their folder.
 
-    Those of a split are of its `towers_of_split`. Of censored checkouts, where there are any, a sample
-    is enough: it tells the level of the tasks.
+    Each split uses its `towers_of_split`. Censored checkouts are sampled, because they only set the level of
+    the tasks.
     """
     folder = stage_folder(
         cfg.paths.runs,

@@ -1,7 +1,6 @@
-"""The weights of an earlier run on today's log: new prices, popularity and neighbours, no training.
+"""Refreshes an earlier run with today's log: new prices, popularity and neighbours, no training.
 
-A challenger has to beat this refreshed run. Against the run with its own old tables it would win by their age
-alone.
+A challenger has to beat the refreshed run. The run with its old tables would lose by their age alone.
 """
 
 from functools import partial
@@ -38,7 +37,7 @@ from training.warm_start import (
 def refresh_run(earlier: Path, cfg: DictConfig, prepared: PreparedData) -> Path:
     """A run folder with the weights of `earlier` over a prepared folder, for an evaluation on its test split.
 
-    Models are as in the earlier run; paths are those of `cfg`. Raises ConfigError for a run that is gone, or
+    Models are as in the earlier run; paths are those of `cfg`. Raises ConfigError for a missing run, or a run
     with features that the log no longer has.
     """
     run_cfg = load_run_config(earlier)

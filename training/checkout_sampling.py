@@ -1,4 +1,4 @@
-"""Which checkouts each stage trains on."""
+"""The checkouts that each stage trains on."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ def count_retrieval_rows(rows: int, share: float) -> int:
 def first_ranker_row(examples: Path, n_retrieval_rows: int, horizon: str) -> int:
     """The first training row after the horizon of the last of the `n_retrieval_rows`.
 
-    Without the gap where it costs more than half of the remaining rows, as in a shop of few weeks.
+    The gap is left out if it would cost more than half of the remaining rows, as in a shop with few weeks.
     """
     ts = pq.read_table(examples, columns=["ts"])["ts"].to_numpy()
     gap = (horizon_days(horizon) or 0) * SECONDS_PER_DAY
@@ -31,15 +31,15 @@ def first_ranker_row(examples: Path, n_retrieval_rows: int, horizon: str) -> int
 
 
 def latest_rows_start(examples: Path, count: int) -> int:
-    """The first of the latest `count` rows of a file of examples, which are by time."""
+    """The first of the latest `count` rows of a file of examples, which is sorted by time."""
     return max(count_rows(examples) - count, 0)
 
 
 def count_further_epochs(epochs: float, rows: int, all_rows: int) -> int:
-    """Passes over `all_rows` that go on with a training of `epochs` passes over the first `rows` of them.
+    """The passes over `all_rows` that continue a training of `epochs` passes over its first `rows`.
 
-    The new rows' share of `epochs` is as many steps as one training on all rows takes, but shows few new rows
-    too seldom: up to a half, its root counts. At least one.
+    The new rows' share of `epochs` would give as many steps as one training on all rows, but shows few new
+    rows too seldom. So the square root of the share counts, up to a half. The result is at least one.
     """
     share = (all_rows - rows) / all_rows
     return max(round(epochs * max(share, min(math.sqrt(share), MAX_ROOT))), 1)

@@ -1,4 +1,4 @@
-"""Configs that refuse unknown keys and values, and name the nearest valid one."""
+"""Checks configs: unknown keys and values are refused with the nearest valid one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +51,7 @@ STAGES = ("check", "retrieval", "ranker", "all")
 def compose_config(
     config_name: str = "train", overrides: Sequence[str] = (), config_dir: str | Path | None = None
 ) -> DictConfig:
-    """The config of train.py, export.py or retrain.py with overrides, checked as the command line's are.
+    """The config of train.py, export.py or retrain.py with overrides, checked like a command line.
 
     Args:
         config_name: train, export or retrain.
@@ -71,9 +71,9 @@ def compose_config(
 def check_overrides(config_name: str, arguments: Sequence[str]) -> list[str]:
     """The arguments for Hydra, once their overrides are checked against the configs.
 
-    A key that no file sets, but a task or a class of the config has, gets Hydra's prefix `++`, which adds it.
-    A mapping with a class replaces the one that is there, whose settings Hydra would keep.
-    Hydra's own flags (-m, --help, hydra.*) pass through. The configs of `--config-dir` count.
+    A key that no file sets, but that a task or class of the config accepts, gets Hydra's prefix `++`, which
+    adds the key. A mapping with a class replaces the existing mapping; Hydra would merge them. Hydra's own
+    flags (-m, --help, hydra.*) pass through. Config files of `--config-dir` are included.
 
     Raises ConfigError for an unknown key, group choice or a value of the wrong type, naming the nearest valid
     one, and for a class that cannot be imported.
@@ -99,7 +99,9 @@ def check_overrides(config_name: str, arguments: Sequence[str]) -> list[str]:
 def _check_key(
     override: Override, reference: DictConfig, targets: dict[str, str], valid_names: list[str]
 ) -> bool:
-    """Whether a config file sets the key of an override; else a task, a class of `targets` or a table has it.
+    """Whether a config file sets the key of an override.
+
+    If not, a task, a class of `targets` or a table accepts it.
 
     Raises ConfigError for any other key, and for a value of the wrong type.
     """
@@ -149,7 +151,7 @@ def _group_message(key: str, value: Any, leaves: dict[str, Any]) -> str:
 
 
 def _check_group_choice(override: Override, folders: Sequence[Path]) -> str:
-    """The override of a group as `group=choice` or `group=[choice,…]`, the first one of a sweep.
+    """The override of a group as `group=choice` or `group=[choice,…]`; of a sweep, the first choice.
 
     Raises ConfigError.
     """
@@ -169,7 +171,7 @@ def _check_stage(stage: str) -> None:
 
 
 def _unknown_key_message(override: Override, reference: DictConfig, valid_names: list[str]) -> str:
-    """What an override with an unknown key may mean: the key's name today, or the nearest ones."""
+    """Suggestions for an unknown key: its current name, or the nearest keys."""
     key = override.key_or_group
     current = _current_name(key, reference)
     if current is not None:
@@ -181,7 +183,7 @@ def _unknown_key_message(override: Override, reference: DictConfig, valid_names:
 
 
 def _current_name(key: str, reference: DictConfig) -> str | None:
-    """The name today of a key of an earlier release; None for any other key."""
+    """The current name of a key of an earlier release; None for any other key."""
     current = current_key(key)
     is_renamed = current != key and (
         current in flatten_config(reference) or OmegaConf.select(reference, current) is not None
@@ -192,8 +194,8 @@ def _current_name(key: str, reference: DictConfig) -> str | None:
 def check_values(config: DictConfig) -> None:
     """Raises ConfigError for values that cannot be used, wherever they were set.
 
-    These are references to what does not exist, numbers outside their limits (training/config_limits.py), and
-    URIs of `paths` with a scheme that is not supported: they would become local folders of that name.
+    It finds references to missing keys, numbers outside their limits (training/config_limits.py), and URIs of
+    `paths` with an unsupported scheme, which would become local folders of that name.
     """
     try:
         leaves = flatten_config(config)
@@ -224,7 +226,7 @@ def _check_remote_root(key: str, uri: str) -> None:
 
 
 def _check_type(key: str, default: Any, value: Any) -> None:
-    """Raises ConfigError for a value of another type than the default's."""
+    """Raises ConfigError for a value whose type differs from the default's."""
     if isinstance(default, bool):
         matches = isinstance(value, bool)
     elif isinstance(default, int):

@@ -1,4 +1,4 @@
-"""The config files of a command: its groups and their choices, and those of the user."""
+"""The config files of a command: shipped groups and choices, and the user's own."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +18,9 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 
 
 def config_folders(arguments: Sequence[str]) -> list[Path]:
-    """The folders of `--config-dir`, whose group files stand beside the shipped ones.
+    """The folders of `--config-dir`, whose group files are added to the shipped ones.
 
-    Raises ConfigError for one that is missing, or has a file that Hydra would not read for a shipped one.
+    Raises ConfigError for a missing folder, or a file that a shipped file of the same name would hide.
     """
     folders = []
     for position, argument in enumerate(arguments):
@@ -64,7 +64,7 @@ def renamed_part(key: str, current: str) -> str:
 
 
 def config_groups(config_name: str) -> set[str]:
-    """The groups that this config, or one that it builds on, has a choice for."""
+    """The groups that this config, or a config that it builds on, chooses."""
     config: Any = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{config_name}.yaml"))
     groups: set[str] = set()
     for entry in config.get("defaults", []):
@@ -122,7 +122,7 @@ def compose_files(
 
 
 def _check_added_keys(file: str, config: DictConfig, references: list[DictConfig]) -> None:
-    """Raises ConfigError for a key of `config` that none of the references has, nor a task or class of it.
+    """Raises ConfigError for a key of `config` that no reference config, task or class has.
 
     `file` is the group and its choice, such as `experiment=debug`, that set the key.
     """

@@ -15,7 +15,7 @@ from training.errors import ConfigError
 
 
 def flatten_config(config: DictConfig) -> dict[str, Any]:
-    """Values by dotted key, of references too; lists are values."""
+    """Values by dotted key, references resolved; lists are values."""
     leaves: dict[str, Any] = {}
 
     def collect(node: Any, path: str) -> None:
@@ -30,7 +30,7 @@ def flatten_config(config: DictConfig) -> dict[str, Any]:
 
 
 def without_secrets(config: DictConfig) -> DictConfig:
-    """The config with *** for the passwords of URLs in `data`, its references resolved: what may be kept."""
+    """The config that may be saved: *** for passwords in URLs of `data`, references resolved."""
     kept = config.copy()
     if "data" in config:
         kept.data = mask_secrets(OmegaConf.to_container(config.data, resolve=True))
@@ -43,7 +43,7 @@ def is_sweep(arguments: Sequence[str]) -> bool:
 
 
 def reject_swept_secrets(arguments: Sequence[str]) -> None:
-    """Raises ConfigError for a URL with a password in the command of a sweep: Hydra keeps that command."""
+    """Raises ConfigError for a URL with a password in a sweep, because Hydra saves the command."""
     if not is_sweep(arguments):
         return
     for argument in arguments:
@@ -56,9 +56,9 @@ def reject_swept_secrets(arguments: Sequence[str]) -> None:
 
 
 def suggest_names(name: str, valid_names: Iterable[str]) -> str:
-    """` Did you mean …?`: names with the same last part, or those that it abbreviates, else similar ones.
+    """` Did you mean …?`: names with the same last part, names that it abbreviates, or similar names.
 
-    Where nothing is similar, the first ten.
+    If nothing is similar, the first ten names.
     """
     names = list(valid_names)
     last_parts = {valid: valid.rsplit(".", 1)[-1] for valid in names}
@@ -92,7 +92,7 @@ def is_abbreviation(short: str, words: Sequence[str]) -> bool:
 
 
 def _nearest(parents: Sequence[str], names: list[str]) -> list[str]:
-    """Those of `names` that share the most of the leading parts `parents`."""
+    """The `names` that share the most leading parts with `parents`."""
     for length in range(len(parents), 0, -1):
         below = [name for name in names if name.split(".")[:length] == [*parents[:length]]]
         if below:
@@ -101,7 +101,7 @@ def _nearest(parents: Sequence[str], names: list[str]) -> list[str]:
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[Override]:
-    """The overrides among the arguments, without those of Hydra itself."""
+    """The overrides among the arguments, without Hydra's own."""
     flags = {n + 1 for n, argument in enumerate(arguments) if argument in ("--config-dir", "-cd")}
     lines = [
         argument

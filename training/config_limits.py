@@ -1,5 +1,7 @@
-"""Limits of the numbers in a config, by the last part of their key (`retrieval.train.epochs` → `epochs`) or,
-where that has another meaning elsewhere, by the whole key."""
+"""Limits of numbers in a config, by the last part of their key: `retrieval.train.epochs` → `epochs`.
+
+A key whose last part has other meanings elsewhere is listed whole.
+"""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Overrides of a command line, `key=value`: their values, and the classes that they name."""
+"""Overrides of a command line, `key=value`: their values, and the classes they name."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -42,7 +42,7 @@ def check_sweeps(overrides: Iterable[Override], arguments: Sequence[str]) -> Non
 
 
 def keys_of_values(key: str, values: list[Any]) -> list[str]:
-    """The dotted keys that an override sets: `key`, or those of its mappings."""
+    """The dotted keys that an override sets: `key`, or the keys of its mapping."""
     keys = [
         f"{key}.{name}" if isinstance(value, dict) else key
         for value in values
@@ -54,8 +54,8 @@ def keys_of_values(key: str, values: list[Any]) -> list[str]:
 def check_targets(reference: DictConfig, overrides: list[Override], has_folders: bool) -> dict[str, str]:
     """The classes of the config with these overrides, by the key of their node.
 
-    Raises ConfigError for a class that cannot be imported or takes another key than it is given. Without
-    folders of the user, only what overrides change is imported, which takes seconds.
+    Raises ConfigError for a class that cannot be imported or does not accept a key. Importing takes seconds,
+    so without folders of the user only classes that overrides change are imported.
     """
     targets = find_targets(reference)
     keys = {node: [*OmegaConf.select(reference, node)] for node in targets}
@@ -88,7 +88,7 @@ def replaces_class(override: Override, reference: DictConfig) -> bool:
 
 
 def _entries_of_mappings(override: Override) -> Iterator[tuple[str, Any]]:
-    """Keys and values of an override; of one that sets a whole open mapping, those of its entries."""
+    """Keys and values of an override; if it sets a whole open mapping, those of each entry."""
     for value in override_values(override):
         if override.key_or_group in OPEN_MAPPINGS and isinstance(value, dict):
             yield from ((f"{override.key_or_group}.{name}", entry) for name, entry in value.items())
@@ -120,9 +120,9 @@ def accepts_column(key: str, config: DictConfig) -> bool:
 
 
 def accepts_key(key: str, targets: Mapping[str, str]) -> bool:
-    """Whether a key that no config file has may be set: of a task, or of a class in `targets`.
+    """Whether a key that no config file has may be set, because a task or a class in `targets` accepts it.
 
-    Raises ConfigError, with the nearest name, for a key of a task or class that it does not take.
+    Raises ConfigError, with the nearest name, for a key that the task or class does not accept.
     """
     parts = key.split(".")
     if key.startswith("trainer.extra."):

@@ -1,4 +1,4 @@
-"""Classes and functions that a config names by their dotted path, of the repository or of the user.
+"""Imports the classes and functions that a config names by dotted path, shipped or of the user.
 
     multitask: {_target_: my_models.networks.MyNetwork, width: 64}
 
@@ -89,13 +89,13 @@ def find_targets(config: DictConfig) -> dict[str, str]:
 
 
 def target_parameters(node: str, path: str) -> list[str] | None:
-    """The parameters of a class that a config may set at the key `node`; None if it takes any name.
+    """The parameters of a class that a config may set at the key `node`; None if it accepts any name.
 
-    Raises ConfigError for a class that cannot be imported, or takes fewer arguments than its place gives.
+    Raises ConfigError for a class that cannot be imported or accepts too few arguments.
     """
     target = import_object(f"{node}.{TARGET}", path)
     if not callable(target):
-        raise ConfigError(f"{node}.{TARGET}: {path} is no class or function")
+        raise ConfigError(f"{node}.{TARGET}: {path} is not a class or function")
     parameters = list(inspect.signature(target).parameters.values())
     built = BUILT_ARGUMENTS.get(node, ())
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -112,7 +112,7 @@ def target_parameters(node: str, path: str) -> list[str] | None:
 
 
 def check_target(node: str, path: str, keys: list[str]) -> None:
-    """Raises ConfigError for a key of `keys`, below the node, that the class at `path` does not take."""
+    """Raises ConfigError for a key of `keys`, below the node, that the class at `path` does not accept."""
     parameters = target_parameters(node, path)
     if parameters is None:
         return
@@ -122,7 +122,7 @@ def check_target(node: str, path: str, keys: list[str]) -> None:
 
 
 def unknown_parameter(node: str, path: str, name: str, parameters: list[str]) -> str:
-    """Why the class of a node does not take a key, with the nearest parameter."""
+    """The reason why the class of a node does not accept a key, with the nearest parameter."""
     class_name = path.rpartition(".")[2]
     if name in BUILT_ARGUMENTS.get(node, ()):
         remedy = f": set {node.rpartition('.')[0]}.learning_rate" if name == "lr" else ""
@@ -167,7 +167,7 @@ def build_target(key: str, settings: DictConfig, *arguments: Any) -> Any:
 
 
 def _reason(error: BaseException, target: Any) -> str:
-    """The message of an error; with the line, unless it is the class's own refusal of a setting."""
+    """The message of an error, with its line unless the class itself refused a setting."""
     file = inspect.getsourcefile(target) if inspect.isclass(target) or inspect.isfunction(target) else None
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     if not lines or isinstance(error, ValueError):

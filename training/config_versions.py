@@ -1,10 +1,10 @@
-"""Saved configs of every release, as today's code reads them.
+"""Reads saved configs of every release.
 
     config.yaml of a run ─ a step per version ─▶ today's keys ─ today's defaults for what is missing ─▶ config
 
-A release that changes what a key means, or whose default differs from what earlier runs did, raises
-CONFIG_VERSION (training/run_files.py) and adds a step. A new key whose default leaves earlier runs as they
-were needs neither.
+A release adds a step and raises CONFIG_VERSION (training/run_files.py) if it changes the meaning of a key, or
+if a new default differs from the behaviour of earlier runs. A new key whose default keeps the behaviour needs
+no step.
 """
 
 import copy
@@ -31,7 +31,7 @@ TARGET_GROUPS = {"query": "retrieval.model.query", "ranker": "ranker.multitask"}
 
 
 def load_run_config(folder: Path) -> DictConfig:
-    """The config of a run, whatever release saved it.
+    """The config of a run that any release saved.
 
     Raises FileNotFoundError, and ConfigError for a config of a later release.
     """
@@ -43,9 +43,9 @@ def load_run_config(folder: Path) -> DictConfig:
 
 
 def current_config(saved: PlainConfig) -> DictConfig:
-    """A saved config with today's keys, and with today's defaults for what it lacks.
+    """A saved config with today's keys, and today's defaults for missing keys.
 
-    Raises ConfigError for a version that only a later release knows.
+    Raises ConfigError for a version of a later release.
     """
     version = saved.get(CONFIG_VERSION_KEY, 1)
     if version > CONFIG_VERSION:
@@ -83,13 +83,13 @@ def declare_tasks(config: PlainConfig) -> PlainConfig:
 
 
 def keep_basket(config: PlainConfig) -> PlainConfig:
-    """Version 2 → 3: slates showed and measures counted the basket that had just been paid."""
+    """Version 2 → 3: slates could show the basket that was just paid, and metrics counted it."""
     slate = config.get("slate") or {}
     return {**config, "slate": {**slate, "exclude_basket": slate.get("exclude_basket", False)}}
 
 
 def keep_absolute_features(config: PlainConfig) -> PlainConfig:
-    """Version 3 → 4: counts and money entered the ranker as they are, and three scores of two sources."""
+    """Version 3 → 4: counts and money entered the ranker unscaled, with three scores of two sources."""
     features = config.get("features") or {}
     dropped = features.get("drop") or []
     dropped = [dropped] if isinstance(dropped, str) else dropped
@@ -99,9 +99,9 @@ def keep_absolute_features(config: PlainConfig) -> PlainConfig:
 
 
 def drop_min_steps(config: PlainConfig) -> PlainConfig:
-    """Version 3 → 4: `epochs` is a limit, and validation ends a training before it; it was a number.
+    """Version 3 → 4: `epochs` becomes an upper limit, before which validation ends a training.
 
-    The least number of steps, `min_steps` or `least_steps`, is no setting any more.
+    The least number of steps, `min_steps` or `least_steps`, is no longer a setting.
     """
     config = copy.deepcopy(config)
     for stage in ("retrieval", "ranker"):
@@ -145,7 +145,7 @@ MIGRATIONS: tuple[Callable[[PlainConfig], PlainConfig], ...] = (
 def _fill_missing(config: PlainConfig, defaults: PlainConfig, path: str = "") -> PlainConfig:
     """`config` with the defaults of keys that it lacks, at any depth.
 
-    The arguments of another class, and entries that a run chooses, have no default.
+    Arguments of another class, and entries that a run chooses, get no default.
     """
     filled = dict(config)
     if path in CHOSEN_ENTRIES or config.get(TARGET) != defaults.get(TARGET):
@@ -160,7 +160,7 @@ def _fill_missing(config: PlainConfig, defaults: PlainConfig, path: str = "") ->
 
 
 def _group_choices(config: PlainConfig) -> tuple[str, ...]:
-    """The choices of config groups, as overrides, that a saved config was composed of."""
+    """The choices of config groups, as overrides, from which a saved config was composed."""
     choices = []
     name = config.get("data", {}).get("name")
     if (CONFIG_DIR / "data" / f"{name}.yaml").is_file():

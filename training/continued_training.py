@@ -1,4 +1,4 @@
-"""A training that continues another one, with its weights and the state of its optimizers."""
+"""Continues an earlier training, with its weights and the state of its optimizers."""
 
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from training.distributed.sharding import TRAINER_STATE
 class ContinueTraining(pl.Callback):
     """Loads a checkpoint of another training of the same model before the first step.
 
-    Fresh optimizers would take their largest steps first, away from what the weights have learned. The other
-    training's epochs, steps and place in its data are not loaded.
+    Fresh optimizers would take their largest steps first and unlearn. The earlier training's epochs, steps
+    and position in its data are not loaded.
     """
 
     def __init__(self, checkpoint: Path) -> None:

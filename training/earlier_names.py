@@ -1,4 +1,4 @@
-"""Names of earlier releases and what they are called now.
+"""Names of earlier releases and their current names.
 
 Configs and weights of old runs are read through these tables, and an old name on the command line is refused
 with the new one.
@@ -60,7 +60,7 @@ RENAMED_PARAMETERS = {
 
 
 def current_key(key: str) -> str:
-    """The dotted config key that `key` is today."""
+    """The current dotted config key of `key`."""
     return MOVED_KEYS.get(key) or renamed_key(key)
 
 
@@ -75,7 +75,7 @@ def renamed_key(key: str) -> str:
 
 
 def current_parameter(name: str) -> str:
-    """The name in a state dict that `name` is today."""
+    """The current name of the state dict entry `name`."""
     for pattern, replacement in RENAMED_PARAMETERS.items():
         name = re.sub(pattern, replacement, name)
     return name

@@ -1,4 +1,4 @@
-"""Errors of training that a user can mend."""
+"""Errors of training that a user can fix."""
 
 
 class ConfigError(ValueError):

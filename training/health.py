@@ -1,12 +1,12 @@
 """Health of multi-task training: gate weights, gradient conflicts between tasks, and alarms.
 
-In a run of several processes, of the first process's share of the data.
+A run of several processes measures the first process's share of the data.
 
 Logged with the other metrics, and written to `health.json` in the run's folder:
 
     {"gates": {"click": [.2, .5, .3], …},                           mean gate weight of each expert, by task
      "gradient_cosine": [{"step": 50, "click~purchase": .3, …}],  on the last layer that all tasks share
-     "alarms": ["…"],                                    leaks, and of the validation whose weights are kept
+     "alarms": ["…"],                                    leaks, and alarms of the kept weights
      "notes": ["…"]}                                     alarms of the other validations
 """
 
@@ -121,7 +121,7 @@ class HealthMonitor(pl.Callback):
         self.judge_weights(int((self.folder / BEST_CHECKPOINT / STEP_FILE).read_text()))
 
     def judge_weights(self, step: int) -> None:
-        """Raise the alarms of the weights that are kept, those of `step`; early ones may be far off."""
+        """Raise the alarms of the kept weights, which are those of `step`; earlier alarms may be far off."""
         for alarm in self.validation_alarms.pop(step, []):
             self.raise_alarm(alarm)
         self.write_report()
@@ -160,7 +160,7 @@ class GateLoad:
         self.hook_handle: Any = None
 
     def attach(self, multitask: nn.Module) -> None:
-        """Record the last gate, which feeds the towers; nothing where a variant has no gate."""
+        """Record the last gate, which feeds the towers; does nothing for a network without gates."""
         gates = [module for module in multitask.modules() if isinstance(module, nn.Softmax)]
         if gates:
             self.hook_handle = gates[-1].register_forward_hook(self.accumulate)
@@ -184,7 +184,8 @@ class GateLoad:
 
 def interaction_features(module: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Interaction features [n, F] of a batch's candidates with a known outcome, and whether each was bought
-    [n]."""
+    [n].
+    """
     candidates, labels = module.label_batch(batch)
     with torch.no_grad():
         features, _ = module.model.module.interactions(batch.query, candidates, module.catalog)
@@ -195,7 +196,8 @@ def interaction_features(module: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 def gradient_cosines(losses: dict[str, Tensor], shared_weight: Tensor) -> dict[str, float]:
     """Cosine between the gradients of every two tasks on `shared_weight`, by "a~b"; below 0 they conflict.
 
-    Pairs with a task without gradient are left out, as of value where nothing was bought. Keeps the graph.
+    Pairs with a task without gradient are left out, such as `value` where nothing was bought. Keeps the
+    graph.
     """
     gradients = {
         task: torch.autograd.grad(loss, shared_weight, retain_graph=True, allow_unused=True)[0]
@@ -216,7 +218,7 @@ def check_finite(losses: dict[str, Tensor], step: int) -> None:
     not_finite = [f"{name} ({float(loss.detach())})" for name, loss in losses.items() if not loss.isfinite()]
     if not_finite:
         raise TrainingError(
-            f"step {step}: the loss of {', '.join(not_finite)} is not a number to learn from. Lower"
+            f"step {step}: the loss of {', '.join(not_finite)} is not finite. Lower"
             " ranker.train.learning_rate, or look for extreme prices and quantities in the data"
         )
 
@@ -224,8 +226,8 @@ def check_finite(losses: dict[str, Tensor], step: int) -> None:
 def output_alarms(logits: Tensor, labels: Tensor, tasks: Sequence[Task], is_known: Tensor) -> list[str]:
     """Alarms on uncalibrated logits [n, T] and labels [n, T] of validation; `is_known` [n, T] bool.
 
-    They name a task whose output is the same for all candidates, one whose sum is far from the observed sum,
-    and one without a positive.
+    They name a task whose output is the same for all candidates, whose sum is far from the observed sum, or
+    which has no positive.
     """
     outputs = TaskOutputs(tasks, of_labels=True)(label_logits(logits, tasks))
     parents = parent_labels(labels, tasks)
@@ -247,7 +249,7 @@ def output_alarms(logits: Tensor, labels: Tensor, tasks: Sequence[Task], is_know
 
 
 def find_leaks(features: Tensor, names: Sequence[str], bought: Tensor) -> list[str]:
-    """Alarms on features [n, F] that alone separate what was bought [n]: too good to be known at checkout."""
+    """Alarms on features [n, F] that separate bought items [n] so well that they probably leak the future."""
     label = bought.cpu().numpy()
     aucs = [auc(label, column) for column in features.cpu().numpy().T]  # NaN with one class: no alarm
     return [

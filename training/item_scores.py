@@ -1,4 +1,4 @@
-"""Scores of items for past checkouts, each with the sales of its own snapshot: of all, and in the loss."""
+"""Scores of items for past checkouts, each with the sales of its own snapshot."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ class Queries(NamedTuple):
 class ItemScores:
     """Exact inner products of query vectors with the vectors of all items.
 
-    Checkouts in the order of time are fastest: the vectors of the last snapshot are kept.
+    Checkouts sorted by time are fastest, because the vectors of the last snapshot are cached.
 
     Args:
         catalog: with item vectors.
@@ -70,7 +70,7 @@ def positive_vectors_at(catalog: Catalog, queries: Queries, vectors: Tensor, ite
 
 
 def add_sales(catalog: Catalog, queries: Queries, sampled: SampledItems) -> SampledItems:
-    """The sampled items, with what their sales at each query's snapshot add to its scores."""
+    """The sampled items, with the part of each query's scores that comes from sales at its snapshot."""
     snapshots, row = queries.snapshot.unique(return_inverse=True)
     sales = item_sales(catalog, snapshots.unsqueeze(1), sampled.item)  # [snapshots, K, N_SALES]
     score = (sales[row] @ queries.vector[:, -N_SALES:].unsqueeze(2)).squeeze(2)  # [Q, K]
@@ -78,5 +78,5 @@ def add_sales(catalog: Catalog, queries: Queries, sampled: SampledItems) -> Samp
 
 
 def snapshot_at(dates: Tensor, ts: Tensor) -> Tensor:
-    """The latest snapshot that is not after each time [Q]; `dates` [S] are those of the snapshots."""
+    """The latest snapshot at or before each time [Q]; `dates` [S] are the snapshot dates."""
     return (torch.searchsorted(dates, ts, right=True) - 1).clamp_min(0)

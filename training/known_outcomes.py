@@ -1,4 +1,4 @@
-"""Candidates of past checkouts with what is known of their outcomes, and when it happened."""
+"""Candidates of past checkouts with their known outcomes and the times of these outcomes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ PURCHASE_LABELS = ("purchase", BOUGHT, ORGANIC)
 
 
 class KnownPairs(NamedTuple):
-    """P candidates of past checkouts, and what is known of their labels."""
+    """P candidates of past checkouts, and their known labels."""
 
     logits: Tensor  # [P, T], uncalibrated
     labels: Tensor  # [P, T]
@@ -50,8 +50,8 @@ def score_known(
 ) -> KnownPairs | None:
     """The candidates in files of the candidates stage; None where there are none.
 
-    Of each file MAX_RECENT_CHECKOUTS are read, evenly by time. A missing file has no checkouts. Those of
-    earlier releases do not say when a purchase happened, and are not read.
+    At most MAX_RECENT_CHECKOUTS of each file are read, evenly by time. A missing file counts as empty. Files
+    of earlier releases are skipped, because they lack the times of purchases.
     """
     parts: list[KnownPairs] = []
     user_ids: list[np.ndarray] = []
@@ -89,10 +89,10 @@ def score_known(
 def event_delays(
     table: pa.Table, batch: Batch, leaf: Tensor, tasks: Sequence[Task], label_policy: LabelPolicy
 ) -> Tensor:
-    """Seconds [P, T] from the checkout to the event that makes a label positive; 0 where none does.
+    """Seconds [P, T] from the checkout to the event that makes a label positive; 0 without such an event.
 
-    `table` holds the examples of the batch. A click by proxy happens with the first purchase of the leaf
-    category, a logged one with the checkout. Labels of other events have no delay.
+    `table` holds the examples of the batch. A proxy click happens with the first purchase in the leaf
+    category, a logged click with the checkout. Labels of other events have no delay.
     """
     candidates, outcomes = batch.candidates, batch.outcomes
     assert candidates is not None

@@ -30,7 +30,7 @@ class Labels(NamedTuple):
 
 
 class LabelPolicy(NamedTuple):
-    """Which logged facts are labels in a shop.
+    """The rules by which a shop's log gives labels.
 
     proxy_clicks: the shop logs no clicks. A click is "bought something of the candidate's leaf category
         inside the horizon"; an item without a category stands for itself. A purchase implies a click.
@@ -38,8 +38,8 @@ class LabelPolicy(NamedTuple):
         logged click and then a purchase inside the horizon: an item that was bought without a click would
         have been bought without the slot.
     further: keys of the labels beyond click, purchase and spend, as preparation wrote them.
-    has_organic: a task learns what is bought of items that are not shown. Otherwise, where impressions are
-        logged, these have no outcome.
+    has_organic: a task learns purchases of items that are not shown. Without such a task, items that are not
+    shown have no outcome where impressions are logged.
     """
 
     proxy_clicks: bool
@@ -66,11 +66,11 @@ def label_candidates(
 ) -> Labels:
     """The labels of every candidate; `leaf` is Catalog.leaf [N+1].
 
-    Where a share w of the slates is held back, an impression counts 1 / (1 - w) and an item of a slate that
-    was held back, a ghost, counts 1 / w: weighted sums have the expectation of sums over all pairs, shown in
-    all slates or in none (Horvitz and Thompson 1952). Candidates that are on no slate count 1. Where no slate
-    is held back, nothing stands for the organic purchases of shown items: it is assumed that these depend on
-    what the ranker reads, not on being shown.
+    If a share w of the slates is withheld, an impression has the weight 1 / (1 - w), and an item of a
+    withheld slate (a ghost) has the weight 1 / w. So weighted sums have the expectation of sums over all
+    pairs, as if all slates or no slate were shown (Horvitz and Thompson 1952). Candidates on no slate have
+    the weight 1. If no slate is withheld, no pair represents the organic purchases of shown items; the model
+    then assumes that organic purchases depend on the ranker's inputs, not on being shown.
     """
     items = leaf.numel()
     segment, owner = segment_ids(candidates.offsets), segment_ids(outcomes.offsets)
@@ -113,7 +113,7 @@ def label_candidates(
 
 
 def task_labels(labels: Labels, tasks: Sequence[Task], label_policy: LabelPolicy) -> Tensor:
-    """The labels of the tasks [ΣC, T]. A parent happened wherever a binary child did.
+    """The labels of the tasks [ΣC, T]. A parent is positive wherever its binary child is.
 
     Raises ValueError for a label that preparation did not write.
     """
@@ -130,7 +130,7 @@ def task_labels(labels: Labels, tasks: Sequence[Task], label_policy: LabelPolicy
 
 
 def check_task_labels(tasks: Sequence[Task], label_policy: LabelPolicy) -> None:
-    """Raises ConfigError for a task whose label needs impressions where the shop logs none."""
+    """Raises ConfigError for a task whose label needs impressions if the shop logs none."""
     for task in tasks:
         if (task.label == BOUGHT or task.control is not None) and not label_policy.has_impressions:
             raise ConfigError(
@@ -141,7 +141,7 @@ def check_task_labels(tasks: Sequence[Task], label_policy: LabelPolicy) -> None:
 
 
 def task_weights(labels: Labels, tasks: Sequence[Task]) -> Tensor:
-    """By task the number of pairs that a candidate stands for, 0 for an unknown outcome: [ΣC, T]."""
+    """The number of pairs that a candidate represents for each task, 0 for an unknown outcome: [ΣC, T]."""
     return torch.stack(
         [labels.organic_weight if task.label == ORGANIC else labels.weight for task in tasks], dim=1
     )
@@ -167,8 +167,10 @@ def concat_labels(parts: list[Labels]) -> Labels:
 
 
 def keep_probability(labels: Labels, rate: float, label_policy: LabelPolicy) -> Tensor:
-    """The chance [ΣC] with which a pair without outcome is to be kept: `rate` times the pairs that it stands
-    for. Impressions are few, and all are kept."""
+    """The probability [ΣC] of keeping a pair without outcome:
+
+    `rate` times the pairs that it represents. All impressions are kept, because they are few.
+    """
     probability = (rate * labels.organic_weight.maximum(labels.weight)).clamp_max(1.0)
     if label_policy.has_impressions:
         return torch.where(labels.weight > 0, 1.0, probability)
@@ -178,12 +180,12 @@ def keep_probability(labels: Labels, rate: float, label_policy: LabelPolicy) -> 
 def sample_negatives(
     candidates: Candidates, labels: Labels, rate: float | Tensor, generator: torch.Generator
 ) -> tuple[Candidates, Labels]:
-    """Keep every pair with an outcome, and of the others a share of `rate`, each with weight 1 / rate.
+    """Keep every pair with an outcome, and a share `rate` of the other pairs, each with weight 1 / rate.
 
     Weighted sums over the sample have the expectation of sums over all pairs (Horvitz and Thompson 1952), so
     probabilities stay calibrated. The candidates with the highest retrieval score and the highest score of
-    each source with lists are kept too: features of the others are relative to them. Other pairs of unknown
-    outcome (weight 0) are dropped.
+    each list source are kept too, because features of other candidates are relative to them. Other pairs of
+    unknown outcome (weight 0) are dropped.
 
     Args:
         rate: of all pairs, or of each [ΣC] (`keep_probability`).

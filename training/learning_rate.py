@@ -1,7 +1,7 @@
 """Schedules: the share of the full learning rate at each step of a training.
 
-A schedule is a function of (step, max_steps) and its settings. One that reacts to validation is a class that
-derives from Schedule.
+A schedule is a function of (step, max_steps) and its settings. A schedule that reacts to validation is a
+class derived from Schedule.
 """
 
 import math
@@ -15,7 +15,7 @@ DECAY_SHARE = 0.3  # of the steps before the decay, or of the longest training
 
 
 class Schedule:
-    """A learning rate that stays as it is, and does not end the training."""
+    """A constant learning rate that does not end the training."""
 
     ends_training = False  # whether `is_over` ends it, in place of `patience`
 
@@ -24,14 +24,14 @@ class Schedule:
         return 1.0
 
     def record_validation(self, step: int, loss: float) -> None:
-        """Learn the loss of a validation after `step` steps; less is better."""
+        """Record the loss of a validation after `step` steps; lower is better."""
 
     def is_over(self, step: int) -> bool:
         """Whether the training ends."""
         return False
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed training needs."""
+        """The state that a resumed training needs."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -68,15 +68,15 @@ def warmup_cosine(
 
 
 class WarmupStableDecay(Schedule):
-    """A learning rate that rises, stays, and falls to zero once validation is no better: the training's end.
+    """A learning rate that rises, stays, and falls to zero after validation stops improving.
 
-    As warmup-stable-decay (Hu et al., MiniCPM, 2024, section 4) it needs no planned length. The longest
-    training ends with a decay too.
+    Warmup-stable-decay (Hu et al., MiniCPM, 2024, section 4) needs no planned length. A training that reaches
+    `max_steps` ends with a decay too.
 
     Args:
         max_steps: of the longest training.
-        patience: validations without a lower loss, after which it falls.
-        warmup_steps: in which it rises, or a tenth of a shorter training.
+        patience: validations without a lower loss after which the decay starts.
+        warmup_steps: steps of the rise, or a tenth of a shorter training.
         decay_share: steps of the decay, as a share of those before, or of the longest training.
     """
 
@@ -123,7 +123,7 @@ class WarmupStableDecay(Schedule):
 
 
 class ScheduleProgress(pl.Callback):
-    """Records validations in a schedule, and ends the training when the schedule is over.
+    """Passes validations to a schedule, and ends the training when the schedule is over.
 
     Args:
         monitor: the metric of the validation.

@@ -2,7 +2,7 @@
 
     logger=csv    'logger=[mlflow,tensorboard]'    '+logger.mine={_target_: my_package.MyLogger}'
 
-They change no result, so they are part of no stage's key.
+Loggers change no result, so they are not part of a stage's key.
 """
 
 import inspect
@@ -39,12 +39,10 @@ def check_loggers(cfg: DictConfig) -> None:
 
 
 def make_other_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
-    """The loggers beside MLflow's, of the stage in `folder`.
+    """The loggers other than MLflow, for the stage in `folder`.
 
-    In their settings, `{folder}` is the stage's folder and `{id}` its name. One with a `save_dir` that is not
-    set writes to `<folder>/<name of the logger>`.
-
-    Raises ConfigError for one that cannot be built.
+    In their settings, `{folder}` is the stage's folder and `{id}` its name. A logger whose `save_dir` is not
+    set writes to `<folder>/<name of the logger>`. Raises ConfigError for a logger that cannot be built.
     """
     loggers = []
     for name, settings in entries_of_classes(cfg, GROUP).items():
@@ -58,7 +56,7 @@ def make_other_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
         logger = build_target(key, OmegaConf.create(filled))
         if not isinstance(logger, Logger):
             raise ConfigError(
-                f"{key}: {settings[TARGET]} is no logger of Lightning: derive it from "
+                f"{key}: {settings[TARGET]} is not a logger of Lightning: derive it from "
                 "pytorch_lightning.loggers.Logger"
             )
         loggers.append(logger)
@@ -73,7 +71,7 @@ def log_config(cfg: DictConfig, loggers: Sequence[Logger]) -> None:
 
 
 def log_final_metrics(cfg: DictConfig, folder: Path, metrics: dict[str, float]) -> None:
-    """Log metrics of a stage after its training to the loggers beside MLflow's."""
+    """Log metrics of a stage after its training to the loggers other than MLflow."""
     loggers = make_other_loggers(cfg, folder) if metrics else []
     for logger in loggers:
         logger.log_metrics(metrics)
@@ -82,7 +80,7 @@ def log_final_metrics(cfg: DictConfig, folder: Path, metrics: dict[str, float]) 
 
 
 def close_loggers(loggers: Sequence[Logger]) -> None:
-    """End what a logger keeps open for the process: the next stage would log to the same W&B run."""
+    """Close the process-wide state of loggers; otherwise the next stage would log to the same W&B run."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()

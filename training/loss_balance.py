@@ -26,7 +26,8 @@ class FixedWeights(nn.Module):
 
 class UncertaintyWeights(nn.Module):
     """Weights 1/σ² with a penalty log σ, σ learned (Kendall et al., "Multi-task learning using
-    uncertainty to weigh losses", CVPR 2018, section 3)."""
+    uncertainty to weigh losses", CVPR 2018, section 3).
+    """
 
     def __init__(self, weights: Tensor) -> None:
         super().__init__()
@@ -82,7 +83,7 @@ LOSS_WEIGHTINGS = {"none": FixedWeights, "uncertainty": UncertaintyWeights, "gra
 def make_loss_weighting(kind: str, weights: list[float], shared_weight: Tensor | None) -> nn.Module:
     """The weighting that `ranker.train.loss_balancing` names.
 
-    Raises ConfigError for an unknown one, and for GradNorm without a shared layer.
+    Raises ConfigError for an unknown name, and for GradNorm without a shared layer.
     """
     if kind not in LOSS_WEIGHTINGS:
         raise ConfigError(f"ranker.train.loss_balancing={kind}: expected {', '.join(LOSS_WEIGHTINGS)}")

@@ -1,8 +1,8 @@
-"""What a run tells MLflow, kept in the run's folder until the server has it.
+"""The outbox of a run: entries for MLflow, kept in the run's folder until the server has them.
 
     run ─ add ─▶ <folder>/mlflow_outbox.jsonl ─ send ─▶ MLflow
 
-A server that goes away stops no training: the outbox grows, and is sent when the server answers again, by the
+Training continues if the server goes away. The outbox grows and is sent when the server answers again: by the
 same training, by the next command over the same runs, or by `python -m training.mlflow_outbox [RUNS]`.
 """
 
@@ -45,7 +45,7 @@ Entry = dict[str, Any]
 
 @contextmanager
 def upload_timeout() -> Iterator[None]:
-    """Let MLflow wait for a server that stores a large file."""
+    """Let MLflow wait longer while the server stores a large file."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     before = os.environ.get(name, "")
     os.environ[name] = UPLOAD_TIMEOUT_S
@@ -59,7 +59,7 @@ class Outbox:
     """The entries of a run's folder that MLflow does not have yet. One process at a time.
 
     Args:
-        folder: of the run; `mlflow_run_id` in it names the run of MLflow once that is created.
+        folder: of the run; its file `mlflow_run_id` names the MLflow run after the run is created.
         client: of the tracking server.
         run_id: of a run whose folder has no `mlflow_run_id`.
     """
@@ -85,12 +85,12 @@ class Outbox:
             file.writelines(f"{json.dumps(entry)}\n" for entry in entries)
 
     def send_if_due(self) -> None:
-        """Send if some time has passed since the last sending, and more if that failed."""
+        """Send if enough time has passed since the last attempt; after a failure the wait is longer."""
         if time.monotonic() >= self._next_sending:
             self.send()
 
     def send(self) -> bool:
-        """Send all entries. False, with the reason in `error`, where the server does not take one."""
+        """Send all entries. Returns False, with the reason in `error`, if the server does not accept one."""
         file = self.folder / OUTBOX_FILE
         lines = file.read_text().splitlines() if file.is_file() else []
         entries = [json.loads(line) for line in lines]
@@ -117,7 +117,7 @@ class Outbox:
         return True
 
     def _send(self, kind: str, entries: Sequence[Entry]) -> None:
-        """Send entries of one kind; of all but metrics there is one."""
+        """Send entries of one kind; only metrics have more than one entry."""
         if kind == "create":
             self._create(entries[0])
             return
@@ -146,7 +146,7 @@ class Outbox:
             self.client.set_terminated(run_id)
 
     def _create(self, entry: Entry) -> None:
-        """Create the run with its parameters and tags; of a run that is there, complete them."""
+        """Create the run with its parameters and tags; complete those of an existing run."""
         if self.run_id is None:
             experiment = self.client.get_experiment_by_name(entry["experiment"])
             experiment_id = (
@@ -165,7 +165,7 @@ class Outbox:
 
 
 def kept_outboxes(runs: Path) -> list[Path]:
-    """The folders with an outbox; rankers first, for the runs of other stages are nested below theirs."""
+    """The folders with an outbox; rankers first, because runs of other stages are nested below them."""
     folders = [file.parent for file in runs.glob(f"*/{OUTBOX_FILE}")]
     return sorted(folders, key=lambda folder: (not folder.name.startswith("ranker-"), folder.name))
 
@@ -193,7 +193,7 @@ class OutboxLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *arguments: Any, **named: Any) -> None:
-        """Nothing: the run has the parameters of the config."""
+        """Does nothing, because the run already has the parameters of the config."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -207,14 +207,14 @@ class OutboxLogger(Logger):
 
 @dataclass(frozen=True, kw_only=True)
 class SendOptions:
-    """Send MLflow what runs kept while its server was away."""
+    """Send MLflow the entries that runs kept while the server was away."""
 
     runs: Path = argument("folder of the runs", default=Path("artifacts/runs"))
     tracking_uri: str = option("sqlite:///artifacts/mlflow.db", "of MLflow")
 
 
 def send(options: SendOptions) -> int:
-    """Send all outboxes. Returns 1 where the server does not take one."""
+    """Send all outboxes. Returns 1 if the server does not accept one."""
     failed = 0
     for folder in kept_outboxes(options.runs):
         outbox = Outbox(folder, MlflowClient(options.tracking_uri))

@@ -50,7 +50,7 @@ class RunStages(NamedTuple):
 def log_stages(cfg: DictConfig, stages: RunStages) -> None:
     """Nest the runs of the stages below the ranker's, and upload their files if `mlflow.upload` says so.
 
-    A stage that several runs share stays with the first one. Nothing happens without `logger=mlflow`.
+    A stage that several runs share stays with the first run. Nothing happens without `logger=mlflow`.
     """
     if not logs_to_mlflow(cfg):
         return
@@ -70,7 +70,7 @@ def log_stages(cfg: DictConfig, stages: RunStages) -> None:
 
 
 def uploads_files(cfg: DictConfig) -> bool:
-    """Whether MLflow gets the files of runs: by default where its server is another process."""
+    """Whether MLflow gets the files of runs: by default, if the tracking server is another process."""
     if cfg.mlflow.upload == "auto":
         return not str(cfg.mlflow.tracking_uri).startswith(("sqlite:", "file:"))
     return bool(cfg.mlflow.upload)
@@ -105,15 +105,15 @@ def _files_below(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def find_run_folder(tracking_uri: str, run_id: str) -> Path:
-    """The folder of an MLflow run: where it was trained, or else a copy of its files in MLflow.
+    """The folder of an MLflow run: the folder of its training, or else a copy of its files in MLflow.
 
-    Raises ValueError for an unknown id, for a run that is no ranker's, and for one without its files.
+    Raises ValueError for an unknown id, for a run of another stage, and for a run without files.
     """
     file, place = tracking.database_file(tracking_uri), tracking_uri
     if file is not None:
         place = f"{file} (mlflow.tracking_uri= names another; relative paths are below the working folder)"
         if not file.is_file():  # a client would create it
-            raise ValueError(f"{run_id} is no run folder, and there is no database of MLflow at {place}")
+            raise ValueError(f"{run_id} is not a run folder, and there is no database of MLflow at {place}")
     client = MlflowClient(tracking_uri)
     try:
         run = client.get_run(run_id)
@@ -132,7 +132,7 @@ def find_run_folder(tracking_uri: str, run_id: str) -> Path:
 def fetch_run(client: MlflowClient, run: Run, cache: Path = FETCHED) -> Path:
     """A copy of a run's folder and of the folders that it builds on, side by side in `cache`.
 
-    Raises ValueError where MLflow has not all files.
+    Raises ValueError if MLflow lacks some of the files.
     """
     trained_in = Path(run.data.tags.get("folder", "unknown"))
     name = run.data.tags.get(FOLDER_TAG, trained_in.name)
@@ -154,7 +154,7 @@ def fetch_run(client: MlflowClient, run: Run, cache: Path = FETCHED) -> Path:
 
 
 def _download(client: MlflowClient, run: Run, name: str, cache: Path) -> None:
-    """Copy the folders among a run's artifacts to `cache`, unless `name`, the last one, is there."""
+    """Copy the folders of a run's artifacts to `cache`, unless `name`, the last folder, is already there."""
     if (cache / name).is_dir():
         return
     artifacts = client.list_artifacts(run.info.run_id)
@@ -176,7 +176,7 @@ def _download(client: MlflowClient, run: Run, name: str, cache: Path) -> None:
 
 
 def _link_siblings(folder: Path) -> None:
-    """Let a manifest refer to the folders beside it: where they were trained they may lie elsewhere."""
+    """Point a manifest to the folders beside it in place of those of the training machine."""
     file = folder / STAGE_MANIFEST
     if not file.is_file():  # of prepared data
         return

@@ -22,7 +22,7 @@ LOCAL_SERVER = "http://127.0.0.1:5000"  # where `mlflow ui` listens
 def sweep_view(cfg: DictConfig, name: str, folders: Sequence[Path], parameters: Sequence[str]) -> str | None:
     """The address of a page that compares runs: their validation metrics and these parameters.
 
-    None where MLflow does not have them. `name` is that of the view: a later one replaces it.
+    None if MLflow does not have the runs. A view of the same `name` is replaced.
     """
     if not logs_to_mlflow(cfg):
         return None

@@ -1,7 +1,7 @@
-"""Modules and losses of a config, tried before the training that a wrong one would waste.
+"""Tries the modules and losses of a config before training, so that a wrong one fails at once.
 
 The multi-task network, the query encoder and the losses of tasks may be the user's own. Each runs on a few
-invented rows. The modules are compiled to TorchScript, as an export does, and must give the same outputs.
+synthetic rows. Modules are compiled to TorchScript, as in an export, and must give the same outputs.
 """
 
 import copy
@@ -61,7 +61,7 @@ def check_losses(tasks: Sequence[Task], entire_space: bool) -> None:
 
 
 def check_query_encoder(cfg: DictConfig, tables: TableSizes) -> None:
-    """Raises ConfigError for a query encoder whose output is no query vector, or that TorchScript refuses."""
+    """Raises ConfigError for a query encoder without query vectors, or one that TorchScript refuses."""
     encoder, dims = build_query_encoder(cfg, tables).eval(), query_encoder_dims(cfg, tables)
     where = f"{ENCODER} ({cfg.retrieval.model.query[TARGET]})"
     vectors = nn.functional.normalize(torch.randn(4, dims.item), dim=1)
@@ -88,7 +88,7 @@ def check_query_encoder(cfg: DictConfig, tables: TableSizes) -> None:
 
 
 def check_ranker(ranker: Ranker, class_name: str) -> None:
-    """Raises ConfigError for a network whose output is no `{task: logit}`, or that TorchScript refuses."""
+    """Raises ConfigError for a network whose output is not a `{task: logit}`, or that TorchScript refuses."""
     where, tasks = f"{NETWORK} ({class_name})", ranker.task_names
     network: Any = copy.deepcopy(ranker.multitask).eval()
     query_dim, candidate_dim = ranker.network_dims
@@ -166,7 +166,7 @@ def _check_logits(where: str, output: Any, tasks: Sequence[str]) -> None:
 
 
 def _check_shared_weight(where: str, network: Any, logits: dict[str, Tensor]) -> None:
-    """Raises ConfigError unless `last_shared_weight` gives None, or a parameter that every task trains."""
+    """Raises ConfigError unless `last_shared_weight` returns None or a parameter that every task trains."""
     method = getattr(network, "last_shared_weight", None)
     if method is None:
         raise ConfigError(
@@ -187,7 +187,7 @@ def _check_shared_weight(where: str, network: Any, logits: dict[str, Tensor]) ->
 
 
 def _check_script(where: str, module: nn.Module, expected: list[tuple[tuple[Any, ...], Any]]) -> None:
-    """Raises ConfigError unless TorchScript takes a module and gives the same outputs."""
+    """Raises ConfigError unless TorchScript compiles a module and gives the same outputs."""
     scripted = _script(where, module)
     for arguments, output in expected:
         try:

@@ -23,7 +23,7 @@ Columns = dict[str, NDArray[np.floating]]  # name → [S, N+1], by snapshot and 
 
 
 class CheckedObjective(NamedTuple):
-    """A policy whose objective can score every item."""
+    """A slate policy whose objective can score every item."""
 
     policy: SlatePolicy
     columns: Columns  # that the policy reads (margin too where it counts it), the mean where unknown
@@ -37,7 +37,7 @@ def run_objective(cfg: DictConfig, tasks: tuple[Task, ...]) -> str:
 def check_run_objective(cfg: DictConfig, tasks: tuple[Task, ...], prepared: PreparedData) -> CheckedObjective:
     """The objective of a run's config over its prepared folder, with neither margin nor revenue weight.
 
-    Raises ConfigError for an objective that the tasks and items cannot give.
+    Raises ConfigError for an objective that the tasks and items cannot compute.
     """
     items = pq.read_table(prepared.folder / "items.parquet")
     try:
@@ -76,8 +76,8 @@ def check_objective(
 ) -> CheckedObjective:
     """The policy of `slate` (fields of SlatePolicy) with the item columns that it reads.
 
-    Raises ValueError for a name that is neither a task nor a numeric item column, for a division by what may
-    be 0, and for a column without any value.
+    Raises ValueError for a name that is neither a task nor a numeric item column, for a divisor that may be
+    0, and for a column without values.
     """
     policy, kinds = SlatePolicy(**slate), task_kinds(tasks)
     readable = item_columns(catalog, items)

@@ -1,4 +1,4 @@
-"""The optimizers and learning-rate schedules that a config names for the dense layers, and those of tables.
+"""The optimizers and learning-rate schedules that a config names, for dense layers and for tables.
 
 retrieval.train.optimizer={_target_: torch.optim.AdamW, weight_decay: 0.01}
 ranker.train.schedule={_target_: training.learning_rate.warmup_cosine, warmup_steps: 200}
@@ -50,7 +50,7 @@ def check_optimizers(cfg: DictConfig) -> None:
 def make_optimizer(stage: str, train: DictConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """The optimizer `<stage>.train.optimizer` of parameter groups, with the stage's learning rate.
 
-    Raises ConfigError for one that cannot be built.
+    Raises ConfigError for an optimizer that cannot be built.
     """
     key, settings = f"{stage}.train.optimizer", train.optimizer
     if TARGET not in settings:
@@ -60,7 +60,9 @@ def make_optimizer(stage: str, train: DictConfig, groups: list[dict[str, Any]]) 
         settings = {**settings, "fused": True}
     optimizer = build_target(key, settings, groups, train.learning_rate)
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ConfigError(f"{key}: {settings[TARGET]} is no optimizer: derive it from torch.optim.Optimizer")
+        raise ConfigError(
+            f"{key}: {settings[TARGET]} is not an optimizer: derive it from torch.optim.Optimizer"
+        )
     return optimizer
 
 
@@ -79,7 +81,7 @@ def make_schedule(stage: str, train: DictConfig, max_steps: int) -> Schedule:
     schedule = build_target(key, settings, max_steps, train.patience)
     if not isinstance(schedule, Schedule):
         raise ConfigError(
-            f"{key}: {settings[TARGET]} is no schedule: give a function of (step, max_steps), or a class "
+            f"{key}: {settings[TARGET]} is not a schedule: give a function of (step, max_steps), or a class "
             "derived from training.learning_rate.Schedule"
         )
     return schedule

@@ -1,10 +1,10 @@
-"""What followed each order of a batch: the positives of retrieval, trained at every order.
+"""The items that followed each order of a batch: the positives of retrieval, trained at every order.
 
     orders of a checkout    o0      o1         o2 (basket)
     targets                 of o1…  of o2…     of the outcomes
 
-"Followed" means within the horizon of the outcomes: in the next order, or in so many days. In place of the
-next order, some may learn from one soon after it: sparse sequences hold few pairs otherwise.
+"Followed" means within the horizon of the outcomes: in the next order, or within some days. Some orders learn
+from a slightly later order in place of the next one, because sparse sequences have few pairs.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ MAX_SKIPPED_ORDERS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class TargetRule:
-    """Which purchases count as what followed an order."""
+    """The purchases that count as having followed an order."""
 
     horizon: int | None  # seconds; None: the next order
     keep_basket: bool  # what the order itself holds counts too
@@ -59,7 +59,7 @@ def draw_outcomes(batch: Batch, limit: int) -> Tensor:
 
 
 def draw_order_targets(batch: Batch, rows: OrderRows, rule: TargetRule) -> OrderTargets:
-    """Random targets of every order of a batch that has any; those of the basket are outcomes."""
+    """Random targets of every order of a batch that has any; the basket's targets are outcomes."""
     n_checkouts, width = rows.ts.shape
     lines = _purchased_lines(batch, rows)
     cell = torch.unique(rows.cell)  # orders with a known item; baskets without one follow below
@@ -86,7 +86,7 @@ def _purchased_lines(batch: Batch, rows: OrderRows) -> OrderLines:
 def _draw_following(cell: Tensor, lines: OrderLines, ts: Tensor, rule: TargetRule) -> Tensor:
     """For orders `cell` [Q], up to `limit` random lines that follow inside the horizon: [Q, limit] items.
 
-    Where that is the next order, a share `skip_share` of the orders skips it, and again of these.
+    If the horizon is the next order, a share `skip_share` of the orders skips it, and repeatedly so.
     """
     if lines.cell.numel() == 0:
         return torch.zeros([cell.numel(), rule.limit], dtype=torch.int64, device=cell.device)
@@ -119,6 +119,6 @@ def _draw_following(cell: Tensor, lines: OrderLines, ts: Tensor, rule: TargetRul
 
 
 def _bounds_of_next_order(start: Tensor, lines: OrderLines) -> tuple[Tensor, Tensor]:
-    """Where the order of the line `start` [Q] starts and ends among the lines; empty past the last line."""
+    """The first and last position of the order of the line `start` [Q]; empty past the last line."""
     end = torch.searchsorted(lines.cell, lines.cell[start.clamp_max(lines.cell.numel() - 1)], right=True)
     return start, end

@@ -35,8 +35,8 @@ def open_prepared(folder: Path) -> PreparedData:
     columns = pq.read_schema(folder / "snapshots.parquet").names
     if missing := [name for name in SNAPSHOT_FIELDS if name not in columns]:
         raise DataError(
-            f"{folder}: an earlier release prepared it (snapshots.parquet has no column {missing[0]}). Train "
-            "again: python train.py; warm.run=RUN starts from the weights of the old run"
+            f"{folder}: prepared by an earlier release (snapshots.parquet has no column {missing[0]}). "
+            "Train again: python train.py; warm.run=RUN starts from the weights of the old run"
         )
     catalog, text = load_catalog(folder)
     meta = json.loads((folder / "meta.json").read_text())

@@ -39,7 +39,7 @@ LOSS = "val_loss"  # of the tasks, weighted
 
 
 class QuerySource(NamedTuple):
-    """What makes the query vectors that the ranker reads."""
+    """The source of the query vectors that the ranker reads."""
 
     tower: QueryTower  # frozen
     item_vectors: Tensor  # [N+1, D+8] uint8
@@ -50,7 +50,7 @@ class QuerySource(NamedTuple):
 
 
 class RankerRun(NamedTuple):
-    """What a training of the ranker leaves, and by which slates it is judged."""
+    """The results of a ranker training, and the slates by which its weights are selected."""
 
     folder: Path  # for health.json
     slates: ValidationSlates
@@ -61,10 +61,11 @@ class RankerTask(pl.LightningModule):
 
     Args:
         build: creates the Ranker.
-        query_sources: of training, which learned from none of its checkouts, and of validation.
+        query_sources: one for training, which learned from none of the ranker's checkouts, and one for
+            validation.
         catalog: of the items.
         tasks: of the ranker.
-        run: what it leaves, and by which slates it is judged.
+        run: the results, and the slates by which weights are selected.
     """
 
     def __init__(
@@ -162,10 +163,10 @@ class RankerTask(pl.LightningModule):
         return loss
 
     def process_loss_shares(self, labels: Labels) -> Tensor:
-        """By task, this process's part of the pairs that its loss is a mean over, times the processes: [T].
+        """This process's share of each task's pairs, times the number of processes: [T].
 
-        Gradients are averaged over the processes, which hold unequal numbers of purchases. Losses of whole
-        lists count by their pairs.
+        Gradients are averaged over processes with unequal numbers of purchases, so each loss is weighted by
+        its pairs. Listwise losses count by their pairs too.
         """
         if processes.world_size() == 1:
             return torch.ones(len(self.tasks))
@@ -185,7 +186,7 @@ class RankerTask(pl.LightningModule):
     def compute_logits(
         self, model: nn.Module, batch: Batch, candidates: Candidates, source: QuerySource
     ) -> Tensor:
-        """Logits [ΣC, T], of an item that is seen."""
+        """Logits [ΣC, T] of items that the user sees."""
         with torch.no_grad():
             vector = source.tower(batch.query, source.item_vectors)
         return model(batch.query, vector, candidates, self.catalog)
@@ -204,7 +205,7 @@ class RankerTask(pl.LightningModule):
         return task_losses(logits, matrix, weights, segment, self.tasks, self.losses, loss_weights)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Average over the processes what the sharded model's forward does not see."""
+        """Average the gradients of parameters outside the sharded model's forward over the processes."""
         position_bias, normalize = self.model.module.position_bias, self.model.module.normalize
         parameters = [
             *self.loss_parameters(),
@@ -231,7 +232,7 @@ class RankerTask(pl.LightningModule):
         of_checkouts = processes.all_gather_rows(torch.cat(self.slate_metrics).to(self.device))
         for name, mean in zip(METRICS, of_checkouts.sum(0) / max(len(of_checkouts), 1), strict=True):
             self.log(name, mean, sync_dist=True)  # equal in all processes
-        # Over all processes: the mean of AUCs is no AUC.
+        # Over all processes: the mean of AUCs is not an AUC.
         logits = processes.all_gather_rows(torch.cat([logits for logits, _ in self.validation_parts]))
         labels = Labels(
             *map(processes.all_gather_rows, concat_labels([labels for _, labels in self.validation_parts]))
@@ -249,7 +250,7 @@ class RankerTask(pl.LightningModule):
 def logits_as_shown(
     ranker: Ranker, tasks: Sequence[Task], logits: Tensor, labels: Labels, label_policy: LabelPolicy
 ) -> Tensor:
-    """Logits [n, T] of items that are seen → logits [n, T] of the labels at the impressions' positions."""
+    """Turns logits [n, T] of seen items into logits [n, T] of the labels at the impressions' positions."""
     bias = ranker.position_bias if label_policy.has_impressions else None
     return label_logits(logits, tasks, bias, labels.position)
 

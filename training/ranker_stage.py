@@ -43,7 +43,7 @@ def train_ranker(
 ) -> Path:
     """Train and calibrate the ranker; return its folder, with its weights and the resolved config.
 
-    `before_training` is called unless it is trained already.
+    `before_training` is called unless the ranker is already trained.
     """
     folder = stage_folder(
         cfg.paths.runs,
@@ -137,7 +137,7 @@ def _stopping_rule(train_settings: DictConfig) -> StoppingRule:
 def _query_sources(
     cfg: DictConfig, prepared: PreparedData, retrieval: Path
 ) -> tuple[QuerySource, QuerySource]:
-    """Of training, by the towers that learned from none of its checkouts, and of validation."""
+    """The query sources of training (towers that learned from none of its checkouts) and of validation."""
     training, validation = (
         load_query_tower(cfg, prepared, towers_of_split(retrieval, split))
         for split in ("train", "validation")
@@ -167,7 +167,7 @@ def _calibrate(
 def run_references(
     folder: Path, prepared: PreparedData, retrieval: Path, candidates_folder: Path
 ) -> dict[str, Any]:
-    """What the manifest of a run folder says of the folders that it builds on."""
+    """The manifest entries of a run folder that name the folders on which it builds."""
     return {
         "prepared": relative_path(prepared.folder, folder),
         "retrieval": relative_path(retrieval, folder),

@@ -1,17 +1,16 @@
-"""Recalibration: the level of every task, by the newest outcomes that are known at some time, the cut.
+"""Recalibration: sets the level of every task by the newest outcomes that are known at a time, the cut.
 
     mature checkouts ──────────────────────╮
     censored checkouts, whose horizon is ──┴─▶ events and expected events ─▶ level ─▶ shift of the task's
     not over at the cut                        in the days before the cut             logits
 
-Calibration is fitted to outcomes that are a horizon old or older. Of the checkouts since then a part of the
-outcomes is known: a purchase counts when it happens, and p · (F(b) - F(a)) purchases are expected of a pair
-while its checkout ages from a to b. F is the share of a horizon's events that happen by an age, here the
-empirical one of mature checkouts (delayed feedback: Chapelle, KDD 2014, section 3). The level is the number
-of events over that of the expected ones.
+Calibration is fitted to checkouts whose whole horizon is over. Newer checkouts have part of their outcomes:
+while the age of a checkout grows from a to b, p · (F(b) - F(a)) purchases of a pair are expected. F is the
+share of a horizon's events that happen by an age, measured on mature checkouts (delayed feedback: Chapelle,
+KDD 2014, section 3). The level is the number of observed events divided by the number of expected events.
 
-The level is that of the longest window before the cut whose level agrees with those of the shorter ones, as
-in ADWIN (Bifet and Gavaldà, SDM 2007, section 3), and is shrunk to 1 by its error.
+The window before the cut is the longest one whose level agrees with the levels of all shorter windows, as in
+ADWIN (Bifet and Gavaldà, SDM 2007, section 3). The level is shrunk towards 1 according to its error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +42,7 @@ CLICK_SECONDS = SECONDS_PER_DAY  # by which a logged click is known
 
 
 class Level(NamedTuple):
-    """What the newest outcomes say of a task."""
+    """The level of a task: observed over expected events of the newest outcomes."""
 
     level: float  # events / expected events
     stderr: float  # of the logarithm of the level, users resampled
@@ -63,8 +62,8 @@ def recalibrate_at(
 ) -> dict[str, Any] | None:
     """Recalibrate a ranker at one of CUTS; returns the record for a manifest.
 
-    None, and no change, where the folder has no outcomes. `meta` is meta.json of the prepared folder. The
-    record has the cut, and by task the level and the shift.
+    Returns None, without a change, if the folder has no outcomes. `meta` is meta.json of the prepared folder.
+    The record has the cut, and the level and shift of each task.
     """
     mature, censored = CUTS[cut_name]
     cut = int(meta["split"]["test_start"] if cut_name == "test_start" else meta["window"]["end"])
@@ -113,9 +112,9 @@ class ExpectedEvents:
     Args:
         pairs: the candidates of mature and censored checkouts.
         cut: Unix seconds, the time at which their outcomes end.
-        has_fixed_horizon: a horizon of days. Otherwise it is the next order, whose items are all events of
-            one instant, and only mature checkouts have any.
-        proxy_clicks: as of LabelPolicy; a logged click happens with the checkout.
+        has_fixed_horizon: whether the horizon is a number of days. Otherwise it is the next order: all its
+            items are events of the same instant, and only mature checkouts have events.
+        proxy_clicks: as in LabelPolicy; a logged click happens with the checkout.
     """
 
     def __init__(
@@ -127,7 +126,7 @@ class ExpectedEvents:
         self.delays: list[NDArray | None] = [self._mature_delays(t) for t in range(len(tasks))]
 
     def level(self, t: int, output: NDArray) -> Level | None:
-        """The level of a task whose outputs are [P]; None where it has no events that are dated."""
+        """The level of a task with outputs [P]; None if it has no dated events."""
         if not self._is_dated(self.tasks[t]):
             return None
         levels = []
@@ -168,7 +167,7 @@ class ExpectedEvents:
 
     @staticmethod
     def _share_by(delays: NDArray, age: NDArray) -> NDArray:
-        """The share of the delays that are over at ages [P]."""
+        """The share of delays that are shorter than the ages [P]."""
         return np.searchsorted(delays, age, side="right") / len(delays)
 
     def _happens_at_once(self, task: Task) -> bool:
@@ -187,9 +186,9 @@ class ExpectedEvents:
 def window_level(observed: NDArray, expected: NDArray, user: NDArray, days: int) -> Level:
     """The level of a window, of the observed and the expected events of each pair [P] of users [P].
 
-    Its error is that of a ratio of sums over users: outcomes of one user are dependent, and one purchase is
-    an event of every checkout before it. The ups and downs of ordinary weeks add to it: one quiet week before
-    the cut says little about the horizon after it.
+    The error is the error of a ratio of sums over users, because outcomes of one user are dependent and one
+    purchase is an event of every checkout before it. The variation between ordinary weeks is added, because
+    one quiet week before the cut says little about the horizon after it.
     """
     by_user_observed, by_user_expected = (np.bincount(user, values) for values in (observed, expected))
     events = float(observed.sum())

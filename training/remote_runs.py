@@ -12,9 +12,9 @@ from training.stage_folders import fetch_stage, read_stage_manifest
 
 
 def fetch_remote_run(uri: str) -> Path:
-    """The local copy of a run behind a URI, with all folders that it builds on; `latest` and `best` too.
+    """The local copy of a run at a URI (also `latest` and `best`), with all folders on which it builds.
 
-    Raises FileNotFoundError where one of them is missing, RemoteError where the store cannot be read.
+    Raises FileNotFoundError if a folder is missing, RemoteError if the store cannot be read.
     """
     root_uri, name = split_uri(uri)
     root = local_root(root_uri)

@@ -1,4 +1,4 @@
-"""The columns of users, orders and items whose values a report may have metrics by (`evaluation.by`)."""
+"""The columns of users, orders and items by whose values reports can split metrics (`evaluation.by`)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ def report_columns(schema: FeatureSchema) -> list[str]:
 
 
 def check_report_columns(columns: Sequence[str], prepared: Path) -> None:
-    """Raise ConfigError for a column that a prepared folder lacks, with the nearest and all there are."""
+    """Raise ConfigError for a column that a prepared folder lacks, with the nearest name and all columns."""
     if not columns:
         return
     meta = json.loads((prepared / "meta.json").read_text())
@@ -33,7 +33,7 @@ def check_report_columns(columns: Sequence[str], prepared: Path) -> None:
 
 
 def check_header_columns(columns: Sequence[str], headers: Mapping[str, Sequence[str]]) -> None:
-    """The same by the headers of a shop's files, before they are read: canonical table → its columns."""
+    """`check_report_columns` by the headers of a shop's files, before they are read."""
     if not columns:
         return
     attributes = {name: [c for c in headers.get(name, ()) if c not in TABLES[name]] for name in TABLES}
@@ -60,5 +60,5 @@ def _reject_unknown(columns: Sequence[str], valid_names: Sequence[str], unread: 
 
 
 def column_list(setting: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The columns of `evaluation.by`: a list, or the one of `evaluation.by=users.city`."""
+    """The columns of `evaluation.by`: a list, or a single one as in `evaluation.by=users.city`."""
     return (setting,) if isinstance(setting, str) else tuple(dict.fromkeys(setting or ()))

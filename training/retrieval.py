@@ -1,4 +1,4 @@
-"""Training of the two towers: sampled softmax over what followed each checkout, or each order."""
+"""Training of the two towers: sampled softmax over the items that followed each checkout or order."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ NEGATIVE_ITEMS = ("auto", "trained", "all")  # `retrieval.train.negative_items`
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingItems:
-    """The catalog as the item tower sees it in training."""
+    """The catalog as input of the item tower in training."""
 
     catalog: Catalog
     text: ItemText
@@ -59,7 +59,7 @@ class TrainingItems:
 
 
 class DrawnItems(NamedTuple):
-    """K items that a process drew to compare with."""
+    """K negative items that a process drew."""
 
     item: Tensor  # [K] int64
     group: Tensor  # [K] int64, the checkout whose positive it is, numbered across processes; -1 if uniform
@@ -68,14 +68,14 @@ class DrawnItems(NamedTuple):
 class RetrievalTask(pl.LightningModule):
     """One step: B checkouts, up to `positives` outcomes of each, `uniform_negatives` random items.
 
-    A SequenceEncoder learns from every order of the checkouts' histories, by what followed it.
+    A SequenceEncoder learns at every order of the checkouts' histories, from the items that followed it.
 
     A share `user_dropout` of the checkouts hides its user in training, so that the model understands a basket
     alone (DropoutNet, Volkovs et al. 2017, section 3).
 
     Args:
         build: creates the TwoTower.
-        targets: what follows an order.
+        targets: the rule for items that follow an order.
     """
 
     def __init__(
@@ -145,9 +145,9 @@ class RetrievalTask(pl.LightningModule):
         return loss
 
     def draw_sample(self, positive: Tensor, group: Tensor, n_positives: int) -> "DrawnItems":
-        """This process's share of the items to compare with: random positives [Q, k], and uniform draws.
+        """This process's share of the sampled items: random positives [Q, k], and uniform draws.
 
-        `group` [Q] are the checkouts of the queries, `n_positives` the positives of all processes.
+        `group` [Q] holds the checkout of each query, `n_positives` counts the positives of all processes.
         """
         train, negatives = self.settings.train, self.items.negatives
         row, column = positive.nonzero(as_tuple=True)
@@ -162,7 +162,7 @@ class RetrievalTask(pl.LightningModule):
     def loss(self, queries: Queries, vectors: Tensor, positive: Tensor, drawn: "DrawnItems") -> Tensor:
         """The summed loss of Q queries with positives [Q, k], and the vectors of positives and `drawn`.
 
-        Draws of other processes are negatives too: a batch is one, however many processes share it.
+        Draws of other processes are negatives too, so the batch does not depend on the number of processes.
         """
         gather, known = processes.all_gather_rows, positive > 0
         n_positives = int(known.sum())
@@ -212,7 +212,7 @@ class RetrievalTask(pl.LightningModule):
 
 
 def selection_cutoff(n_items: int) -> int:
-    """The number of items whose recall selects the weights; of a few hundred the first 300 tell nothing."""
+    """The number of top items whose recall selects the weights; smaller than 300 in small catalogs."""
     return min(MAX_SELECTION_CUTOFF, max(n_items // 10, 6))
 
 
@@ -225,7 +225,7 @@ def local_share(count: int) -> int:
 
 
 def order_limits(towers: TwoTower) -> tuple[int, int] | None:
-    """Events and orders that a SequenceEncoder reads; None for an encoder of checkouts."""
+    """The limits of events and orders that a SequenceEncoder reads; None for an encoder of checkouts."""
     encoder = towers.query_encoder
     return (encoder.max_events, encoder.max_orders) if isinstance(encoder, SequenceEncoder) else None
 
@@ -249,10 +249,10 @@ def positive_probability(examples: Path, rows: int, items: int, limit: int) -> T
 def negative_items(choice: str, trained_mask: Tensor, has_facts: bool) -> Tensor:
     """The items that uniform negatives are drawn from, `retrieval.train.negative_items`: [M] int64.
 
-    An item that was never a positive has no id and can only be a negative. From such negatives the towers
-    learn that an item without an id is not bought, whatever its features. Most of these items do stay unsold,
-    so this is right where features say little. Vectors and sales say more, but only where no such negative is
-    drawn: an item that does not sell has the sales of one.
+    An item that was never a positive has no trained id and can only be a negative. From such negatives the
+    towers learn that items without an id are not bought, whatever their features. That is mostly true, and
+    helps if features carry little information. With vectors or sales, features carry more information, and
+    such negatives hide it; so they are not drawn.
 
     Args:
         choice: `trained` (the items of `trained_mask`), `all`, or `auto`: `trained` with `has_facts`.
@@ -284,7 +284,7 @@ def encode_items(
 
 
 def count_hits(top_items: Tensor, batch: Batch, cutoffs: Sequence[int]) -> Tensor:
-    """By checkout: purchases, and those among the first k of `top_items` [B, K] for each of `cutoffs`."""
+    """Purchases of each checkout, and its purchases in the top k of `top_items` [B, K] for k in `cutoffs`."""
     bought = batch.outcomes.purchase
     owner, item = segment_ids(batch.outcomes.offsets)[bought], batch.outcomes.item[bought]
     equal = top_items[owner] == item.unsqueeze(1)  # [purchases, k]

@@ -1,4 +1,4 @@
-"""The batches that retrieval trains on, and what counts as a positive in them."""
+"""The batches on which retrieval trains, and the rule for positives."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,7 @@ class TrainingRows(NamedTuple):
 
 
 def refit_rows(examples: Path, folder: Path) -> TrainingRows:
-    """The checkouts whose outcomes were known before the test split, by links in a stage's `folder`."""
+    """The checkouts whose outcomes were known before the test split, as links in a stage's `folder`."""
     links = folder / REFIT_ROWS
     links.mkdir(exist_ok=True)
     for position, split in enumerate(("train", PURGED, "validation")):
@@ -43,8 +43,8 @@ def training_batches(
 ) -> BatchStream[Batch]:
     """Shuffled batches of examples.
 
-    For an encoder of orders (`max_orders` in its settings) they are the rows whose sequences hold every order
-    once, written to the stage's `folder`, some `orders_per_step` orders each.
+    For an encoder of orders (`max_orders` in its settings), the rows are chosen so that their sequences hold
+    every order once. They are written to the stage's `folder`; a batch has about `orders_per_step` orders.
     """
     train, max_orders = cfg.retrieval.train, cfg.retrieval.model.query.get("max_orders")
     if max_orders is None:
@@ -57,7 +57,7 @@ def training_batches(
 
 
 def target_rule(meta: dict[str, Any], train: DictConfig) -> TargetRule:
-    """What follows an order counts as in the outcomes of a prepared folder with this meta.json.
+    """The rule by which items follow an order, as in the outcomes of a prepared folder with this meta.json.
 
     `train` is `retrieval.train`.
     """

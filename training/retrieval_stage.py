@@ -55,10 +55,10 @@ def train_retrieval(
     """Train the two towers and return their folder, with their weights and the int8 item vectors.
 
     The towers learn from the earliest `retrieval.train.share` of the training checkouts until validation
-    stops them, so that their scores of the later ones are out of sample for the ranker. The same towers then
-    continue on all training checkouts, for validation, and then on all whose outcomes were known before the
-    test split, for test and serving: `towers_of_split` tells which score what. `before_training` is called
-    unless they are trained already.
+    stops them. So their scores of later checkouts are out of sample, and the ranker can train on them. The
+    same towers then continue on all training checkouts, to score validation, and on all checkouts whose
+    outcomes were known before the test split, to score test and requests (`towers_of_split`).
+    `before_training` is called unless the towers are already trained.
     """
     selected = stage_folder(
         cfg.paths.runs,
@@ -82,13 +82,16 @@ def train_retrieval(
 
 
 def towers_of_split(retrieval: Path, split: str) -> Path:
-    """The folder of the newest towers that learned from no checkout of a split: `retrieval` or one before."""
+    """The folder of the newest towers that learned from no checkout of a split:
+
+    `retrieval` or an earlier one.
+    """
     chain = towers_chain(retrieval)
     return chain[min(TOWER_SPLITS.get(split, 0), len(chain) - 1)]
 
 
 def towers_chain(retrieval: Path) -> list[Path]:
-    """The folders of the towers `retrieval`, of those that they continue, and so on to the first."""
+    """The folders of the towers `retrieval` and of all towers that they continue, back to the first."""
     chain = [retrieval]
     while (manifest := read_stage_manifest(chain[-1])).get(CONTINUED):
         chain.append((chain[-1] / manifest[CONTINUED]).resolve())
@@ -96,7 +99,7 @@ def towers_chain(retrieval: Path) -> list[Path]:
 
 
 def _select_towers(cfg: DictConfig, prepared: PreparedData, warm: WarmStart | None, folder: Path) -> None:
-    """Train on the earliest share of the training checkouts until validation is no better."""
+    """Train on the earliest share of the training checkouts until validation stops improving."""
     train_settings = cfg.retrieval.train
     tags = {"stage": "retrieval", "data": prepared.folder.name}
     run_id = processes.on_rank_zero(lambda: tracking.start_run(cfg, folder, tags))
@@ -117,7 +120,7 @@ def _select_towers(cfg: DictConfig, prepared: PreparedData, warm: WarmStart | No
 def _continue_once(
     cfg: DictConfig, prepared: PreparedData, warm: WarmStart | None, previous: Path, name: str
 ) -> Path:
-    """The folder `<name>-…` of the towers that continue those of `previous`."""
+    """The folder `<name>-…` of the towers that continue the towers of `previous`."""
     folder = stage_folder(cfg.paths.runs, name, __name__, previous.name)
     with processes.lock_on_rank_zero(folder):
         if not processes.on_rank_zero(lambda: fetch_stage(folder)):
@@ -128,9 +131,9 @@ def _continue_once(
 def _continue_towers(
     cfg: DictConfig, prepared: PreparedData, warm: WarmStart | None, previous: Path, folder: Path
 ) -> None:
-    """Continue on more checkouts, with more passes the more of them are new.
+    """Continue on more checkouts; more new checkouts mean more passes.
 
-    On all training checkouts after `_select_towers`, then on all that were known before the test split.
+    First on all training checkouts, then on all checkouts that were known before the test split.
     """
     manifest = processes.on_rank_zero(lambda: read_stage_manifest(previous))
     examples = prepared.folder / "examples"
@@ -163,9 +166,9 @@ def _fit_towers(
     rows: TrainingRows,
     stopping: StoppingRule,
 ) -> dict[str, float]:
-    """Train on some checkouts; write weights, vectors and config. Returns metrics.
+    """Train on some checkouts; write weights, vectors and config.
 
-    Those of towers that continue others are not logged.
+    Returns metrics. Metrics of continued towers are not logged.
     """
     train_settings = cfg.retrieval.train
     examples = prepared.folder / "examples"
@@ -226,7 +229,7 @@ def save_towers(towers: TwoTower, prepared: PreparedData, folder: Path) -> None:
 
 
 def load_query_tower(cfg: DictConfig, prepared: PreparedData, retrieval: Path) -> tuple[QueryTower, Catalog]:
-    """The trained query tower over int8 item vectors, as it serves, and the catalog with those vectors."""
+    """The trained query tower in its serving form, and the catalog with int8 item vectors."""
     towers = build_two_tower(cfg, prepared.table_sizes)
     towers.load_state_dict(load_run_weights(retrieval))
     tower = QueryTower(towers.query_encoder, towers.attribute_embeddings, count_sales(cfg)).eval()

@@ -19,13 +19,13 @@ READOUT_WEIGHTS, LOG_LENGTH = "query_encoder.readout.bag_weights", "query_encode
 
 
 def save_run_config(cfg: DictConfig, folder: Path) -> None:
-    """Write the resolved config, without secrets, and its version next to the weights that it made."""
+    """Write the resolved config, without secrets, and its version into the run folder."""
     versioned = OmegaConf.merge({CONFIG_VERSION_KEY: CONFIG_VERSION}, without_secrets(cfg))
     OmegaConf.save(versioned, folder / CONFIG_FILE, resolve=True)
 
 
 def save_objective(cfg: DictConfig, folder: Path) -> None:
-    """Put the config's `slate` into that of a finished run: it orders slates and trains nothing."""
+    """Copy the config's `slate`, which changes no training, into a finished run's config."""
     saved = OmegaConf.load(folder / CONFIG_FILE)
     if OmegaConf.select(saved, "slate") != cfg.slate:
         saved.slate = cfg.slate
@@ -34,7 +34,7 @@ def save_objective(cfg: DictConfig, folder: Path) -> None:
 
 
 def load_run_weights(folder: Path) -> dict[str, Tensor]:
-    """The state dict of a run, whatever release wrote it, with today's names. Raises FileNotFoundError."""
+    """The state dict of a run of any release, with current names. Raises FileNotFoundError."""
     weights: dict[str, Tensor] = torch.load(folder / WEIGHTS_FILE)
     weights = {current_parameter(name): tensor for name, tensor in weights.items()}
     if READOUT_WEIGHTS in weights:
@@ -43,5 +43,5 @@ def load_run_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def relative_path(path: Path, folder: Path) -> str:
-    """`path` as seen from `folder`, so that a project can be moved with its runs."""
+    """`path` relative to `folder`, so that a project can be moved with its runs."""
     return os.path.relpath(path, folder)

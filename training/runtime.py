@@ -16,7 +16,7 @@ from training.errors import ConfigError
 
 
 def run_command(config_name: str, main: Callable[[], None]) -> None:
-    """Run a Hydra command after its overrides passed the checks; a wrong one ends it with one line."""
+    """Check the overrides of a Hydra command, then run it; a wrong override is a one-line error."""
     set_up_process()
     try:
         reject_swept_secrets(sys.argv[1:])
@@ -28,7 +28,7 @@ def run_command(config_name: str, main: Callable[[], None]) -> None:
 
 @contextmanager
 def quiet_on_closed_pipe() -> Iterator[None]:
-    """End without a traceback where nobody reads the output any more, as in `train.py … | head`."""
+    """End without a traceback if the reader of the output has gone, as in `train.py … | head`."""
     try:
         yield
         sys.stdout.flush()
@@ -38,7 +38,7 @@ def quiet_on_closed_pipe() -> Iterator[None]:
 
 
 def with_direction(arguments: Sequence[str]) -> list[str]:
-    """The arguments for a sweep by Optuna, which maximizes: `objective_metric` is the better the higher."""
+    """The arguments of a sweep by Optuna, which maximizes, because a higher `objective_metric` is better."""
     is_given = any(argument.lstrip("+").startswith("hydra.sweeper.direction=") for argument in arguments)
     is_optuna = "hydra/sweeper=optuna" in arguments
     return [*arguments, *(["hydra.sweeper.direction=maximize"] if is_optuna and not is_given else [])]
@@ -47,7 +47,7 @@ def with_direction(arguments: Sequence[str]) -> list[str]:
 def set_up_process() -> None:
     """Set how threads wait, and silence warnings that a user cannot act on. Call it first in a command.
 
-    The working directory's modules can be imported: a config may name classes of them.
+    Modules of the working directory can be imported, so a config may name their classes.
     """
     sys.path.append(str(Path.cwd()))  # last, so that it hides no module of the repository
     # Threads that spin at barriers starve each other when anything else runs on the machine.

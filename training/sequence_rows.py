@@ -1,4 +1,4 @@
-"""The checkouts whose sequences hold every training order once: each user's latest, and some before it."""
+"""Selects checkouts whose sequences hold every training order once."""
 
 from pathlib import Path
 
@@ -16,8 +16,8 @@ CHUNK = 16_384  # rows
 def write_sequence_rows(examples: Path, stop: int, max_orders: int, target: Path) -> float:
     """Write the rows of `examples` before `stop` whose orders hold each order of a user once.
 
-    A sequence ends with the checkout of its row and has up to `max_orders` orders: the rows are a user's
-    latest, the one `max_orders` before it, and so on.
+    A sequence ends with the checkout of its row and has up to `max_orders` orders. So the rows are a user's
+    latest checkout, the one `max_orders` before it, and so on.
 
     Returns the mean number of orders in a sequence.
     """

@@ -1,4 +1,4 @@
-"""Candidates without what their checkout keeps off the slate (serving/pipeline/exclusion.py)."""
+"""Removes candidates that the slate of their checkout may not show (serving/pipeline/exclusion.py)."""
 
 import json
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from serving.pipeline.exclusion import ExclusionRule, excluded_keys, items_of_ca
 
 @dataclass(frozen=True)
 class SlateExclusion:
-    """The rule of a prepared folder, and the items that it spares.
+    """The exclusion rule of a prepared folder, and the items that are exempt.
 
     Args:
         repeatable: [N+1] bool, items of `slate.repeat_categories`.
@@ -38,12 +38,12 @@ class SlateExclusion:
     def keys(
         self, basket: NDArray[np.int64], purchases: NDArray[np.int64], age: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Ascending keys `checkout · (N+1) + item` that the rule excludes, of those of `excluded_keys`."""
+        """Ascending keys `checkout · (N+1) + item` that the rule excludes, among `excluded_keys`."""
         keys = np.unique(excluded_keys(self.rule, basket, purchases, age))
         return keys[~self.repeatable[keys % len(self.repeatable)]]
 
     def is_excluded(self, query: Query, row: Tensor, item: Tensor) -> Tensor:
-        """[m] bool: whether checkout `row` [m] of the batch keeps `item` [m] off its slate."""
+        """[m] bool: whether the slate of checkout `row` [m] of the batch may not show `item` [m]."""
         n_items = len(self.repeatable)
         basket = segment_ids(query.basket_offsets) * n_items + query.basket_item
         purchases = age = basket[:0]

@@ -28,10 +28,10 @@ EARLIER_SCORES = ("co_purchase", "ease")
 
 
 def parse_sources(settings: Mapping[str, Any] | DictConfig) -> dict[str, Source]:
-    """The sources of `retrieval.sources` by name, the one that searches the index first.
+    """The sources of `retrieval.sources` by name; the source that searches the index is first.
 
-    Raises ConfigError for a source that does not exist, that does not take its settings, or that needs
-    another source.
+    Raises ConfigError for an unknown source, for settings that it does not accept, and for a missing source
+    that it needs.
     """
     sources: dict[str, Source] = {}
     for entry in source_settings(settings):
@@ -63,15 +63,15 @@ def source_names(cfg: DictConfig) -> list[str]:
 def scored_source_names(cfg: DictConfig) -> list[str]:
     """Names of the sources whose scores the ranker reads: column k of `Candidates.list_scores` is the k-th.
 
-    They are those of `features.scores` or, where it is null, all with lists. Raises ConfigError for a name
-    that is no such source.
+    The names come from `features.scores`; if it is null, all sources with lists count. Raises ConfigError for
+    any other name.
     """
     with_lists = scored_sources(parse_sources(cfg.retrieval.sources))
     chosen = cfg.features.get("scores")
     for name in chosen or ():
         if name not in (*with_lists, *EARLIER_SCORES):
             raise ConfigError(
-                f"features.scores: {name} is no source with lists.{suggest_names(name, with_lists)} "
+                f"features.scores: {name} is not a source with lists.{suggest_names(name, with_lists)} "
                 f"Choose from {', '.join(with_lists) or 'none'}"
             )
     return with_lists if chosen is None else list(chosen)
@@ -84,10 +84,9 @@ def source_limits(cfg: DictConfig) -> dict[str, int]:
 
 
 def source_settings(settings: Mapping[str, Any] | DictConfig) -> list[dict[str, Any]]:
-    """A dict per source, in the order of the config, the index's first: name, `_target_` and its parameters.
+    """A dict per source (name, `_target_`, parameters), in the order of the config, the index source first.
 
-    An entry `<source>_<parameter>: value` belongs to that source. Raises ConfigError for a source that does
-    not exist.
+    An entry `<source>_<parameter>: value` belongs to that source. Raises ConfigError for an unknown source.
     """
     plain: Any = OmegaConf.to_container(settings, resolve=True) if OmegaConf.is_config(settings) else settings
     entries = [
@@ -124,7 +123,7 @@ def _read_entry(name: str, value: Any) -> dict[str, Any]:
 
 
 def _owner_of_parameter(key: str, settings: Mapping[str, Any]) -> str | None:
-    """The source that the entry `<source>_<parameter>` belongs to; None for an entry that is a source."""
+    """The source of an entry `<source>_<parameter>`; None for an entry that is a source itself."""
     for name in settings:
         factory = _shipped_factory(name) if key.startswith(f"{name}_") else None
         if factory is not None and key[len(name) + 1 :] in inspect.signature(factory).parameters:

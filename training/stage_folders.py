@@ -1,4 +1,4 @@
-"""Stage folders keyed by what went into them: finished work is reused until settings or its code change."""
+"""Stage folders, keyed by a hash of settings and code: finished work is reused until one of them changes."""
 
 import errno
 import hashlib
@@ -25,8 +25,8 @@ LOCK_FILE = ".lock"  # its modification time is the start of the stage
 def stage_folder(root: str | Path, name: str, module: str, *parts: Any) -> Path:
     """`<root>/<name>-<key>`, created if missing.
 
-    The key is a hash of `parts`, and of the code of `module` and of the classes and functions that `parts`
-    name by a dotted path (data/io/code_hash.py).
+    The key is a hash of `parts`, of the code of `module`, and of the code of classes and functions that
+    `parts` name by dotted path (data/io/code_hash.py).
     """
     plain = [OmegaConf.to_container(p, resolve=True) if OmegaConf.is_config(p) else str(p) for p in parts]
     code = code_hash([module, *named_modules(*plain)])
@@ -40,7 +40,7 @@ def stage_folder(root: str | Path, name: str, module: str, *parts: Any) -> Path:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder until the block ends; wait, with a message, while one is in it.
 
-    The lock of a process that dies ends with it.
+    A lock ends when its process dies.
     """
     lock = FileLock(folder / LOCK_FILE)
     try:
@@ -83,7 +83,7 @@ def write_stage_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def disk_is_full(error: BaseException, *folders: str | Path) -> bool:
-    """Whether a full disk caused `error`, however libraries wrap what the system reports."""
+    """Whether a full disk caused `error`, even if a library wrapped the system's error."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -96,7 +96,7 @@ def disk_is_full(error: BaseException, *folders: str | Path) -> bool:
 
 
 def run_path(run: str | Path) -> Path:
-    """The path of a run folder; `latest` or `best` alone is that of `artifacts/runs`."""
+    """The path of a run folder; `latest` and `best` alone are links in `artifacts/runs`."""
     path = Path(run)
     below = DEFAULT_RUNS / path
     return below if str(run) in (LATEST_LINK, BEST_LINK) and not path.exists() and below.is_dir() else path

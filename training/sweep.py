@@ -1,4 +1,4 @@
-"""What a training run returns to a sweep, and what a sweep tells at its end: its jobs, the best first.
+"""The result of a training run for a sweep, and the summary of a sweep: its jobs, the best first.
 
 python train.py -m seed=0,1,2
 python train.py -m hydra/sweeper=optuna hydra.sweeper.n_trials=20 'ranker=choice(mmoe, ple)'
@@ -21,7 +21,7 @@ SWEEP_FILE = "sweep.json"  # in `paths.runs`: the jobs
 
 
 class RunResult(float):
-    """The metric that a run is judged by, with the run's folder and its metrics: more is better."""
+    """The objective metric of a run (higher is better), with the run's folder and all metrics."""
 
     folder: str
     metrics: dict[str, float]
@@ -36,7 +36,7 @@ class RunResult(float):
 
 
 class SweepSummary(Callback):
-    """Prints a table of the jobs of a sweep, and lets `best` name the best one."""
+    """Prints a table of the jobs of a sweep, and links `best` to the best run."""
 
     def __init__(self) -> None:
         self.jobs: list[tuple[list[str], JobReturn]] = []
@@ -85,7 +85,7 @@ def _print_view(config: DictConfig, folders: Sequence[Path], keys: Sequence[str]
 
 
 def sweep_rows(jobs: Sequence[tuple[list[str], JobReturn]]) -> list[dict[str, Any]]:
-    """A row per job: what it overrode beside the others, the run's name and its metrics; the best first."""
+    """A row per job, the best first: overrides that differ between jobs, the run's name, its metrics."""
     common = set.intersection(*(set(overrides) for overrides, _ in jobs)) if len(jobs) > 1 else set()
     rows = []
     for overrides, job in jobs:

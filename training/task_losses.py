@@ -41,7 +41,7 @@ COUNTERFACTUAL_RISKS = {"escm2_ips": InversePropensityRisk, "escm2_dr": DoublyRo
 
 
 class EntireSpaceCounterfactualLoss(nn.Module):
-    """The entire-space loss of a chained binary task and `weight` times a counterfactual risk (ESCM²)."""
+    """The entire-space loss of a chained binary task plus `weight` times a counterfactual risk (ESCM²)."""
 
     def __init__(self, risk: nn.Module, weight: float) -> None:
         super().__init__()
@@ -99,12 +99,12 @@ def task_losses(
 
     Args:
         logits, labels: [ΣC, T].
-        weight: [ΣC, T], by task the number of pairs that a candidate stands for.
+        weight: [ΣC, T], the number of pairs that a candidate represents for each task.
         segment: [ΣC], its checkout.
         losses: `pointwise_losses`.
-        loss_weights: `ranker.train.loss`. A ranking loss counts for every task by its `ranking`: it compares
-            the order by the task's expectation, p(parent) · E[amount | parent], with its labels as gains. The
-            one of an amount belongs to its parent, whose probability it trains most.
+        loss_weights: `ranker.train.loss`. A ranking loss counts for every task with the weight `ranking`. It
+            compares the order by the task's expectation, p(parent) · E[amount | parent], with its labels as
+            gains. An amount's ranking loss counts for its parent, whose probability it trains most.
     """
     parents = parent_indices(tasks)
     logs = log_probabilities(logits, parents, [task.is_binary for task in tasks])
@@ -125,7 +125,7 @@ def task_losses(
 
 
 def loss_counts(labels: Tensor, weight: Tensor, tasks: Sequence[Task], entire_space: bool) -> Tensor:
-    """By task the number of pairs that its pointwise loss is a mean over: [T]; labels, weight [n, T]."""
+    """The number of pairs in the mean of each task's pointwise loss: [T]; labels, weight [n, T]."""
     counts = []
     for t, (task, parent) in enumerate(zip(tasks, parent_labels(labels, tasks), strict=True)):
         name, pairs = loss_name(task, entire_space), weight[:, t]

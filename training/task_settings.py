@@ -14,7 +14,7 @@ from training.optimizers import make_optimizer, make_schedule
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSettings:
-    """How a Lightning module learns."""
+    """The learning settings of a Lightning module."""
 
     stage: str  # `retrieval` or `ranker`
     train: DictConfig  # the stage's `train` of the config

@@ -10,8 +10,7 @@ from training.distributed import processes
 
 
 class Throughput(pl.Callback):
-    """Measures each epoch of a `data.io.stream.BatchStream`, over all processes, from its first batch on and
-    without validation."""
+    """Measures epochs of a `data.io.stream.BatchStream` over all processes, without validation."""
 
     def __init__(self) -> None:
         self.epoch_start = 0.0

@@ -44,7 +44,7 @@ SQLITE = "sqlite:///"
 
 
 def check_server(cfg: DictConfig) -> None:
-    """Raises ConfigError where a tracking server must take the runs and does not answer within seconds."""
+    """Raises ConfigError if a required tracking server does not answer within seconds."""
     uri = str(cfg.mlflow.tracking_uri)
     if not logs_to_mlflow(cfg) or not cfg.mlflow.required or not uri.startswith(("http://", "https://")):
         return
@@ -60,7 +60,7 @@ def check_server(cfg: DictConfig) -> None:
 def start_run(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
     """The id of the folder's MLflow run: the existing one, or a new one with parameters and tags.
 
-    "" where the server is away, and the run is created later; also where no run is logged to MLflow.
+    "" if the server is away, so that the run is created later, or if runs are not logged to MLflow.
     """
     if not logs_to_mlflow(cfg):
         return ""
@@ -99,7 +99,7 @@ def _parent_tags(cfg: DictConfig) -> dict[str, str]:
 
 
 def _artifact_location(cfg: DictConfig) -> str | None:
-    """Where the experiment keeps files: beside a local database; a server decides it itself."""
+    """The place of the experiment's files: beside a local database; a server decides itself."""
     uri = str(cfg.mlflow.tracking_uri)
     file = database_file(uri)
     return None if file is None else (file.parent / "mlflow").as_uri()
@@ -136,7 +136,7 @@ def system_metrics(cfg: DictConfig, folder: Path) -> Iterator[None]:
 
 
 def dataset_entry(cfg: DictConfig, key: str) -> Entry:
-    """The data that a stage was trained on, as MLflow shows it: `key` is that of the prepared data."""
+    """The training data of a stage as an MLflow dataset; `key` is the key of the prepared data."""
     source = json.dumps({"name": str(cfg.data.name), "root": str(cfg.data.get("root"))})
     dataset = {"name": str(cfg.data.name), "digest": key, "source_type": "local", "source": source}
     return {"kind": "dataset", "dataset": dataset}
@@ -174,9 +174,9 @@ def _send(outbox: Outbox) -> None:
 
 
 def run_name(folder: Path) -> str:
-    """What tells a run from the others: the overrides of its command, those of a sweep first, and its stage.
+    """The distinguishing name of a run: the overrides of its command, swept ones first, and its stage.
 
-    Pages cut names after some 25 letters: of a key its last part stands here, of a number three digits.
+    Pages cut names after about 25 letters, so keys are cut to their last part and numbers to three digits.
     """
     overrides: list[str] = []
     if HydraConfig.initialized():
@@ -266,7 +266,7 @@ def git_commit() -> str:
 
 
 def prefix_metrics(row: dict[str, Any], prefix: str) -> dict[str, float]:
-    """The numbers of a dict as metrics `<prefix>/<name>`; a seed is none."""
+    """The numbers of a dict as metrics `<prefix>/<name>`, except a seed."""
     return {
         f"{prefix}/{name}": float(value)
         for name, value in row.items()

@@ -20,7 +20,7 @@ from training.stage_folders import read_stage_manifest, run_path
 
 
 class Run(NamedTuple):
-    """The contents of a run folder of `train.py`, and of the folders that it builds on."""
+    """The contents of a run folder of `train.py`, and of the folders on which it builds."""
 
     folder: Path
     cfg: DictConfig
@@ -36,7 +36,8 @@ class Run(NamedTuple):
     def towers_of(self, split: str) -> tuple[QueryTower, Catalog]:
         """The query tower, and the catalog with item vectors, that scored the candidates of a split.
 
-        Those of test serve. Earlier ones score checkouts that the run's own towers learned from.
+        The towers of the test split also serve. Earlier towers score checkouts from which the run's own
+        towers learned.
         """
         towers = towers_of_split(self.retrieval_folder, split)
         if towers == self.retrieval_folder:
@@ -45,7 +46,7 @@ class Run(NamedTuple):
 
 
 def open_run(folder: str | Path) -> Run:
-    """Load a run folder: `latest` or `best` alone, or one behind a URI, s3://bucket/runs/latest, too.
+    """Load a run folder: a path, `latest`, `best`, or a URI such as s3://bucket/runs/latest.
 
     Raises RemoteError for a store that cannot be read; FileNotFoundError for a run that is missing,
     unfinished, or without ranker or data; DataError for data that an earlier release prepared; RuntimeError

@@ -69,8 +69,8 @@ class MidEpochCheckpoint(ModelCheckpoint):
 class GainStopping(EarlyStopping):
     """Stops after `patience` validations without a gain of at least a share of the best value.
 
-    The last percents take most of the steps: towers climb for thousands of them, and what the ranker makes of
-    their candidates stays the same (docs/results/limits.md).
+    The last percents take most of the steps: towers improve for thousands of steps without changing the
+    ranker's slates (docs/results/limits.md).
     """
 
     def __init__(self, monitor: str, mode: str, patience: int, min_gain: float) -> None:
@@ -86,7 +86,7 @@ class GainStopping(EarlyStopping):
 
 @dataclass(frozen=True, kw_only=True)
 class StoppingRule:
-    """When training ends, and which weights it keeps: those of the best `monitor`."""
+    """The rule for the end of training; the weights with the best `monitor` are kept."""
 
     monitor: str  # a metric of the validation
     mode: Literal["min", "max"]  # which values of it are better
@@ -120,10 +120,11 @@ class StoppingRule:
 
 
 def validation_interval(validate_every: int, epoch_steps: int, n_epochs: int) -> int:
-    """Steps between two validations: `validate_every`, or an epoch where it is shorter.
+    """Steps between two validations:
 
-    Of tiny epochs several pass: at least an eighth of `validate_every`. It is adapted so that the last
-    validation ends the training, but for at most one step per validation. A short training has that one only.
+    `validate_every`, or an epoch if it is shorter, but at least an eighth of `validate_every`. The interval
+    is adapted so that the last validation falls on the end of the training, up to one step per validation. A
+    short training has a single validation, at its end.
     """
     n_steps = epoch_steps * n_epochs
     interval = min(validate_every, max(epoch_steps, validate_every // 8))
@@ -133,7 +134,7 @@ def validation_interval(validate_every: int, epoch_steps: int, n_epochs: int) ->
 def patience_between(stopping: StoppingRule, interval: int) -> int:
     """The patience in validations that lie `interval` steps apart.
 
-    Short epochs bring validations close together, and few checkouts make them noisy: without more of them a
+    Short epochs bring validations close together, and few checkouts make them noisy. Without more patience a
     small shop's training would end by chance after a hundred steps.
     """
     as_many_steps = -(-stopping.patience * stopping.validate_every // interval)
@@ -197,7 +198,7 @@ def fit(
 
 
 def _last_checkpoint(folder: Path, every: int) -> MidEpochCheckpoint:
-    """Keeps the newest state, from which a training resumes."""
+    """The callback that keeps the newest state, from which a training resumes."""
     return MidEpochCheckpoint(
         folder,
         filename="last",
@@ -234,8 +235,8 @@ def count_epoch_steps(cfg: DictConfig, n_batches: int) -> int:
 def extra_arguments(cfg: DictConfig) -> dict[str, Any]:
     """Further arguments of Lightning's Trainer, `trainer.extra`.
 
-    Raises ConfigError for one that Trainer does not have, that a stage sets itself, or that fused tables make
-    wrong.
+    Raises ConfigError for an argument that Trainer lacks, that a stage sets itself, or that conflicts with
+    fused tables.
     """
     extra: Any = {} if cfg.trainer.extra is None else OmegaConf.to_container(cfg.trainer.extra)
     known = inspect.signature(pl.Trainer.__init__).parameters
@@ -265,7 +266,7 @@ def _final_metrics(
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint, also of a process that died between the two renames of a save."""
+    """The newest complete checkpoint, even if a process died between the two renames of a save."""
     for name in (LAST_CHECKPOINT, f"{LAST_CHECKPOINT}.old"):
         if (folder / name / ".metadata").is_file():
             return folder / name

@@ -1,4 +1,4 @@
-"""Slates of the checkouts of a validation, by which the ranker's weights may be selected."""
+"""Slates of the validation checkouts, by which the ranker's weights can be selected."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -49,7 +49,7 @@ class ValidationSlates:
 def slate_metrics(score: Tensor, owner: Tensor, item: Tensor, outcomes: Outcomes) -> Tensor:
     """NDCG@6 and revenue@6 [n, 2] of the n checkouts that a purchase followed.
 
-    NDCG is that of evaluation/metrics.py, with binary gains (Järvelin and Kekäläinen 2002).
+    NDCG is defined as in evaluation/metrics.py, with binary gains (Järvelin and Kekäläinen 2002).
 
     Args:
         score: [ΣC] of the candidates, -inf for one that no slate may hold.

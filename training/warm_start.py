@@ -1,9 +1,9 @@
-"""A run that starts from the weights of an earlier one and learns from the checkouts that came since.
+"""Warm start: a run starts from an earlier run's weights and learns from newer checkouts.
 
     earlier run ─ weights, vocabularies ─╮
     new log ──────── vocabularies ───────┴▶ the same items, categories, brands, words in their rows ─▶ train
 
-Rows of items, categories, brands and words that the earlier run did not have start at random.
+Rows of items, categories, brands and words that are new start at random.
 """
 
 import json
@@ -28,7 +28,7 @@ TRAINED_MASK_KEY = "item_encoder.trained_mask"  # [N+1] bool, the trained rows o
 
 
 class WarmStart(NamedTuple):
-    """The weights of an earlier run, and where its table rows belong today."""
+    """The weights of an earlier run, and the current rows of its table rows."""
 
     run_name: str
     tower_weights: dict[str, Tensor]  # by name
@@ -40,7 +40,7 @@ class WarmStart(NamedTuple):
 def with_training_window(cfg: DictConfig) -> DictConfig:
     """The config, with `data.since` as of `cfg.warm.run`: only checkouts since then are prepared to train on.
 
-    A `data.since` that the config gives stays. Raises ConfigError for a missing run.
+    A `data.since` in the config is kept. Raises ConfigError for a missing run.
     """
     if cfg.warm.run is None or cfg.data.since is not None:
         return cfg
@@ -111,7 +111,7 @@ def warm_start_weights(
 
 
 def ranker_outline(ranker: Any) -> dict[str, list[str]]:
-    """The names that the inputs and outputs of a ranker follow, which shapes do not tell."""
+    """The names of a ranker's inputs and outputs in order, which shapes do not show."""
     return {"features": list(ranker.interactions.feature_names), "tasks": list(ranker.task_names)}
 
 
@@ -143,7 +143,7 @@ def _previous_table_rows(
 ) -> Tensor | None:
     """[n_current] the previous row of each row of a table, -1 for none; None where no row can be kept.
 
-    A hashed table has no row of its own for each word: it is kept whole if all words kept their codes.
+    A hashed table shares rows between words, so it is kept as a whole if all words kept their codes.
     """
     rows = previous_rows["category" if table == "leaf" else table]
     if len(rows) == n_current:

@@ -1,1 +1,1 @@
-"""One row per checkout: splits, histories and outcomes; and what they read: snapshots and neighbours."""
+"""Examples, one row per checkout: splits, histories, outcomes, item snapshots and neighbours."""

@@ -32,7 +32,7 @@ def copurchase_neighbours_by_date(
 
 
 def _same_and_next_order(user: Ints) -> sp.csr_array:
-    """1 for an order with itself and with the user's next: [O, O]; `user` [O] of orders by user and time."""
+    """Weights [O, O] of pairs of orders: 1 for an order with itself and with the user's next order."""
     n_orders = len(user)
     order = np.flatnonzero(user[:-1] == user[1:])
     diagonal = np.arange(n_orders)

@@ -1,6 +1,6 @@
 """EASE neighbours: items that the buyers of an item also buy, at any time.
 
-Co-purchase knows the same order and the next; EASE reads users' whole purchase histories.
+Co-purchase reads only the same order and the next one; EASE reads whole purchase histories.
 """
 
 from collections.abc import Iterator
@@ -79,7 +79,8 @@ def ease_neighbours_by_date(
 ) -> Iterator[pa.Table]:
     """`item, neighbour, score` at each of `dates` (Unix seconds), by item and best first.
 
-    `cfg` is `data.snapshots`: its `ease_items` of most buyers keep up to `ease_neighbours` each.
+    `cfg` is `data.snapshots`. The `ease_items` items with the most buyers keep up to `ease_neighbours`
+    neighbours each.
     """
     rows = int(con.execute(encoded.items.count())) + 1
     for date in dates:

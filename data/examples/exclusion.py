@@ -1,10 +1,10 @@
-"""Outcomes that do not count: items that the slate of their checkout leaves out.
+"""Outcomes that do not count, because the slate of the checkout cannot show the item.
 
     slate: {exclude_basket: true, exclude_bought_within: null, repeat_categories: []}
 
-A slot sells nothing with what was just paid, so a purchase of it is neither a label nor counted by a measure.
-The rule is that of serving (serving/pipeline/exclusion.py), here over tables. An item of `repeat_categories`
-always counts.
+A slate never shows an item that was just paid, so buying that item again is neither a label nor counted by a
+metric. The same rule runs in serving (serving/pipeline/exclusion.py); here it runs over tables. An item of
+`repeat_categories` always counts.
 """
 
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ SETTINGS = ("exclude_basket", "exclude_bought_within", "repeat_categories")  # o
 
 
 class Exclusion(NamedTuple):
-    """The rule, and the categories that it spares."""
+    """The exclusion rule, and the categories that are exempt from it."""
 
     rule: ExclusionRule = NO_EXCLUSION
     repeat_categories: tuple[str, ...] = ()
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the exclusion is made of, as JSON holds it."""
+        """The settings of the exclusion, ready for JSON."""
         return {**self.rule._asdict(), "repeat_categories": list(self.repeat_categories)}
 
 
@@ -37,7 +37,7 @@ KEEP_ALL = Exclusion()
 
 
 def read_exclusion(slate: Mapping[str, Any] | None) -> Exclusion:
-    """The exclusion of a config's `slate`; of a config without these settings, none.
+    """The exclusion of a config's `slate` settings; no exclusion without these settings.
 
     Raises DataError for a value that cannot be used.
     """
@@ -65,7 +65,7 @@ def is_repeatable(category: ir.Value, exclusion: Exclusion) -> ir.BooleanValue:
 
 
 def excluded_items(encoded: EncodedTables, checkouts: ir.Table, exclusion: Exclusion) -> ir.Table | None:
-    """The pairs `order, item` that slates of `checkouts` leave out; None where the rule excludes nothing."""
+    """The pairs `order, item` that slates of `checkouts` may not show; None if the rule excludes nothing."""
     lines, rule = encoded.lines, exclusion.rule
     parts = []
     if rule.basket:

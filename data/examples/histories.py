@@ -3,8 +3,8 @@
     events by the time they were known    a  b  c | d  e  f …
     a checkout at |                       [a  b  c]
 
-The events of each user are one sorted list. A history is a slice of it, whose end is a running count, so no
-list is grouped or sorted per checkout.
+The events of each user are one sorted list. A history is a slice of that list. A running count gives the end
+of the slice, so nothing is grouped or sorted per checkout.
 """
 
 import ibis
@@ -19,8 +19,8 @@ HISTORY_TYPES = {"item": "int32", "ts": "int64", "kind": "int8", "quantity": "fl
 def history_events(encoded: EncodedTables) -> ir.Table:
     """All history events: `user, available_at, ts, item, quantity, price, kind, seq`.
 
-    They are order lines, clicks and carts. Purchase events repeat order lines, impressions are no actions of
-    the user.
+    History events are order lines, clicks and carts. Purchase events would repeat order lines, and
+    impressions are not actions of the user.
     """
     lines = encoded.lines.select(
         "user",
@@ -48,7 +48,7 @@ def history_events(encoded: EncodedTables) -> ir.Table:
 
 
 def history_lists(encoded: EncodedTables) -> ir.Table:
-    """Per user the lists `history_{item,ts,kind,quantity,price}`, ordered by the time of being known.
+    """Per user the lists `history_{item,ts,kind,quantity,price}`, in the order in which events became known.
 
     With late arrivals `history_seq` too: `slice_history` then sorts each slice by time.
     """

@@ -1,9 +1,9 @@
-"""What the tables of item pairs share: their lines, counts of pairs, and the best neighbours of an item.
+"""Shared code of the neighbour tables: order lines, counts of item pairs, and the best neighbours of an item.
 
     weights of pairs of items = X' W X
 
-X [O, N] holds the items of orders, W [O, O] the weights of pairs of orders. Sparse products add up the pairs
-of an item at once; a join writes down every pair first.
+X [O, N] holds the items of orders, W [O, O] the weights of pairs of orders. A sparse product adds up the
+pairs of an item directly; a join would first write down every pair.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def pair_lines(encoded: EncodedTables, dates: list[int]) -> ir.Table:
     """`order, user, item, date_index`: the lines that form pairs.
 
     `date_index` is the position of the first of `dates` (Unix seconds, rising) at which a line is known.
-    Lines known at none of them are absent.
+    Lines that are known only after the last date are absent.
     """
     t = encoded.lines.select("order", "user", "item", "available_at")
     t = t.mutate(rank=ibis.row_number().over(group_by="order", order_by="item"))
@@ -100,7 +100,7 @@ def neighbours_by_date(
 def _count_pairs(
     lines: OrderLines, order_weights: sp.csr_array, required: Floats, part: int, parts: int
 ) -> Pairs:
-    """The pairs of the items of a part with all others that have the weight [N] which their item requires."""
+    """The pairs of a part of the items with all items, if a pair has the weight [N] its item requires."""
     shape = len(lines.user), len(required)
     ones, of_part = np.ones(len(lines.item), np.int64), lines.item % parts == part
     all_items = sp.csr_array((ones, (lines.order, lines.item)), shape=shape)

@@ -1,4 +1,4 @@
-"""Further labels: those of tasks beyond impression, click, purchase, value and position.
+"""Further labels: the labels of tasks other than impression, click, purchase, value and position.
 
     tasks: {wishlist: {label: wishlist}, week: {label: purchase, window: 7d}}
     ─▶ outcome_wishlist, outcome_purchase_7d      lists of float32 in the examples
@@ -13,7 +13,7 @@
 | organic | the same, known where it was not shown |
 | return | 1 if an order line of the window is taken back in the window by a line of negative quantity |
 
-A window starts at the checkout and ends with `window`, with the horizon at the latest.
+A window starts at the checkout. It ends after `window`, or with the horizon if that is sooner.
 """
 
 import re
@@ -66,7 +66,7 @@ def wanted_labels(cfg: Mapping[str, Any]) -> list[LabelSpec]:
             )
         if wanted.setdefault(spec.key, spec)[1:] != spec[1:]:
             raise DataError(
-                f"tasks.{task}: label and window name the column outcome_{spec.key}, as another task's do: "
+                f"tasks.{task}: label and window give the column outcome_{spec.key}, which another task has: "
                 "rename the kind of the events"
             )
     return list(wanted.values())
@@ -103,8 +103,8 @@ def label_event_kinds(labels: Sequence[LabelSpec]) -> list[str]:
 def feedback_windows(labels: Sequence[LabelSpec], click_window: int) -> dict[str, int]:
     """Kind of event → seconds after its impression in which it is joined, for the kinds that labels name.
 
-    They are at least `click_window`, and as long as the longest window of a label of that kind. A click
-    keeps `click_window`, which every example's label has.
+    Each window is at least `click_window`, and as long as the longest window of a label of that kind. Clicks
+    always keep `click_window`.
     """
     windows: dict[str, int] = {}
     for spec in labels:
@@ -114,8 +114,7 @@ def feedback_windows(labels: Sequence[LabelSpec], click_window: int) -> dict[str
 
 
 def reject_late_clicks(labels: Sequence[LabelSpec], click_window: int, data: Mapping[str, Any]) -> None:
-    """Raise DataError for a click's window beyond `data.click_window`, in seconds: an impression log has no
-    later clicks."""
+    """Raise DataError for a click's window longer than `data.click_window`: later clicks are not joined."""
     for spec in labels:
         if spec.label == "click" and (spec.window_seconds or 0) > click_window:
             raise DataError(
@@ -125,7 +124,7 @@ def reject_late_clicks(labels: Sequence[LabelSpec], click_window: int, data: Map
 
 
 def reject_proxy_clicks(labels: Sequence[LabelSpec], clicks_logged: bool) -> None:
-    """Raise DataError for a click with a window where no clicks are logged: their proxy has no time."""
+    """Raise DataError for a click with a window if no clicks are logged: proxy clicks have no time."""
     named = [spec.key for spec in labels if spec.label == "click"]
     if named and not clicks_logged:
         raise DataError(
@@ -141,7 +140,8 @@ def implies_click(kind: ir.Value, labels: Sequence[LabelSpec]) -> ir.BooleanValu
 
 def event_label_columns(events: ir.Table, labels: Sequence[LabelSpec]) -> dict[str, ir.Value]:
     """Aggregates `event_<i>` of the i-th label over attributed events: `kind, value, delay` (seconds after
-    the checkout). Null where no event counts; the money of a purchase event is 0 where it gives none."""
+    the checkout). Null where no event counts; the money of a purchase event is 0 where it gives none.
+    """
     columns: dict[str, ir.Value] = {}
     for i, spec in enumerate(labels):
         number: ir.Value = ibis.literal(1.0)
@@ -164,7 +164,8 @@ def line_label_columns(
     lines: ir.Table, labels: Sequence[LabelSpec], impressions_logged: bool
 ) -> dict[str, ir.Value]:
     """Aggregates `line_<i>` of the i-th label over order lines: `spend, quantity, delay` and `return_delay`
-    (seconds from the checkout until the line is taken back, null for never). Null where no line counts."""
+    (seconds from the checkout until the line is taken back, null for never). Null where no line counts.
+    """
     columns: dict[str, ir.Value] = {}
     for i, spec in enumerate(labels):
         counts, number = _is_inside(lines.delay, spec), ibis.literal(1.0)

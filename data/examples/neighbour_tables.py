@@ -1,4 +1,4 @@
-"""Neighbour tables: for each item at some snapshots, the items that go with it, with scores.
+"""Neighbour tables: for each item, at some snapshots, related items with scores.
 
 A candidate source reads one by the name of its file (models/candidates/source.py). A new table is a module
 that makes it, and an entry of NEIGHBOUR_TABLES.
@@ -58,5 +58,5 @@ def write_neighbour_tables(
 
 
 def table_steps() -> list[str]:
-    """The steps of preparation that the tables are: a name each."""
+    """The names of the preparation steps, one for each table."""
     return [name.replace("_", " ") for name in NEIGHBOUR_TABLES]

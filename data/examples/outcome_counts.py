@@ -1,4 +1,4 @@
-"""Whether enough checkouts have an outcome to learn from and to judge by, and what to do where not."""
+"""Checks that enough checkouts have an outcome for training and evaluation, and suggests a remedy if not."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -24,10 +24,10 @@ def reject_too_few_outcomes(
     checkouts: Mapping[str, int],
     data: Mapping[str, Any],
 ) -> None:
-    """Raise DataError where a split has fewer checkouts with a purchase after them than MIN_WITH_OUTCOME.
+    """Raise DataError if a split has fewer than MIN_WITH_OUTCOME checkouts that a purchase follows.
 
-    The error gives the counts, the reorder gaps of the shop's users, and a horizon that fits them; the split
-    to widen where training has enough.
+    The error gives the counts, the reorder gaps of the shop's users, and a horizon that fits them. If only
+    validation or test lacks outcomes, the error names the split to widen.
 
     Args:
         data: settings, of which `horizon` and `split` are read.
@@ -50,7 +50,7 @@ def reject_too_few_outcomes(
 
 
 class ReorderGaps(NamedTuple):
-    """Days between two orders of a user; None where nobody ordered twice."""
+    """Days between two orders of a user; None if nobody ordered twice."""
 
     median: float | None
     covered: float | None  # COVERED_SHARE of the gaps are no longer
@@ -90,7 +90,7 @@ def reorder_gaps(con: ibis.BaseBackend, checkouts: ir.Table) -> ReorderGaps:
 
 
 def _describe_gaps(con: ibis.BaseBackend, encoded: EncodedTables, horizon: str) -> str:
-    """How soon users order again, and the horizon that this suggests."""
+    """A sentence: how soon users order again, and the horizon that fits."""
     t = encoded.checkouts.filter(~encoded.checkouts.is_guest)
     gaps = reorder_gaps(con, add_next_order(t))
     if gaps.covered is None:
@@ -109,7 +109,7 @@ def _describe_gaps(con: ibis.BaseBackend, encoded: EncodedTables, horizon: str) 
 
 
 def suggest_horizon(covered_gap: float) -> str:
-    """The shortest of HORIZONS that is no shorter than a gap, in days, of COVERED_SHARE of the reorders."""
+    """The shortest of HORIZONS that covers COVERED_SHARE of the reorder gaps (days)."""
     return f"{next((days for days in HORIZONS if days >= covered_gap), HORIZONS[-1])}d"
 
 

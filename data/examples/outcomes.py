@@ -42,7 +42,7 @@ def outcome_types(labels: Sequence[LabelSpec]) -> dict[str, str]:
 def attribute_to_checkouts(
     encoded: EncodedTables, checkouts: ir.Table, labels: Sequence[LabelSpec] = ()
 ) -> ir.Table:
-    """Slates, clicks, purchase events and the events of `labels`, by the `order, item` of checkouts.
+    """Slates, clicks, purchase events and events of `labels`, joined to the `order, item` of checkouts.
 
     A ghost is an item of a slate that was held back, unless another slate of the checkout shows it.
     `withhold` is the chance with which the slate was to be held back. The position is the smallest. The i-th

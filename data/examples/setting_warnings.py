@@ -30,7 +30,7 @@ def table_warnings(
     warnings = []
     if counts["n"] >= MIN_COUNTED and counts["guests"] > MAX_GUEST_SHARE * counts["n"]:
         warnings.append(
-            f"{counts['guests'] / counts['n']:.0%} of the orders are of guests: they are no examples and "
+            f"{counts['guests'] / counts['n']:.0%} of the orders are of guests: they are not examples and "
             "have no history. If the shop knows these customers, map their id: "
             "data.columns.orders.user_id=COLUMN"
         )

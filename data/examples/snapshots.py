@@ -1,4 +1,4 @@
-"""Dated snapshots of what was known of the items: price, sales, buyers and neighbours.
+"""Dated snapshots of the items: the price, sales, buyers and neighbours that were known at a date.
 
     snapshot      0          1          2     …    S-2        S-1
     date        start    start+7d   start+14d      …       end + 1 s
@@ -6,8 +6,8 @@
 A snapshot holds only what was available strictly before its date. The last one is later than every
 checkout: serving reads it, and no example does.
 
-The windows of a snapshot end at its date. A window that holds few of the shop's usual order lines reaches
-further back until it holds enough, so that closed days and gaps of the log do not empty it:
+The windows of a snapshot end at its date. A window with too few order lines, compared with a usual week, is
+extended backwards until it has enough. So closed days and gaps of the log do not empty a window:
 
     usual week      |||||||   |||||||   |||||||   closed
     7-day window                   └──────────────────▶ date
@@ -124,13 +124,13 @@ def item_snapshots(
 
 
 def _window_lines(lines: ir.Table, dates: list[int], windows: SalesWindows, snapshot: int) -> ir.Table:
-    """The lines in the windows of one snapshot; `is_latest` marks those of the shorter window."""
+    """The order lines in the windows of one snapshot; `is_latest` marks the lines of the shorter window."""
     t = lines.filter(lines.ts >= windows.month[snapshot], lines.available_at < dates[snapshot])
     return t.mutate(snapshot=ibis.literal(snapshot, "int64"), is_latest=t.ts >= windows.week[snapshot])
 
 
 def _buyer_counts(encoded: EncodedTables, dates: list[int], step: int) -> ir.Table:
-    """`snapshot, item, buyers`, each first purchase counted in the first snapshot after it.
+    """`snapshot, item, buyers`: a user's first purchase of an item counts in the first snapshot after it.
 
     The cost does not grow with the number of snapshots.
     """
@@ -146,8 +146,8 @@ def _buyer_counts(encoded: EncodedTables, dates: list[int], step: int) -> ir.Tab
 def neighbour_snapshots(dates: list[int], cfg: dict[str, Any], first_example: int) -> dict[int, int]:
     """Snapshot → date of the snapshots that have neighbours.
 
-    They are every `neighbours_every`-th one after `neighbours_from_share` of the dates, and the last. Before
-    the first example only the latest is kept: no checkout reads the others.
+    They are every `neighbours_every`-th one after `neighbours_from_share` of the dates, and the last. Of the
+    snapshots before the first example only the latest is kept, because no checkout reads the earlier ones.
 
     Args:
         cfg: `data.snapshots`.

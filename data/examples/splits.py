@@ -12,7 +12,7 @@ Left out and counted are:
     earlier      outcomes complete by `data.since`: the model that a warm start continues learned from them
     later        ts ≥ test_end
 
-Of what is left out, calibration reads the outcomes that are known already (training/recalibration.py):
+Calibration also reads the outcomes of excluded checkouts that are already known (training/recalibration.py):
 
     censored_at_test   ts < test_start, the horizon passes it: outcomes up to test_start
     censored_at_end    ts ≤ the last checkout, the horizon passes it: outcomes up to the last checkout
@@ -62,7 +62,7 @@ def fitting_horizon(start: int, end: int) -> str:
 def add_horizon_end(encoded: EncodedTables, horizon: str) -> ir.Table:
     """The checkouts of users with `horizon_end`: outcomes count in (ts, horizon_end].
 
-    `horizon_end` is null where the next order has not come. What a guest buys next is never known.
+    `horizon_end` is null if the next order has not come yet, and for guests, whose next order is never known.
     """
     t, days = encoded.checkouts.filter(~encoded.checkouts.is_guest), horizon_days(horizon)
     if days is not None:
@@ -117,9 +117,11 @@ def assign_splits(checkouts: ir.Table, bounds: SplitBounds, end: int, since: int
 
 
 def censor(con: ibis.BaseBackend, assigned: ir.Table, test_start: int, end: int, horizon: str) -> ir.Table:
-    """The checkouts of `assign_splits`; of those of CENSORED, this is the `split`, and `horizon_end` the cut.
+    """The checkouts of `assign_splits`, with the censored checkouts marked.
 
-    At most MAX_CENSORED of each. None of a next order: before it comes, nothing is known of it.
+    A censored checkout has a `split` of CENSORED and its cut as `horizon_end`. Each censored split has at
+    most MAX_CENSORED checkouts. With the horizon `next_order` there are none,
+    because an outcome is unknown until the next order comes.
     """
     if horizon_days(horizon) is None:
         return assigned
@@ -157,7 +159,7 @@ def count_splits(
 
 
 def _shorter_horizon(encoded: EncodedTables, horizon: str) -> str:
-    """`set data.horizon=5d`, the horizon that fits the log; no number where it is no shorter."""
+    """`set data.horizon=5d`, a horizon that fits the log; without a number if no shorter horizon fits."""
     fitting = fitting_horizon(encoded.start, encoded.end)
     days, fitting_days = horizon_days(horizon), horizon_days(fitting)
     assert fitting_days is not None
@@ -165,7 +167,7 @@ def _shorter_horizon(encoded: EncodedTables, horizon: str) -> str:
 
 
 def _share_start(con: ibis.BaseBackend, t: ir.Table, share: float, default: int) -> int:
-    """The time from which on the last `share` of the checkouts lie."""
+    """The time at which the last `share` of the checkouts starts."""
     n = int(con.execute(t.count()))
     if n == 0:
         return default  # the caller reports it, with all bounds

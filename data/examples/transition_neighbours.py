@@ -4,10 +4,10 @@
             1 / max(1, steps between a and b), times BACKWARD_WEIGHT where b is the earlier one
     score = w_ij / √(n_j + SHRINKAGE), divided by the mean score of all pairs
 
-n_j is the number of orders with j. Of an item with few orders a pair counts from its first occurrence on, so
-that shops of many items and few orders have neighbours, too; where an item has RICH_ORDERS, a pair needs
-MIN_WEIGHT, and in proportion between. Steps are orders, not days: they mean the same to users who buy daily
-and yearly.
+n_j is the number of orders with j. An item with RICH_ORDERS orders or more needs pairs of MIN_WEIGHT. An item
+with few orders accepts a pair that occurred once, so that items of small shops have neighbours too. Between
+these the required weight grows in proportion to the orders. Steps count orders, not days, so that they mean
+the same for users who buy daily and yearly.
 """
 
 from typing import Any
@@ -53,7 +53,7 @@ def transition_neighbours_by_date(
 
 
 def _order_weights(lines: OrderLines) -> sp.csr_array:
-    """The weights of pairs of orders of a user, an order with itself among them: [O, O] in UNIT."""
+    """Weights [O, O], in UNIT, of pairs of orders of a user; an order also pairs with itself."""
     user, n_orders = lines.user, len(lines.user)
     n_lines = np.bincount(lines.order, minlength=n_orders)
     n_lines_before = np.cumsum(n_lines) - n_lines  # of all orders before; they are by user and time

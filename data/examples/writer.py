@@ -1,6 +1,6 @@
-"""Writes the examples: one row per checkout, with what was known at it and what it led to.
+"""Writes the examples: one row per checkout, with its inputs and its outcomes.
 
-Checkouts are joined in chunks of bounded history, because every list is copied on the way.
+Checkouts are joined in chunks, because joins copy every history list.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -111,7 +111,7 @@ def write_examples(
     folder: Path,
     outcomes: OutcomeSpec = ALL_OUTCOMES,
 ) -> ExampleCounts:
-    """Write `examples/{train,validation,test}.parquet`, and those of PURGED and CENSORED with checkouts.
+    """Write `examples/{train,validation,test}.parquet`, and a file for each other split with checkouts.
 
     Args:
         assigned: `order, order_id, user, ts, horizon_end, split` and the context columns.
@@ -157,7 +157,10 @@ def write_examples(
 
 
 def _write_tables(path: Path, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Write example rows to a file, each table by `order`, and yield it. Without tables there is no file."""
+    """Write each table's example rows, sorted by `order`, to one file, and yield the table.
+
+    Without tables no file is written.
+    """
     writer: pq.ParquetWriter | None = None
     for rows in tables:
         # Arrow sorts wide rows several times faster than the engine.
@@ -170,7 +173,7 @@ def _write_tables(path: Path, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _positive_columns(encoded: EncodedTables, labels: Sequence[LabelSpec]) -> dict[str, str]:
-    """Label → its column of the examples. Without logged clicks, `click` is a proxy that no column holds."""
+    """Label → its column in the examples. Without logged clicks, `click` is a proxy and has no column."""
     base = {"click": "outcome_click"} if encoded.clicks_logged else {}
     base |= {"purchase": "outcome_purchase", "spend": "outcome_value"}
     return base | {spec.key: f"outcome_{spec.key}" for spec in labels}

@@ -51,7 +51,7 @@ def read_batches(
 ) -> BatchStream[Batch]:
     """The examples of `path` in batches of `batch_size` checkouts over all ranks.
 
-    Errors are those of `BatchStream`.
+    Raises the errors of `BatchStream`.
 
     Args:
         max_history: keep only the latest events of every history.
@@ -130,7 +130,7 @@ def _outcomes(table: pa.Table) -> Outcomes:
 
 
 def _outcome_dtypes(names: Iterable[str]) -> dict[str, Any]:
-    """OUTCOME_DTYPES without the newer ones that the column names lack."""
+    """OUTCOME_DTYPES without outcomes that files of an earlier release lack."""
     return {c: t for c, t in OUTCOME_DTYPES.items() if c not in NEWER_OUTCOMES or f"outcome_{c}" in names}
 
 
@@ -153,7 +153,7 @@ def _to_tensor(column: pa.ChunkedArray, dtype: Any) -> Tensor:
 def _offsets_and_values(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     """Offsets from 0 and the values between the first and the last of them.
 
-    A sliced list array shares its parent's values, so only the offsets tell which belong to the slice.
+    A sliced list array shares its parent's values: the offsets say which values belong to the slice.
     """
     lists = _array(column)
     offsets = lists.offsets.to_numpy().astype(np.int64)

@@ -1,4 +1,4 @@
-"""A hash of the code that a stage runs: of the modules that it imports, and theirs.
+"""A hash of the code that a stage runs: its modules and all modules that they import.
 
     code_hash(["training.retrieval_stage"]) → changes with any statement of these modules
 
@@ -37,7 +37,8 @@ RESULT_LIBRARIES = {
 def code_hash(modules: Iterable[str], root: Path = ROOT) -> str:
     """A hash of `modules`, of all that they import below `root`, and of the versions of their libraries.
 
-    A module of another folder, such as a user's own network, counts with its imports from its own package.
+    A module outside `root`, such as a user's own network, counts with the modules that it imports from its
+    own package.
     """
     files, libraries = module_closure(modules, root)
     digest = hashlib.blake2b(digest_size=16)
@@ -132,7 +133,7 @@ def _module_file(root: Path, name: str) -> Path | None:
 
 @lru_cache(maxsize=1024)
 def _imports(source: str, module: str, is_package: bool) -> list[tuple[str, bool]]:
-    """The modules that a source text imports, wherever in it, and the names that may be modules.
+    """The modules that a source text imports anywhere, and the imported names that may be modules.
 
     The second value is False where the name may also be a function or class of its module.
     """

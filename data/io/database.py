@@ -41,7 +41,7 @@ class MissingTableError(LookupError):
 
 
 class DuckDbSource:
-    """A DuckDB file, or with `lake` the Delta tables below a folder or URI, which queries name."""
+    """A DuckDB file; or, with `lake`, the Delta tables below a folder or URI, which queries call by name."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, lake: str = "", options: dict[str, str] | None = None):
         self._con, self._lake, self._options = con, lake, options
@@ -78,7 +78,7 @@ class DuckDbSource:
         # Not by Ibis 12: it calls functions that DuckDB 2.0 lacks, and holds the whole result in memory.
         rows = self._con.sql(query)
         if rows is None:
-            raise ValueError("it is no SELECT")
+            raise ValueError("it is not a SELECT")
         return rows.to_arrow_reader(BATCH_ROWS)
 
     def _register(self, name: str) -> bool:
@@ -131,7 +131,7 @@ class IbisSource:
             for c in columns
         }
         if len(types) < len(columns):
-            raise ValueError("two columns have one name: name them apart by AS")
+            raise ValueError("two columns have the same name: rename one with AS")
         return ibis.schema(types)
 
     def table_names(self) -> list[str]:
@@ -196,7 +196,7 @@ def read_error(error: Exception, url: str, rows: str) -> DataError:
 
 
 def describe(url: str, rows: str) -> str:
-    """How messages name a table or query: by its database, and the first words of a query."""
+    """The name of a table or query in messages: its database, and the first words of a query."""
     text = " ".join(mask_url(rows).split())
     return f"{mask_url(url)}: {text if len(text) <= 80 else f'{text[:77]}...'}"
 
@@ -210,7 +210,7 @@ def missing_table_error(source: Source, url: str, canonical: str, name: str) -> 
 
 
 def _similar_tables(source: Source, name: str) -> str:
-    """A sentence with the tables that a wrong name may mean, or the first ones; "" where none is known."""
+    """A sentence with similar table names, or with the first tables; "" if no table is known."""
     names: Sequence[str] = ()
     with contextlib.suppress(Exception):  # not every account may list tables
         names = source.table_names()
@@ -224,7 +224,7 @@ def is_query(rows: str) -> bool:
 
 
 def _with_arrow_types(rows: ir.Table) -> ir.Table:
-    """The rows with text in place of types that Arrow lacks, and doubles for numbers of any precision."""
+    """The rows, with types that Arrow lacks as text and numbers of any precision as doubles."""
     values: dict[str, ir.Value] = {}
     for name, kind in rows.schema().items():
         if kind.is_decimal() and kind.precision is None:
@@ -262,6 +262,6 @@ def _open(url: str) -> Source:
 
 
 def _reason(error: Exception, url: str) -> str:
-    """What a driver says, in one line of at most 300 characters and without secrets."""
+    """The message of a driver's error: one line of at most 300 characters, without secrets."""
     text = " ".join(ANSI_CODES.sub("", str(error)).split()) or type(error).__name__
     return mask_message(text, url)[:300]

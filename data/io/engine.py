@@ -1,8 +1,9 @@
-"""The engine that runs the expressions of preparation: DuckDB on one machine, Spark beyond.
+"""The engine that runs the queries of preparation: DuckDB on one machine, Spark on a cluster.
 
     python train.py prepare.engine=spark prepare.master=spark://host:7077
 
-This module holds what differs between the two; all others of this room write Ibis expressions for both.
+Only this module differs between the engines; all other modules of `data` write Ibis expressions that run on
+both.
 """
 
 import os
@@ -95,7 +96,7 @@ def materialize(con: ibis.BaseBackend, name: str, table: ir.Table) -> ir.Table:
 
 
 def drop_tables(con: ibis.BaseBackend, *names: str) -> None:
-    """Drop materialized tables: they take memory, and disk beyond that."""
+    """Drop materialized tables, which take memory and disk."""
     for name in names:
         if con.name == "pyspark":
             con._session.catalog.dropTempView(name)
@@ -148,7 +149,7 @@ def read_parquet(con: ibis.BaseBackend, table_file: TableFile, keys: Sequence[st
 def add_partitions(table: ir.Table, table_file: TableFile, keys: Sequence[str]) -> ir.Table:
     """The table with a text column for each of these keys of partitions that it lacks.
 
-    FILE_COLUMN, which holds the file of each row, goes.
+    Removes FILE_COLUMN, which holds the file of each row.
     """
     values: dict[str, ir.Value] = {}
     for key in keys:
@@ -160,7 +161,7 @@ def add_partitions(table: ir.Table, table_file: TableFile, keys: Sequence[str]) 
 
 
 def _decoded_values(text: ir.StringValue, values: Mapping[str, str | None]) -> ir.StringValue:
-    """The values of a partition: text in the names of folders → its meaning, where these differ."""
+    """Text in folder names → the partition value, where the text is encoded."""
     differing = {raw: value for raw, value in values.items() if raw != value}
     cases = [
         (text == raw, ibis.null("string") if v is None else ibis.literal(v)) for raw, v in differing.items()

@@ -1,4 +1,4 @@
-"""Folders that are complete or absent."""
+"""Folders that are published in one step: a folder is complete or absent, never half-written."""
 
 import shutil
 import tempfile
@@ -13,8 +13,8 @@ META_FILE = "meta.json"  # marks a complete prepared folder
 def publish_folder(folder: Path, marker: str) -> Iterator[Path]:
     """Yield a temporary folder next to `folder`; when the block ends, rename it to `folder` in one step.
 
-    If another process has published `folder` by then, recognised by the file `marker` in it, that one stays.
-    If the block raises, nothing is left behind.
+    If another process has published `folder` meanwhile (the file `marker` is in it), its folder stays. If the
+    block raises, nothing is left behind.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

@@ -1,4 +1,4 @@
-"""Rows collected into lists, each in an order of its own.
+"""Collects rows into lists, each list sorted.
 
 user  ts  item             user  ts      item
 a     2   7         ─▶     a     [1, 2]  [9, 7]

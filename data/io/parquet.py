@@ -1,4 +1,4 @@
-"""Parquet files and folders of them, read by row groups, with errors that name the file at fault."""
+"""Reads Parquet files and folders by row groups; errors name the file."""
 
 import errno
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ SAMPLED_ROWS = 128  # of a table of `sample_rows`
 
 
 class RowGroup(NamedTuple):
-    """The rows of a row group that are read."""
+    """A row group of a file, and the range of its rows to read."""
 
     file_index: int  # position in the list of files
     group_index: int  # in that file

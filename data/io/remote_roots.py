@@ -1,7 +1,7 @@
-"""Folders of finished work below a root behind s3://, gs:// or abfs://: complete or absent, as on a disk.
+"""Folders of finished work below a root at s3://, gs:// or abfs://. A folder is complete or absent.
 
 local_root(uri) ─▶ artifacts/remote/<key>/      work happens in this copy of the root
-publish(folder) ─▶ uri/<name>/…                 its marker last, so that nothing half is complete
+publish(folder) ─▶ uri/<name>/…                 its marker last: no folder is half-complete
 is_complete(folder) ◀─ uri/<name>/…             where another machine finished it
 """
 
@@ -20,14 +20,14 @@ UNSHARED = ("last.ckpt", ".", "mlflow_outbox")  # how names begin that only this
 
 
 class RemotePath(NamedTuple):
-    """Where a folder of this machine lies remotely."""
+    """The remote place of a local folder."""
 
     root: RemoteFolder
     name: str  # below the root
 
 
 def local_root(root: str | Path) -> Path:
-    """A root of this machine as it is; of a URI, the folder of its copy.
+    """The local folder of a root: a local root itself, or the folder of a URI's copy.
 
     Raises RemoteError for a scheme that is not supported.
     """
@@ -43,7 +43,7 @@ def local_root(root: str | Path) -> Path:
 
 
 def remote_path(folder: Path) -> RemotePath | None:
-    """Where a folder, or one inside of it, lies remotely; None below a root of this machine."""
+    """The remote place of a folder or a folder inside it; None if its root is local."""
     for root in list(folder.absolute().parents)[:2]:
         file = root / URI_FILE
         if file.is_file():
@@ -52,9 +52,10 @@ def remote_path(folder: Path) -> RemotePath | None:
 
 
 def is_complete(folder: Path, marker: str) -> bool:
-    """Whether a folder has its marker, here or remotely; one that is only remote is copied.
+    """Whether a folder has its marker, locally or remotely.
 
-    One that is only here, because its upload was interrupted, is uploaded. Raises RemoteError.
+    A folder that is only remote is copied here. A folder that is only local, because its upload was
+    interrupted, is uploaded. Raises RemoteError.
     """
     is_here, remote = (folder / marker).is_file(), remote_path(folder)
     if remote is None:
@@ -68,7 +69,10 @@ def is_complete(folder: Path, marker: str) -> bool:
 
 
 def publish(folder: Path, marker: str) -> None:
-    """Copy a folder of a remote root there, its marker last; does nothing elsewhere. Raises RemoteError."""
+    """Upload a folder below a remote root, its marker last; does nothing for a local root.
+
+    Raises RemoteError.
+    """
     remote = remote_path(folder)
     if remote is None:
         return
@@ -79,7 +83,7 @@ def publish(folder: Path, marker: str) -> None:
 
 
 def set_remote_link(root: Path, name: str, target: str) -> None:
-    """Let `name` in a remote root stand for one of its folders."""
+    """Make `name` in a remote root a link to one of its folders."""
     file = root / URI_FILE
     if file.is_file():
         RemoteFolder(file.read_text()).write_text(name, target)

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class StreamOptions:
-    """Which rows of the files a rank reads, and in which order."""
+    """The rows of the files that a rank reads, and their order."""
 
     seed: int = 0
     shuffle: bool = False

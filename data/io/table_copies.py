@@ -1,6 +1,6 @@
-"""Copies of rows that lie in no file: sorted Parquet, named by its content.
+"""Copies of database rows: sorted Parquet files, named by a hash of their content.
 
-The same rows are the same bytes, in whatever order they come. Preparation hashes the bytes, so unchanged rows
+The same rows give the same bytes, in any order of arrival. Preparation hashes the bytes, so unchanged rows
 are not prepared again.
 """
 
@@ -27,8 +27,8 @@ MAX_SCRATCH_AGE_S = 86_400  # an older folder is that of a process that was kill
 def write_copy(rows: pa.RecordBatchReader, folder: Path, name: str, sort_first: Sequence[str]) -> Path:
     """The copy of these rows, `<name>-<hash>.parquet` in `folder`; an equal one that exists stays.
 
-    It holds a few batches in memory; the sort spills into `folder`. Raises ValueError for two columns of one
-    name.
+    It holds a few batches in memory; the sort spills into `folder`. Raises ValueError for two columns with
+    the same name.
 
     Args:
         sort_first: columns to sort by before all others, where the rows have them.
@@ -36,7 +36,7 @@ def write_copy(rows: pa.RecordBatchReader, folder: Path, name: str, sort_first: 
     columns = rows.schema.names
     repeated = [column for column, count in Counter(c.lower() for c in columns).items() if count > 1]
     if repeated:
-        raise ValueError(f"two columns are named {repeated[0]}: name them apart in a SELECT, by AS")
+        raise ValueError(f"two columns are named {repeated[0]}: rename one with AS in a SELECT")
     order = [c for c in sort_first if c in columns]
     order += [c for c in columns if c not in order]
     folder.mkdir(parents=True, exist_ok=True)

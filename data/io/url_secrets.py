@@ -31,7 +31,7 @@ def has_secret(text: str) -> bool:
 
 
 def mask_message(message: str, url: str = "") -> str:
-    """A message, in which the secrets of `url`, and of all URLs that stand in it, are ***."""
+    """The message with *** in place of the secrets of `url` and of every URL in the message."""
     message = message.replace(url, mask_url(url)) if url else message
     for secret in _secrets(url):
         message = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, message)
@@ -39,7 +39,7 @@ def mask_message(message: str, url: str = "") -> str:
 
 
 def _secrets(url: str) -> list[str]:
-    """The secrets of a URL as it writes them, and as a driver reads them; the longest first."""
+    """The secrets of a URL, percent-encoded and decoded, the longest first."""
     parts = urlsplit(url)
     written = [parts.password or ""]
     written += [value for name, value in parse_qsl(parts.query) if SECRET_OPTION.match(f"?{name}={value}")]

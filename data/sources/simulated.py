@@ -67,7 +67,7 @@ def read_tables(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.T
 def simulation_folder(cfg: Mapping[str, Any]) -> Path:
     """The folder of this market below `data.root`, keyed by its settings and the simulator's code.
 
-    Raises DataError for a horizon that the truth does not describe.
+    Raises DataError for a horizon other than the next order, for which no truth is known.
     """
     if cfg["horizon"] != "next_order":
         raise DataError(
@@ -85,7 +85,7 @@ def simulation_folder(cfg: Mapping[str, Any]) -> Path:
 def ground_truth(cfg: Mapping[str, Any], order: Array, item: Array) -> GroundTruth:
     """The truth of any pairs of an order number [m] and an item number [m], with or without an impression.
 
-    It runs the simulation again. Raises ValueError for an order or item that this market does not have.
+    The simulation runs again for this. Raises ValueError for an order or item that this market does not have.
     """
     items = catalog.sample_items(cfg)
     by_order = np.argsort(order, kind="stable")
@@ -121,7 +121,8 @@ def ground_truth(cfg: Mapping[str, Any], order: Array, item: Array) -> GroundTru
 def best_incremental_value(cfg: Mapping[str, Any], order: Array) -> Array:
     """The true incremental value [n] of the best slate after each order number [n], of all items.
 
-    No slate holds what was just paid. It runs the simulation again. NaN where `data.organic.share` is null.
+    No slate holds an item that was just paid. The simulation runs again for this. NaN where
+    `data.organic.share` is null.
     """
     items = catalog.sample_items(cfg)
     slots = int(cfg["slots"])
@@ -158,9 +159,9 @@ def _tables(cfg: Mapping[str, Any], items: SimulatedItems, step: Round) -> dict[
 
 
 def _events(step: Round, purchases: dict[str, Array], withhold: float | None) -> dict[str, Array]:
-    """Impressions, ghosts and clicks of these slates, and the purchases that the slates before led to.
+    """Impressions, ghosts and clicks of these slates, and the purchases that followed the slates before.
 
-    The column `withhold`, of impressions and ghosts, is there where slates are withheld.
+    Impressions and ghosts have the column `withhold` if slates are withheld.
     """
     slates = step.slates
     row, slot = np.nonzero(np.ones_like(slates.clicked))
@@ -242,9 +243,9 @@ def _write_simulation(cfg: Mapping[str, Any], folder: Path) -> None:
 
 
 def _demand_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of organic demand and withholding that differ from a market of earlier releases.
+    """The settings of organic demand and withholding that differ from the defaults.
 
-    Raises DataError for those that cannot be used.
+    Raises DataError for invalid settings.
     """
     withhold = float(cfg.get("withhold") or 0.0)
     if not 0 <= withhold < 1:
@@ -261,7 +262,7 @@ def _demand_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
 def _item_list_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that change the item list, but not the behaviour of users.
 
-    Raises DataError for those that cannot be used.
+    Raises DataError for invalid settings.
     """
     vector = DEFAULT_VECTOR | dict(cfg.get("vector") or {})
     for name, value in vector.items():

@@ -26,9 +26,9 @@ SIMILARITY = 0.75  # of two names, from 0 to 1: from here on one misspells the o
 
 
 def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
-    """Canonical table → where it lies: in `root` of the data config, or where `files` says.
+    """Canonical table → its file or folder, below `root` of the data config or named by `files`.
 
-    Raises DataError for tables that are missing, given twice or in no known format; it names all of them.
+    Raises one DataError for all tables that are missing, given twice or in an unknown format.
     """
     folder, csv = _root_folder(cfg), _csv_format(cfg.get("csv") or {})
     files, columns = cfg.get("files") or {}, cfg.get("columns") or {}
@@ -84,9 +84,9 @@ class ColumnMapping(NamedTuple):
 
 
 def column_error(table: str, name: str) -> str:
-    """Why `data.columns` cannot give a column of this name to a table; "" where it can.
+    """The reason why `data.columns` may not name this column of a table; "" if it may.
 
-    Names that the contract lacks are attributes, unless they look like one of its own.
+    A name outside the contract is an attribute, unless it looks like a misspelled column of the contract.
     """
     similar = difflib.get_close_matches(name.lower(), list(TABLES[table]), n=1, cutoff=SIMILARITY)
     if name in TABLES[table] or (table in TABLES_WITH_ATTRIBUTES and not similar):
@@ -98,7 +98,7 @@ def column_error(table: str, name: str) -> str:
 def map_columns(table: str, mapping: Mapping[str, Any]) -> ColumnMapping:
     """`data.columns` of a table: a name for each column, or `{column: NAME, type: integer}`.
 
-    Raises DataError for another setting.
+    Raises DataError for any other setting.
     """
     columns, integers = {}, []
     for name, given in mapping.items():
@@ -127,7 +127,7 @@ def _root_folder(cfg: Mapping[str, Any]) -> Path:
 
 
 def _local_path(path: str) -> Path:
-    """A path of this machine, of a URI its copy. Raises DataError for what cannot be read."""
+    """A local path: the path itself, or the local copy of a URI. Raises DataError if it cannot be read."""
     try:
         return local_copy(path)
     except RemoteError as error:
@@ -143,7 +143,7 @@ def _csv_format(settings: Mapping[str, Any]) -> CsvFormat:
 
 
 def _given_path(folder: Path, name: str, file: str | None) -> Path | None:
-    """The file of `data.files`: below the root unless it is absolute or behind a URI."""
+    """The file that `data.files` names: below the root, unless it is an absolute path or a URI."""
     if file is None:
         return None
     path = _local_path(file) if is_uri(file) else folder / Path(file).expanduser()
@@ -153,6 +153,6 @@ def _given_path(folder: Path, name: str, file: str | None) -> Path | None:
 
 
 def reject_unknown_tables(setting: Mapping[str, Any], name: str) -> None:
-    """Raise DataError for a key of `data.<name>` that is no canonical table."""
+    """Raise DataError for a key of `data.<name>` that is not a canonical table."""
     if unknown := sorted(set(setting) - set(TABLES)):
         raise DataError(f"data.{name}.{unknown[0]}: no such table, expected {', '.join(TABLES)}")

@@ -1,6 +1,7 @@
-"""A shop's tables in a database or a lake: each is a table there, or a SQL query (docs/how_to/bring_data.md).
+"""Reads a shop's tables from a database or a lake: each is a table there, or a SQL query.
 
-One command reads the database once: every table is copied to sorted Parquet, and is a file from then on.
+A command reads the database once: every table is copied to a sorted Parquet file, and later steps read that
+file.
 """
 
 import hashlib
@@ -29,8 +30,8 @@ COPIES_FILE = "tables.json"  # canonical table → its copy; written last
 def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
     """Canonical table → the copy of its rows, sorted by time and then by all columns.
 
-    Raises DataError for a database that cannot be reached, and for tables that are missing or cannot be read;
-    it names all of them.
+    Raises one DataError for a database that cannot be reached, or for all tables that are missing or cannot
+    be read.
     """
     url, tables, columns = cfg.get("url"), cfg.get("tables") or {}, cfg.get("columns") or {}
     if not url:
@@ -68,8 +69,10 @@ class _Copy(NamedTuple):
 
 @cache  # all steps of a command see the same rows, whatever the shop sells meanwhile
 def _copy_tables(request: str, root: Path, refresh: bool) -> dict[str, _Copy]:
-    """Canonical table → its copy: of the rows that the database has now, or where `refresh` is off and the
-    last command left all copies, of those that it had then."""
+    """Canonical table → the copy of its current rows.
+
+    If `refresh` is off and the last command left all copies, those copies are used.
+    """
     settings = json.loads(request)
     key = json.dumps(settings | {"url": mask_url(settings["url"])})
     folder = root / hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
@@ -113,7 +116,7 @@ def _copy_rows(source: database.Source, settings: dict[str, Any], name: str, fol
 
 
 def _last_copies(folder: Path) -> dict[str, _Copy]:
-    """The copies that the last command left; empty where one is gone."""
+    """The copies that the last command left; empty if one of them is missing."""
     if not (folder / COPIES_FILE).is_file():
         return {}
     saved = json.loads((folder / COPIES_FILE).read_text())

@@ -1,4 +1,4 @@
-"""What errors say about values that cannot be read: examples, and the setting that probably reads them."""
+"""Texts of errors about values that cannot be read: examples, and the setting that may read them."""
 
 import json
 import re
@@ -32,11 +32,11 @@ SHOWN_REASONS = ("cannot be read as", "is outside", "already given", "several us
 
 
 def describe_rejected(rejected: pa.Table, name: str, file: TableFile, has_gaps: bool) -> str:
-    """Lines of an error, one for each reason: its count, values, first rows, and what may mend it.
+    """Lines of an error, one for each reason: the count, example values, the first rows, and a remedy.
 
     Args:
         rejected: `row, reason, content` (data/tables/checks.py).
-        has_gaps: whether numbers of rows tell no file.
+        has_gaps: whether row numbers have gaps, so that they do not lead to a file.
     """
     rows_of: dict[str, list[int]] = {}
     values_of: dict[str, dict[str, None]] = {}
@@ -66,7 +66,7 @@ def quarantine_warnings(
     files: Mapping[str, TableFile],
     has_gaps: bool,
 ) -> list[str]:
-    """A line for each table with WARNED_SHARE of rejected rows. Raises DataError from REFUSED_SHARE on."""
+    """A warning for each table with WARNED_SHARE of its rows rejected. Raises DataError at REFUSED_SHARE."""
     warnings, errors = [], []
     for name, rows in rejected.items():
         n, total = rows.num_rows, totals[name]
@@ -105,7 +105,7 @@ def list_values(values: Sequence[str]) -> str:
 
 
 def reading_hint(logical_type: str, values: Sequence[str], file: TableFile) -> str:
-    """What may make text readable as a type of the contract, as the end of a sentence; "" where unknown."""
+    """The end of a sentence: the setting that may make text readable as a type; "" if none is known."""
     if logical_type == "time":
         return _time_hint(values, file)
     if logical_type == "number":

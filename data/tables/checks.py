@@ -1,10 +1,10 @@
 """Row checks of the canonical tables: every bad row is reported or counted.
 
 Bad rows of all tables and reasons are collected first. `bad_rows=fail` then raises one DataError;
-`bad_rows=quarantine` sets the rows aside. A line with a negative quantity is a return or cancellation: it is
-valid, but no purchase, so it is set apart and counted. The line that it takes back stays, because the shopper
-chose that item at that checkout. An event of a kind that no task names is left out and counted by its kind; a
-kind that misspells a known one is bad. A row that repeats another one in every column counts once.
+`bad_rows=quarantine` writes them to a separate file. A line with a negative quantity is a return or a
+cancellation: valid, but not a purchase. Returns are separated and counted; the returned line stays, because
+the shopper chose that item at that checkout. Events of a kind that no task names are left out and counted by
+kind. A misspelled kind is a bad row. A row that repeats another row in every column counts once.
 """
 
 import time
@@ -66,14 +66,14 @@ def check_tables(
 ) -> CheckResult:
     """Split conformed tables into clean and rejected rows.
 
-    Raises DataError for an empty table, for bad rows under "fail", for a table without a good row, and
-    for one with a fifth of bad rows under "quarantine".
+    Raises DataError for an empty table, for a table without a good row, for any bad row under "fail", and for
+    a fifth of bad rows under "quarantine".
 
     Args:
         bad_rows: "fail" or "quarantine".
         remedy: the last sentence of the error for bad rows.
         event_kinds: the kinds of events that are read.
-        drop_repeated: whether a row that repeats another one counts once; else it stays.
+        drop_repeated: whether repeated rows are dropped.
     """
     if bad_rows not in ("fail", "quarantine"):
         raise DataError(f"data.bad_rows is '{bad_rows}', expected 'fail' or 'quarantine'")
@@ -114,7 +114,8 @@ def check_tables(
 
 def reject_unreadable_values(con: ibis.BaseBackend, table: ir.Table, name: str, file: TableFile) -> None:
     """Raise DataError for rows of a conformed table with a number that is not finite, a value that does not
-    parse, or no time. For commands that read a log as it is, where preparation checks all of it."""
+    parse, or no time. For commands that read a log without the full checks of preparation.
+    """
     conditions = {
         reason: condition
         for reason, condition in _reject_conditions(table, name, int(time.time()), EVENT_KINDS).items()
@@ -156,7 +157,7 @@ def _split_returns(con: ibis.BaseBackend, lines: ir.Table, file: TableFile) -> t
 def _count_unread_kinds(
     con: ibis.BaseBackend, events: ir.Table, event_kinds: Collection[str]
 ) -> dict[str, int]:
-    """Kind → rows of the kinds beyond `event_kinds`, without those that misspell one or are no word."""
+    """Count the rows of each kind outside `event_kinds`, except misspelled kinds and non-words."""
     further = events.filter(events.kind.notin(list(event_kinds)))
     counts = con.to_pyarrow(further.group_by("kind").agg(n=further.count()).order_by("kind")).to_pylist()
     return {
@@ -205,7 +206,7 @@ def _drop_repeated(con: ibis.BaseBackend, table: ir.Table, name: str) -> tuple[i
 
 
 def _flag_duplicates(con: ibis.BaseBackend, table: ir.Table, name: str) -> dict[str, ir.Value]:
-    """Flag columns that depend on other rows: items and users given twice, orders of several users."""
+    """Flag columns for faults across rows: repeated items, repeated users, orders of several users."""
     flags: dict[str, ir.Value] = {}
     if name in UNIQUE_IDS:
         key = UNIQUE_IDS[name]

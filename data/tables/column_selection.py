@@ -1,6 +1,6 @@
-"""Selection of further columns: those that are read, and a reason for each that is not.
+"""Selects the further columns to read, with a reason for each column that is not read.
 
-Preparation names both in its summary.
+Preparation prints both.
 """
 
 import re
@@ -30,7 +30,7 @@ class SelectedTables(NamedTuple):
 
 
 def reject_unknown_columns(raw: Mapping[str, Collection[str]], ignored: Collection[str]) -> None:
-    """Raise DataError for names of `features.ignore_columns` that no table has, or that the contract needs.
+    """Raise DataError for names in `features.ignore_columns` that no table has or that the contract needs.
 
     `raw` maps tables to the columns of their files. A name is a column, or `table.column`.
     """
@@ -56,9 +56,9 @@ def select_columns(
 ) -> SelectedTables:
     """The checked canonical tables without the attributes that are not read, and all unread columns.
 
-    Not read are columns that `ignored` names, whose name begins with _, of a type that cannot be an
-    attribute, and further columns of events, but those of an impression log; of items also attributes that
-    are null throughout, and texts of which no value occurs twice.
+    These columns are not read: columns that `ignored` names; columns whose name begins with _; columns of a
+    type that cannot be an attribute; further columns of `events`; attributes of items that are null in every
+    row; texts of items whose values never repeat. Columns of an impression log are not listed.
     """
     unread: UnreadColumns = {}
     selected = dict(tables)
@@ -94,7 +94,7 @@ def _unreadable_columns(table: ir.Table, name: str) -> dict[str, str]:
 
 
 def _useless_attributes(con: ibis.BaseBackend, items: ir.Table) -> dict[str, str]:
-    """Attributes of items that tell a model nothing: null throughout, or a text of its own for every item."""
+    """Attributes of items without information: null in every row, or a different text for every item."""
     names = attribute_columns(items, "items")
     if not names:
         return {}

@@ -98,15 +98,15 @@ def category_path(value: ir.StringValue) -> ir.StringValue:
 
 
 def known_user(value: ir.StringValue) -> ir.StringValue:
-    """The user's id; null for a guest: for no text, and for what programs write where none is."""
+    """The user's id; null for a guest, also where a program wrote an empty text or a word such as `null`."""
     text = value.cast("string")
     return ibis.ifelse(text.strip().lower().isin(NO_USER), ibis.null("string"), text)
 
 
 def attribute_columns(table: ir.Table, name: str) -> list[str]:
-    """The columns of a table that the contract lacks: attributes, where the table has some.
+    """The columns of a table outside the contract: its attributes.
 
-    A name that begins with _ is one of preparation's own, such as `_row`.
+    Names that begin with _, such as `_row`, belong to preparation.
     """
     return [c for c in table.columns if c not in TABLES[name] and not c.startswith("_")]
 
@@ -125,7 +125,7 @@ def is_event_kind(kind: str) -> bool:
 
 
 def similar_event_kind(kind: str, kinds: Collection[str]) -> str | None:
-    """The one of `kinds` that `kind` probably misspells: `Clicks` → click. None where it is another word."""
+    """The known kind that `kind` probably misspells: `Clicks` → click. None for another word."""
     similar = difflib.get_close_matches(kind.strip().lower(), list(kinds), n=1, cutoff=0.8)
     return similar[0] if similar else None
 
@@ -179,7 +179,7 @@ def conform(table: ir.Table, name: str, file: TableFile, required: Collection[st
 
 
 def reject_missing(present: list[str], name: str, file: TableFile, required: Collection[str]) -> None:
-    """Raise DataError for required columns that are not there, with those of the file that they may be."""
+    """Raise DataError for missing required columns, with similar columns of the file."""
     missing = [c for c in required if c not in present]
     if missing:
         raise DataError(_describe_missing(missing, name, present, file))
@@ -191,7 +191,7 @@ def required_columns(name: str) -> list[str]:
 
 
 def _describe_missing(missing: Collection[str], name: str, present: list[str], file: TableFile) -> str:
-    """The error for missing columns, with the columns of the file that they may be."""
+    """The error for missing columns, with similar columns of the file."""
     expected = ", ".join(f"'{c}' ({ACCEPTED_TYPES[TABLES[name][c].logical_type]})" for c in missing)
     text = f"{file}: table '{name}' lacks {expected}. Found: {', '.join(present) or 'none'}"
     mapping = suggest_columns(missing, [c for c in present if c not in TABLES[name]])
@@ -243,12 +243,13 @@ def unix_seconds(value: ir.Value) -> ir.Value:
 
 def conform_attribute(value: ir.Value) -> ir.Value | None:
     """The attribute as string (booleans too), int64, uint64 or float64 (decimals and times too); None for
-    lists, structs and other types."""
+    lists, structs and other types.
+    """
     t: dt.DataType = value.type()
     if t.is_string() or t.is_boolean():
         return value.cast("string")
     if t.is_integer():
-        return value if isinstance(t, dt.UInt64) else value.cast("int64")  # half of uint64 is no int64
+        return value if isinstance(t, dt.UInt64) else value.cast("int64")  # half of uint64 is not an int64
     if t.is_numeric():
         return value.cast("float64")
     if t.is_timestamp() or t.is_date():

@@ -1,7 +1,7 @@
 """The canonical tables with integer codes for items, users and orders: the input of examples and snapshots.
 
-Joins and lists of small integers are several times cheaper than those of strings. Orders are numbered by
-time, so that a range of codes is a range of time.
+Joins and lists of small integers are several times cheaper than joins and lists of strings. Orders are
+numbered by time, so a range of order codes is a range of time.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ PURCHASE, CLICK, CART = (HISTORY_KINDS.index(k) for k in ("purchase", "click", "
 
 
 class EncodedTables(NamedTuple):
-    """`available_at` is when a fact was known: its time, or its ingestion time where that is later."""
+    """`available_at` is when a fact became known: its time, or its ingestion time if that is later."""
 
     # item (1..N), item_id, listed, the columns of the canonical table, attribute_<name>
     items: ir.Table
@@ -45,11 +45,12 @@ def encode_tables(
 ) -> EncodedTables:
     """Encode the checked canonical tables and materialize the result in `con`.
 
-    A checkout's ts is the latest of its lines'. Lines of the same item in an order become one line with the
-    summed quantity and the mean price. An ordered item that `items` lacks gets a row with only its id.
+    A checkout's ts is the latest ts of its lines. Lines of the same item in an order become one line with the
+    summed quantity and the mean price. An ordered item that is missing in `items` gets a row with only its
+    id.
 
-    `return_lines` are the checked lines of negative quantity: a line is returned at the first of its user and
-    item that is not before it. None leaves `returned_at` null.
+    `return_lines` are the checked lines with a negative quantity. An order line is returned at the first
+    return of its user and item at or after it. None leaves `returned_at` null.
     """
     orders, events = tables["orders"], tables.get("events")
     users, context = tables.get("users"), attribute_columns(orders, "orders")
@@ -110,7 +111,10 @@ def _order_headers(orders: ir.Table, context: list[str]) -> ir.Table:
 
 
 def _checkouts(con: ibis.BaseBackend, headers: ir.Table, users: ir.Table, context: list[str]) -> ir.Table:
-    """The checkouts of `EncodedTables`. Orders of one guest each: two of them are nobody's habit."""
+    """The checkouts of `EncodedTables`.
+
+    Each guest order has a user code of its own, so guests have no history.
+    """
     n_users = int(con.execute(users.count()))
     t = headers.left_join(users.select("user_id", "user"), "user_id")
     return t.select(
@@ -125,7 +129,7 @@ def _checkouts(con: ibis.BaseBackend, headers: ir.Table, users: ir.Table, contex
 
 
 def _items(orders: ir.Table, items: ir.Table, events: ir.Table | None) -> ir.Table:
-    """Listed items in file order, then unlisted ones by first use: later rows never move earlier codes."""
+    """Listed items in file order, then unlisted items by first use: new rows never change earlier codes."""
     used = orders.select("item_id", "ts")
     if events is not None:
         used = used.union(events.select("item_id", "ts"))
@@ -184,9 +188,9 @@ def _add_returned_at(lines: ir.Table, returns: ir.Table, users: ir.Table, items:
 def _events(
     events: ir.Table | None, checkouts: ir.Table, users: ir.Table, items: ir.Table, lines: ir.Table
 ) -> ir.Table:
-    """Encoded events. `order` is -2 for an order_id that no order has: that event joins no checkout.
+    """Encoded events. `order` is -2 for an unknown order_id: the event joins no checkout.
 
-    Positions count from 1, 0 is unknown; where the smallest position is 0, all are raised by one.
+    Positions count from 1 and 0 means unknown; a log whose positions start at 0 is raised by one.
     """
     if events is None:
         return lines.limit(0).select(

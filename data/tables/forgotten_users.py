@@ -1,4 +1,4 @@
-"""Users whose data training drops: `data.forget`."""
+"""Forgotten users, whose data training drops: `data.forget`."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -22,8 +22,8 @@ TABLES_BY_USER = ("orders", "events", "users")
 def forgotten_users(setting: str | None) -> list[str]:
     """The ids of the file that `data.forget` names, sorted; none without a file.
 
-    A text file has an id a line (serving/forget/user_list.py), a Parquet or CSV file a column user_id. Raises
-    DataError for a file that cannot be used.
+    A text file has one id per line (serving/forget/user_list.py); a Parquet or CSV file has a column user_id.
+    Raises DataError for a file that cannot be used.
     """
     if not setting:
         return []
@@ -69,7 +69,7 @@ def drop_users(
 
 
 def _add_events(theirs: ir.Table, events: ir.Table, orders: ir.Table, user_ids: Collection[str]) -> ir.Table:
-    """`_row` of the events that are `theirs`, of those of the users' orders, and of all their requests."""
+    """`_row` of the users' events: `theirs`, and the events of their orders and of their requests."""
     order_ids = orders.filter(orders.user_id.isin(user_ids)).select("order_id").distinct()
     theirs = theirs.union(events.semi_join(order_ids, "order_id").select("_row"), distinct=True)
     requests = events.semi_join(theirs, "_row").filter(lambda t: t.request_id.fill_null("") != "")

@@ -1,4 +1,4 @@
-"""The columns of a shop's files, from their headers alone: a wrong name is an error within a second."""
+"""Checks the columns of a shop's files by their headers, so that a wrong name is an error within a second."""
 
 import csv
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from serving.table_files import TableFile, TableFileError, check_files, open_csv
 def check_headers(files: Mapping[str, TableFile]) -> dict[str, list[str]]:
     """Canonical table → its columns, by their canonical names.
 
-    Raises DataError that names what is wrong with each table. A table whose header cannot be parsed is not
-    checked: reading it says what is wrong.
+    Raises one DataError with the faults of all tables. A header that cannot be parsed is skipped here;
+    reading the table reports it.
     """
     columns: dict[str, list[str]] = {}
     errors: list[str] = []
@@ -51,9 +51,9 @@ def _canonical_names(present: list[str], file: TableFile) -> list[str]:
 
 
 def _columns_in_files(name: str, file: TableFile) -> list[str] | None:
-    """The columns of all files and the read keys of partitions; None where a header cannot be read.
+    """The columns of all files, and the partition keys that are read; None if a header cannot be read.
 
-    Raises ValueError for CSV of another delimiter.
+    Raises ValueError for CSV with a different delimiter.
     """
     names: dict[str, None] = {}
     for path in file.files:

@@ -1,7 +1,7 @@
-"""Whether the ids of the canonical tables mean the same things, before anything is counted by them.
+"""Checks that the ids of the canonical tables match, before anything is counted.
 
-Programs rewrite ids: a column of whole numbers with a gap becomes 17.0, a spreadsheet takes 007 for 7. The
-tables still read well, but nothing joins, and every request of the shop is a stranger to the models.
+Programs rewrite ids: pandas turns 17 into 17.0 in a column with a gap, and a spreadsheet turns 007 into 7.
+The tables are still readable, but their rows do not join, and the models know no user or item of a request.
 
     orders.item_id  ─ in ─▶ items.item_id       refused if most lines name no listed item
     orders.user_id  ─ in ─▶ users.user_id       refused if most users have no profile and ids look rewritten
@@ -31,7 +31,7 @@ TableFiles = Mapping[str, TableFile]  # canonical table → where it lies
 
 
 class Reference(NamedTuple):
-    """A column of ids that refers to another table's."""
+    """A column of ids that refers to the ids of another table."""
 
     table: str
     column: str
@@ -49,15 +49,15 @@ REFERENCES = (
 
 
 def check_ids(con: ibis.BaseBackend, tables: dict[str, ir.Table], files: TableFiles) -> list[str]:
-    """Warnings for ids of the checked tables. Raises DataError for ids that cannot be used."""
+    """Warnings about ids of the checked tables. Raises DataError for ids that cannot be used."""
     reject_decimal_ids(con, tables, files)
     return check_references(con, tables, files)
 
 
 def reject_decimal_ids(con: ibis.BaseBackend, tables: dict[str, ir.Table], files: TableFiles) -> None:
-    """Raise DataError for columns of ids most of which are whole numbers with a decimal .0.
+    """Raise DataError for id columns whose values are mostly whole numbers that end in .0.
 
-    It names every such column, the number of ids, three of them, and the remedy.
+    The error names every such column, the number of ids, three examples and the remedy.
     """
     lines = []
     for name, table in tables.items():
@@ -81,9 +81,11 @@ def reject_decimal_ids(con: ibis.BaseBackend, tables: dict[str, ir.Table], files
 
 
 def check_references(con: ibis.BaseBackend, tables: dict[str, ir.Table], files: TableFiles) -> list[str]:
-    """Warnings for ids that another table lacks. Raises DataError where most of them do.
+    """Warnings about ids that the referenced table lacks.
 
-    Ids that differ from a known one by their spelling alone are named as such.
+    Raises DataError if most ids of a column are missing.
+
+    The texts point out ids that differ from a known id only in their spelling.
     """
     warnings: list[str] = []
     errors: list[str] = []
@@ -106,7 +108,7 @@ class _Finding(NamedTuple):
 def _compare(
     con: ibis.BaseBackend, tables: dict[str, ir.Table], files: TableFiles, reference: Reference
 ) -> _Finding | None:
-    """What is wrong with the ids of a reference; None where all are known, or strangers are normal."""
+    """The fault of a reference's ids; None if all ids are known, or unknown ids are normal there."""
     name, column, target, _ = reference
     table, known = tables[name], tables[target].select(id=tables[target][column]).distinct()
     rows = table.select(id=table[column]).filter(ibis._.id.notnull())
@@ -137,7 +139,7 @@ def _compare(
 
 
 def _rewritten(unknown: pa.ChunkedArray, known: pa.ChunkedArray) -> dict[str, tuple[int, str]]:
-    """Spelling → the number of unknown ids that are known but for it, and one of them with the known one."""
+    """Spelling → the number of unknown ids that match a known id without it, and an example pair."""
     found: dict[str, tuple[int, str]] = {}
     unknown, known = unknown.combine_chunks(), known.combine_chunks()
     for what in SPELLINGS:
@@ -152,7 +154,7 @@ def _rewritten(unknown: pa.ChunkedArray, known: pa.ChunkedArray) -> dict[str, tu
 
 
 def _respelled(ids: pa.Array, what: str) -> pa.Array:
-    """The ids without what a spelling adds."""
+    """The ids without the characters that a spelling adds."""
     if what == "blanks around the id":
         return pc.utf8_trim_whitespace(ids)
     if what == "upper and lower case":

@@ -1,7 +1,7 @@
 """Vectors of items: columns of the table `items` that hold a list of numbers of one length.
 
-They never pass through the engine, which would copy them several times: preparation checks them in one pass
-over the file, and reads them in another one.
+Vectors do not pass through the engine, which would copy them several times. Preparation checks them in one
+pass over the file and reads them in a second pass.
 
     items.parquet  embedding  list<float>      [0.1, …]    16 numbers, or null where an item has none
     items.csv      embedding  "[0.1, 0.2, …]"  the same as text
@@ -32,7 +32,7 @@ VECTOR_TYPE = pa.list_(pa.float32())
 
 
 class VectorColumn(NamedTuple):
-    """A vector column whose rows all have `dim` numbers, or none."""
+    """A vector column: each row has `dim` numbers or no vector."""
 
     name: str
     dim: int
@@ -41,8 +41,8 @@ class VectorColumn(NamedTuple):
 def vector_column_names(table_file: TableFile) -> list[str]:
     """The further columns of the items that hold lists of numbers, in the order of the first file.
 
-    In CSV they are those whose first value starts with `[` and ends with `]`. A file that cannot be read has
-    none: its reader reports it.
+    In CSV, a vector column's first value starts with `[` and ends with `]`. An unreadable file gives no
+    columns; its reader reports the error.
     """
     try:
         if table_file.csv:
@@ -54,7 +54,7 @@ def vector_column_names(table_file: TableFile) -> list[str]:
 
 
 def check_vectors(table_file: TableFile, names: Sequence[str]) -> list[VectorColumn]:
-    """The vector columns `names` of an items file with their dimensions; without those that are empty.
+    """The vector columns `names` of an items file that are not empty, with their dimensions.
 
     Raises DataError, which names the rows, for vectors of different lengths and for numbers that are not
     finite. A null and an empty list are a missing vector.
@@ -105,7 +105,8 @@ def read_unit_vectors(
 
 def unit_vectors(table: pa.Table | pa.RecordBatch, columns: Sequence[VectorColumn]) -> np.ndarray:
     """[n, E] float32: the vectors of n rows, each column scaled to unit length, side by side; zeros where a
-    vector is missing, or zero itself."""
+    vector is missing, or zero itself.
+    """
     parts = []
     for column in columns:
         lists = table[column.name]
@@ -131,7 +132,7 @@ def vector_lists(vectors: np.ndarray) -> pa.ChunkedArray:
 
 
 def read_vector_columns(table_file: TableFile, names: Sequence[str]) -> pa.Table:
-    """The vector columns `names` of the items as they are, lists of float32, in file order."""
+    """The raw vector columns `names` of the items: lists of float32, in file order."""
     batches = list(_read_batches(table_file, names))
     types = pa.schema([(name, VECTOR_TYPE) for name in names])
     return pa.Table.from_batches([batch.cast(types) for batch in batches], types)
@@ -145,7 +146,7 @@ def _is_number_list(kind: pa.DataType) -> bool:
 
 
 def _read_batches(table_file: TableFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Batches of these columns of the files: vectors as lists, ids as they are."""
+    """Batches of these columns of the files: vectors as lists, other columns unchanged."""
     read = _read_csv_batches if table_file.csv else _read_parquet_batches
     for path in table_file.files:
         yield from read(table_file, path, names)

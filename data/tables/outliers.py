@@ -1,10 +1,10 @@
-"""Order lines of absurd size: a shop's entry error or a wholesale order must not decide what all others see.
+"""Limits extreme order lines, so that an entry error or a wholesale order does not dominate the statistics.
 
     quantity counts at most 20 times the 90th percentile of the shop's lines
     price    counts at most 100 times the 90th percentile
 
-Half of the lines may be of ordinary size and a tenth of any size: the limits hold. Lines beyond one are
-winsorised: they stay, with the limit in place of their number.
+The 90th percentile resists extreme values in up to a tenth of the lines. Lines beyond a limit are winsorised:
+they stay, with the limit as their value.
 """
 
 import ibis

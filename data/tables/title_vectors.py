@@ -1,10 +1,10 @@
-"""Vectors of item titles: the sentence model's, in fewer dimensions (`features=minilm`).
+"""Vectors of item titles from a sentence model, projected to fewer dimensions (`features=minilm`).
 
     title, category path, brand ─ item_texts ─▶ texts ─ TextEncoder ─▶ [n, 384] ─ projection ─▶ [n, title_dim]
 
 Each distinct text is encoded once; `titles_minilm.parquet` beside the prepared folders keeps the vectors for
-later preparations. The projection depends on the model alone, never on the shop, so that the vectors of
-two preparations agree: a warm start keeps its weights, and an item update needs no file of the training.
+later preparations. The projection depends only on the model, not on the shop. So the vectors of two
+preparations agree: a warm start can keep its weights, and an item update needs no training file.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ N_BASIS_PHRASES = 2048  # whose vectors give the projection
 def title_dim(features: dict[str, object]) -> int:
     """Numbers of a title's vector by the settings `features`, 0 where titles have none.
 
-    Raises DataError for an encoder that does not exist, or whose packages are missing.
+    Raises DataError for an unknown encoder, or one whose packages are missing.
     """
     encoder = features.get("title_encoder")
     if encoder is None:
@@ -45,8 +45,8 @@ def title_dim(features: dict[str, object]) -> int:
 def item_texts(items: pa.Table) -> list[str]:
     """[n] the text of each item, of the columns `item_id, title, category, brand`; "" for none.
 
-    It is the title, then the levels of the category path from the leaf up and the brand, where the text does
-    not hold them already. A title that is the id is none, and a brand without a letter is a number.
+    The text is the title, then the category levels from the leaf up, then the brand; words that the text
+    already has are not repeated. A title that equals the id is ignored, and so is a brand without letters.
     """
     columns = (items[name].to_pylist() for name in ("item_id", "title", "category", "brand"))
     return [_item_text(*row) for row in zip(*columns, strict=True)]
@@ -89,8 +89,8 @@ def encode_titles(items: pa.Table, dim: int, cache_folder: Path | None = None) -
 def projection(encoder: "TextEncoder", dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean [W] and principal axes [W, dim], the largest variance first, of N_BASIS_PHRASES phrases.
 
-    A phrase is three words of the tokenizer's vocabulary: the same for every shop. Raises DataError for more
-    axes than the model has.
+    A phrase is three words of the tokenizer's vocabulary, so that the axes are the same for every shop.
+    Raises DataError for more axes than the model has.
     """
     vocabulary = encoder.tokenizer.get_vocab()
     words = sorted(word for word in vocabulary if word.isascii() and word.isalpha() and len(word) > 3)
@@ -106,7 +106,10 @@ def projection(encoder: "TextEncoder", dim: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _encode_with_cache(encoder: "TextEncoder", texts: Sequence[str], folder: Path | None) -> np.ndarray:
-    """[n, W] vectors of distinct texts, rounded to float16 whether they are kept or new."""
+    """[n, W] vectors of distinct texts.
+
+    New vectors are rounded to float16 too, so that they equal cached ones.
+    """
     file = folder / CACHE_FILE if folder is not None else None
     kept = _read_cache(file) if file is not None else {}
     new = [text for text in texts if text not in kept]

@@ -13,10 +13,10 @@ MAX_COMPARED = 200_000  # known ids, among which near ones are looked for
 
 
 def mark_unavailable(con: Any, tables: Mapping[str, ir.Table], setting: Sequence[Any]) -> ir.Table:
-    """The items, where those of the setting are not available.
+    """The items, with those of the setting marked as not available.
 
     They stay in histories and outcomes. Raises DataError for ids that neither items nor orders have, with
-    the nearest ones, and for a setting that is no list.
+    similar ids, and for a setting that is not a list.
     """
     items = tables["items"]
     if isinstance(setting, str | Mapping):

@@ -14,6 +14,7 @@ from training.config_limits import NO_LIMIT, VALUE_RANGES
 
 MAIN_FILES = ("train", "export", "retrain")
 WHOLE_CONFIG = "_global_"
+EXPERIMENTS = "experiment"
 INTRODUCTION = """# Config keys
 
 Every setting of `train.py`, `export.py` and `retrain.py`: its type, range, default and meaning. This page is
@@ -61,16 +62,21 @@ def key_path(config_file: ConfigFile, group: str, key: ConfigKey) -> str:
 
 
 def _row(key: ConfigKey, path: str) -> list[str]:
-    meaning = key.comment or meanings().get(path) or meaning_of(path)
+    meaning = meaning_of(path) or meanings().get(path, "")
     values = ": ".join(part for part in (type_name(key.default), value_range(path)) if part)
     return [code(path), code(key.default), cell(meaning), values]
 
 
 @cache
 def meanings() -> dict[str, str]:
-    """Key → comment of the first file that has one; a file that only sets other values has none."""
+    """Key → the comment of the first file that has one.
+
+    Files of `experiment` only set other values: their comments give reasons, not meanings.
+    """
     found: dict[str, str] = {}
     for file in (*CONFIG_DIR.glob("*.yaml"), *sorted(CONFIG_DIR.rglob("*/*.yaml"))):
+        if file.parent.name == EXPERIMENTS:
+            continue
         config_file = read_config_file(file)
         for key in config_file.keys:
             if key.comment:

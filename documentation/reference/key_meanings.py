@@ -1,24 +1,58 @@
-"""Meanings of config keys that have no comment in their file, because their name stands for the field's term.
+"""Meanings of config keys without a comment of their own in a config file.
 
-A key here is the end of a config key: `split.test_start` is the meaning of `data.split.test_start`.
+Their name is a term of the field, or they share a line with other keys. A key here is the end of a config
+key: `split.test_start` is the meaning of `data.split.test_start`.
 """
 
-SOURCE = "candidates that this source may propose; 0 turns it off"
-CLASS_SETTING = "see the class"
+SOURCE = "largest number of candidates from this source; 0 turns it off"
+CLASS_SETTING = "argument of the logger's class"
+FILE = "file or folder of the table, if it is not named after the table in data.root"
+COLUMNS = "names of the table's columns in the files: '{order_id: Invoice}'"
+TABLE = "name of the table in the database, or a SELECT; null: the table of this name"
 KEY_MEANINGS = {
-    "_target_": "the class or function",
+    "files.orders": FILE,
+    "files.items": FILE,
+    "files.users": FILE,
+    "files.events": FILE,
+    "columns.orders": COLUMNS,
+    "columns.items": COLUMNS,
+    "columns.users": COLUMNS,
+    "columns.events": COLUMNS,
+    "tables.orders": TABLE,
+    "tables.items": TABLE,
+    "tables.users": TABLE,
+    "tables.events": TABLE,
+    "csv.delimiter": "character between two columns of a CSV file",
+    "csv.decimal": "decimal mark of numbers in CSV files",
+    "csv.time_format": "format of times in CSV files, as in strptime; null: ISO 8601 or Unix seconds",
+    "frequency_cap.times": "slates of a user that may show an item without a click, cart or purchase of it",
+    "frequency_cap.window": "time before the checkout in which slates count for the frequency cap",
+    "optimizer._target_": "class of the optimizer of the dense layers",
+    "optimizer.weight_decay": "weight decay of the dense layers",
+    "schedule._target_": "learning-rate schedule: constant, warmup_cosine or WarmupStableDecay",
+    "loss.listwise": "weight of the listwise softmax loss",
+    "item.id_dropout": "share of items whose id is hidden in training, so that features represent new items",
+    "item.attribute_dim": "width of the embedding of each item attribute",
+    "item.content_dim": "width of the projection of the items' own vectors",
+    "item.id_rows": "rows of a hashed table of item ids; null: a row per item",
+    "item.token_rows": "rows of a hashed table of title words; null: a row per word",
+    "item.hashes": "rows of a hashed table that an id or word sums",
+    "item.id_dim": "width of id vectors in runs before config version 4; null: as wide as item vectors",
+    "multitask.hidden": "widths of an expert, or of the network of one task",
+    "blocks.heads": "attention heads of each layer; must divide retrieval.model.dim",
+    "_target_": "dotted path of a class or function",
     "bundle.dir": "the bundle root: a folder, or s3://, gs://, abfs://",
     "data.days": "length of the simulated log in days",
     "data.items": "number of simulated items",
     "data.users": "number of simulated users",
     "data.name": "the source module in data/sources/",
-    "index.name": "name of this file",
-    "split.validation_start": "first instant of the validation split; null: by share",
-    "split.test_start": "first instant of the test split; null: by share",
+    "index.name": "name of this choice",
+    "split.validation_start": "first instant of the validation split; null: set by validation_share",
+    "split.test_start": "first instant of the test split; null: set by test_share",
     "split.test_end": "instant at which the test split ends; null: the end of the mature checkouts",
     "split.validation_share": "share of the mature checkouts in the validation split",
     "split.test_share": "share of the mature checkouts in the test split",
-    "features.tokens_per_item": "title words kept of an item",
+    "features.tokens_per_item": "title words of an item that are kept",
     "csv.name": CLASS_SETTING,
     "csv.save_dir": CLASS_SETTING,
     "tensorboard.default_hp_metric": CLASS_SETTING,
@@ -39,11 +73,11 @@ KEY_MEANINGS = {
     "model.leaf_dim": "width of the embedding of a leaf category",
     "multitask.experts": "number of experts",
     "multitask.tower": "width of a task's tower",
-    "loss.pointwise": "weight of the loss of each pair",
-    "loss.pairwise": "weight of the loss of pairs of candidates",
+    "loss.pointwise": "weight of the pointwise loss of each pair",
+    "loss.pairwise": "weight of the pairwise logistic loss",
     "loss.lambda": "weight of the LambdaRank loss",
-    "train.epochs": "most epochs",
-    "train.max_steps": "most steps",
+    "train.epochs": "largest number of epochs",
+    "train.max_steps": "largest number of steps",
     "train.learning_rate": "learning rate of the dense layers",
     "train.table_learning_rate": "learning rate of the embedding tables",
     "model.dim": "width of the vectors of items and queries",
@@ -68,11 +102,15 @@ KEY_MEANINGS = {
     "extra.limit_train_batches": "Lightning: batches of a training epoch",
     "extra.limit_val_batches": "Lightning: batches of a validation",
     "extra.log_every_n_steps": "Lightning: steps between two log entries",
-    "kind": "binary, amount or count",
-    "label": "the label of the log that the task predicts",
-    "given": "the earlier binary task that must have happened",
+    "kind": "kind of the task: binary, amount or count",
+    "label": "label of the log that the task predicts",
+    "given": "earlier binary task on which the task is conditional",
+    "warm.run": "run folder whose weights a warm start continues, on checkouts since that run; null: none",
+    "train.entire_space": "whether chained tasks learn from all candidates; false: where the parent happened",
+    "joint": "whether the task reports p(parent) · p(task | parent); false: p(task | parent)",
+    "control": "binary task of the label without the slot; the task then reports an uplift",
     "weight": "weight of the task's loss",
-    "ranking": "share of the ranking losses that order by this output",
+    "ranking": "share of the ranking losses that order candidates by the task's output",
 }
 
 

@@ -65,7 +65,9 @@ class AnalysisResult(NamedTuple):
 def analyze(
     log: SessionLog, experiment: Experiment, alpha: float = ALPHA, margins: Mapping[str, float] | None = None
 ) -> AnalysisResult:
-    """Return the result of an experiment from its log. `margins` by key override those of the guardrails.
+    """Return the result of an experiment from its log.
+
+    `margins` override the default margins of guardrails, by key.
 
     Raises ValueError if there is one arm, an arm has fewer than two users, the log has arms that the
     experiment lacks, or it cannot measure the metric that the experiment names.
@@ -147,9 +149,10 @@ def _treatment_results(
 
 
 def version_mismatch_warnings(log: SessionLog, experiment: Experiment) -> Iterator[str]:
-    """Yield a line for each arm that another bundle version answered than the one it names.
+    """Yield a warning for each arm whose slates came from a bundle version that the arm does not name.
 
-    An arm that names no version, though others do, counts if several versions answered it. An experiment
+    If only other arms name a version, an arm without one is reported if several versions answered it. An
+    experiment
     whose arms name no version has no warnings.
     """
     if not any(arm.version for arm in experiment.arms):
@@ -193,6 +196,6 @@ def _n_users(sums: UserSums) -> int:
 
 
 def _active_user_sums(sums: UserSums, users: NDArray) -> UserSums:
-    """The sums of those of the users [U] bool who had a session."""
+    """The sums of users who are in `users` [U] bool and had a session."""
     active = users & (sums["sessions"] > 0)
     return {name: column[active] for name, column in sums.items()}

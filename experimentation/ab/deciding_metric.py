@@ -1,7 +1,7 @@
-"""The metric that decides a test, and the warning where the slot's credit and the orders disagree.
+"""Chooses the metric that decides a test, and warns if slot revenue and order revenue disagree.
 
-A slot that shows what a user buys anyway is credited with those purchases: revenue after a click rises, and
-the shop earns no more. All orders of the user, slot or not, hold no such credit. So they decide where they
+A slot that shows items the user would buy anyway is credited with these purchases: revenue after a click
+rises, but the shop earns no more. Revenue of all the user's orders has no such bias. So it decides if orders
 are given, unless the experiment's file names another metric.
 """
 
@@ -20,7 +20,7 @@ MOVED_OR_ADDED = (
 
 
 def choose_deciding_metric(name: str | None, has_orders: bool) -> Metric:
-    """The metric of this name; without a name order revenue where orders are given, else slot revenue.
+    """The metric of this name; without a name, order revenue if orders are given, else slot revenue.
 
     Raises ValueError for an unknown name, or for order revenue without orders.
     """
@@ -40,7 +40,7 @@ def measured_metrics(deciding: Metric, has_orders: bool) -> list[Metric]:
 
 
 def metric_notes(experiment: Experiment, deciding: Metric, has_orders: bool) -> Iterator[str]:
-    """Yield what a reader must know about the choice of the metric."""
+    """Yield notes for the reader about the choice of the metric."""
     if not has_orders:
         yield MOVED_OR_ADDED
     if experiment.metric is None:
@@ -52,7 +52,9 @@ def metric_notes(experiment: Experiment, deciding: Metric, has_orders: bool) -> 
 
 
 def disagreement_warning(arm: str, effects: Mapping[str, Effect]) -> str | None:
-    """Return a warning if one of order revenue and slot revenue changed and the other did not, or opposed it.
+    """Return a warning if order revenue and slot revenue disagree.
+
+    They disagree if only one of them changed, or if they changed in opposite directions.
 
     A change counts if its interval excludes 0.
     """

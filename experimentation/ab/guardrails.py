@@ -1,8 +1,8 @@
 """Guardrails: metrics that a treatment may not make worse by more than a margin.
 
-A test that finds no difference proves nothing: too few users find none either. Each guardrail is therefore a
-non-inferiority test at 5 %, one-sided: it passes when the data exclude the margin. All have to pass at once,
-which needs no correction for their number (Berger 1982, the intersection-union test).
+A test without a significant difference proves nothing, because it may just have too few users. Each guardrail
+is therefore a non-inferiority test at 5 %, one-sided: it passes when the data exclude the margin. All have to
+pass at once, which needs no correction for their number (Berger 1982, the intersection-union test).
 """
 
 import math

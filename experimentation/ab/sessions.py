@@ -1,16 +1,15 @@
-"""An impression log as a row per user and day of a test, and as sums per user of the time before it.
+"""Reads an impression log as one row per user and day of a test, and as sums per user before the test.
 
     impressions ─▶ slots ─▶ slates = sessions ────────────────╮
     clicks, purchases ─▶ feedback, joined with slots ─────────┼─▶ user_events ─▶ sums by user and day
     orders: sold ─▶ purchased_slots; returned; all lines ─────╯              ╰─▶ sums by user before the test
 
 The attribution rules are those of training labels (docs/explanation/architecture.md,
-data/tables/attribution.py): a slot
-earns when it is clicked and bought. Users are randomized, so a user is a row whatever the number of sessions.
-
-`revenue` is what the slot is credited with. `order_revenue` is all that a user paid, less returns: the lines
-after the user's first slate of the test, until the test ends. A checkout whose slate was withheld (kind
-`ghost`) is a session without impressions, so that withholding removes no user from an arm.
+data/tables/attribution.py): a slot earns when it is clicked and bought. Users are randomized, so a row is a
+user, whatever the number of sessions. `revenue` is the revenue attributed to the slot. `order_revenue` is
+everything a user paid, minus returns, from the user's first slate of the test until its end. A checkout whose
+slate was withheld (kind `ghost`) is a session without impressions, so that withholding removes no user from
+an arm.
 """
 
 from collections.abc import Iterator, Mapping
@@ -180,9 +179,9 @@ def create_purchases(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> 
 
 
 def _create_user_events(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> None:
-    """Create `user_events`: a row per slate and outcome, with its own time and that of its slate.
+    """Create `user_events`: a row per slate and outcome, with its own time and the time of its slate.
 
-    An order line of the test has the time of the user's first slate. One before the test has its own.
+    An order line of the test has the time of the user's first slate; an earlier line has its own time.
     """
     con.execute(
         """

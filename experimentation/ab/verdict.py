@@ -18,7 +18,7 @@ class ShipDecision(NamedTuple):
 
 
 def ship_decision(result: AnalysisResult) -> ShipDecision:
-    """Return the decision: on the best treatment to ship, else to wait for, else to drop.
+    """Return the decision on the best treatment: one to ship, else one to wait for, else one to drop.
 
     Among treatments with the same decision, the best has the largest effect on the deciding metric.
     """

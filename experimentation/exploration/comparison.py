@@ -137,9 +137,10 @@ def _record_day(beliefs: Beliefs, day: Day, slate: Array, is_new: Array) -> Poli
 def policy_metrics(runs: list[ShopRun], name: str) -> Row:
     """The metrics of a policy over all shops: means with 95 % intervals.
 
-    Money is a share of the oracle's revenue in the same shop. `gain` is the policy's revenue minus that of no
-    exploration. It equals `learning_gain` (of the greedy slates by its beliefs) minus `exploration_cost` (of
-    showing other slates). `top_new_impressions_gain` is relative to no exploration, too.
+    Money is a share of the oracle's revenue in the same shop. `gain` is the policy's revenue minus the
+    revenue without exploration. It equals `learning_gain` (of the greedy slates by its beliefs) minus
+    `exploration_cost` (of showing other slates). `top_new_impressions_gain` is relative to no exploration,
+    too.
     """
     policy, baseline, oracle = (
         [run.policy_days[policy_name] for run in runs] for policy_name in (name, NO_EXPLORATION, ORACLE)

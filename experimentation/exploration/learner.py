@@ -42,7 +42,7 @@ class BlockPrecision(NamedTuple):
         return np.linalg.inv(self.weight_block - (self.cross_block / self.item_diagonal) @ self.cross_block.T)
 
     def solve(self, weight: Array, item: Array) -> tuple[Array, Array]:
-        """The vector whose product is (weight, item): weights [F], intercepts [I]."""
+        """The vector whose product with this precision is (weight, item): weights [F], intercepts [I]."""
         solved = self.weight_covariance() @ (weight - self.cross_block @ (item / self.item_diagonal))
         return solved, (item - solved @ self.cross_block) / self.item_diagonal
 

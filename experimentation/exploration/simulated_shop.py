@@ -1,13 +1,10 @@
 """A shop, day by day, with new items, in which the value of every slate is known.
 
-Catalog, users and responses are those of `data=simulated` (docs/explanation/simulated_market.md). Histories
-do not depend on
-slates, so every policy meets the same checkouts. Two policies that show an item at the same slot get the same
-response: policies differ only by their choices.
-
-The part of an item's appeal that no feature reveals decides how much exploration can gain. In the simulator a
-standard deviation of `appeal` moves clicks by .15 logits and purchases not at all; `appeal_weight` adds to
-both.
+Catalog, users and responses come from `data=simulated` (docs/explanation/simulated_market.md). Histories do
+not depend on slates, so every policy sees the same checkouts. Two policies that show an item at the same slot
+get the same response, so policies differ only by their choices. The hidden part of an item's appeal decides
+how much exploration can gain. In the simulator one standard deviation of `appeal` changes clicks by .15
+logits and purchases not at all; `appeal_weight` adds to both.
 """
 
 from collections.abc import Iterator
@@ -85,7 +82,7 @@ def arrival_days(items: SimulatedItems) -> Array:
 
 
 def simulate_days(shop: ShopConfig) -> Iterator[Day]:
-    """Yield the shop's days, those of the warm-up first."""
+    """Yield the shop's days, the warm-up days first."""
     items, rng = shop_items(shop), np.random.default_rng([shop.seed, 1])
     groups = [
         sample_users({"gap": USER_GROUPS}, rng, np.arange(shop.checkouts_per_day)) for _ in range(USER_GROUPS)

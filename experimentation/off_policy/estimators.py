@@ -55,8 +55,8 @@ def ips(reward: Array, weight: Array) -> Array:
 def snips(reward: Array, weight: Array, examination_probability: Array) -> Array:
     """Self-normalized IPS (Swaminathan and Joachims 2015), linearized around the estimate: [n].
 
-    Weights average 1 in expectation, over slots too; dividing by their actual average removes most of their
-    noise. Slots count by their examination probability [K], as rewards do. NaN if all weights are 0.
+    The expected mean of the weights is 1; dividing by their actual mean removes most of their noise. Slots
+    count by their examination probability [K], as rewards do. NaN if all weights are 0.
     """
     total = ips(reward, weight) * examination_probability.sum()
     mass = weight @ examination_probability
@@ -154,8 +154,8 @@ def policy_verdict(
     """The verdict on a difference to the logging policy: better, worse, no support, or not enough data.
 
     Args:
-        is_lower_bound: the estimate counts choices without support as 0, as IPS does. Rewards are not
-            negative, so a policy that is better by a lower bound is better.
+        is_lower_bound: whether the estimate counts choices without support as 0, as IPS does. Rewards are not
+            negative, so a policy whose lower bound is better is better.
     """
     if diagnostics.effective_sample_size < MIN_EFFECTIVE_SESSIONS:
         return "not enough data"

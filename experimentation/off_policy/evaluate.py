@@ -44,7 +44,7 @@ def estimate_examination_probability(logged: LoggedCheckouts) -> Array:
     predicted = np.isfinite(logged.p_click) & ~logged.is_withheld[:, None]
     if not predicted.any():
         raise ValueError(
-            "no impression has a logged p_click, for their bundle predicts no clicks: examination "
+            "no impression has a logged p_click, because their bundle predicts no clicks: examination "
             f"probabilities cannot be estimated; {EXAMINATION_HINT}"
         )
     clicks = (logged.rewards["click"] * predicted).sum(0)
@@ -83,8 +83,8 @@ def evaluate_policy(
 ) -> PolicyEvaluation:
     """Return estimates of the bundle and of its difference to the log, clustered by user.
 
-    Clicks, purchases and revenue are attributed to the slot, and those of shown slates. Incremental revenue
-    is estimated from slates that could have been held back, if there are any (incremental.py).
+    Clicks, purchases and revenue are attributed to the slot and come from shown slates only. Incremental
+    revenue is estimated from slates that could have been held back, if there are any (incremental.py).
 
     Args:
         examination_probability: [K] p(examined | slot).

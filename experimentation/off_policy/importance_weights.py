@@ -1,4 +1,4 @@
-"""Importance weights of logged slots for a target policy, by what is assumed of the shopper.
+"""Importance weights of logged slots for a target policy, for each model of the shopper.
 
     shopper    a slot's reward depends on    weight of the item a_k that slot k showed
     position   the item, times θ             Σ_j θ_j target(a_k at j) / Σ_j θ_j logging(a_k at j)
@@ -6,8 +6,8 @@
     cascade    the items above it too        Π_{i ≤ k} target(a_i | items above) / logging(a_i | items above)
     slate      the whole slate               the same product over all slots
 
-θ is the examination probability of a slot. From the first to the last row the assumptions get weaker, and the
-weights larger. `position` and `slot` are the position-based and the item-position model of Li et al. (KDD
+θ is the examination probability of a slot. From the first to the last row, the assumptions get weaker and the
+weights get larger. `position` and `slot` are the position-based and the item-position model of Li et al. (KDD
 2018, section 4), `cascade` is the reward interaction IPS of McInerney et al. (KDD 2020), `slate` is IPS. The
 pseudoinverse of Swaminathan et al. (NeurIPS 2017) is for rewards of the whole slate only; here every slot has
 its own.
@@ -61,7 +61,7 @@ def weights_by_shopper_model(
     Args:
         examined: [n, K] sums over all slots of θ times the probability of the item there.
         at_slot: [n, K] probabilities of the item at its slot.
-        given_above: [n, K] the same, given the items above it.
+        given_above: [n, K] probabilities of the item at its slot, given the items above it.
     """
     return {
         "position": importance_ratio(*examined),

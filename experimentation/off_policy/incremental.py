@@ -23,7 +23,7 @@ MIN_GROUP_CHECKOUTS = 40  # with a withheld slate, and with a shown one, that an
 def select_withholding(
     logged: LoggedCheckouts, replayed: ReplayedSlates
 ) -> tuple[LoggedCheckouts, ReplayedSlates] | None:
-    """The checkouts whose slate could be shown or held back; None with too few of either."""
+    """The checkouts whose slate could have been shown or withheld; None if either group is too small."""
     mask = (logged.withhold > 0) & (logged.withhold < 1)
     n_withheld = int(logged.is_withheld[mask].sum())
     if min(n_withheld, int(mask.sum()) - n_withheld) < MIN_GROUP_CHECKOUTS:
@@ -32,7 +32,7 @@ def select_withholding(
 
 
 def withholding_line(logged: LoggedCheckouts) -> str:
-    """What the log has of slates that were held back at random."""
+    """A sentence: how many slates of the log were withheld at random."""
     could_be = (logged.withhold > 0) & (logged.withhold < 1)
     n_withheld = int(logged.is_withheld[could_be].sum())
     counts = f"{n_withheld:,} of {int(could_be.sum()):,} slates were held back at random"
@@ -49,7 +49,8 @@ def with_incremental_rewards(
 ) -> tuple[LoggedCheckouts, ReplayedSlates]:
     """The checkouts of `select_withholding` with their terms as the reward, and its predictions.
 
-    Where the bundle predicts no incremental revenue, an examined item counts as the mean of the log.
+    If the bundle predicts no incremental revenue, the mean of the log is the prediction of every examined
+    item.
     """
     weights = group_weights(logged.is_withheld, logged.withhold)
     mean = mean_slot_revenue(logged.slot_revenue, weights)
@@ -66,7 +67,7 @@ def with_incremental_rewards(
 def _slot_predictions(
     logged: LoggedCheckouts, replayed: ReplayedSlates, weights: GroupWeights, examination_probability: Array
 ) -> SlotRevenue:
-    """Predicted revenue of the logged slots: the bundle's of items on its slate, else the slot's mean."""
+    """Predicted revenue of logged slots: the bundle's for items on its slate, else the slot's mean."""
     mean = mean_slot_revenue(logged.slot_revenue, weights)
     same_item = logged.item[:, :, None] == replayed.item[:, None, :]  # [n, K, K]
 

@@ -78,8 +78,8 @@ def read_logged_checkouts(
 ) -> LoggedCheckouts:
     """Return the log in `shop`, the folder of a shop's tables, for the bundle of `manifest` and `schema`.
 
-    Labels count in the windows that the bundle was trained with. Excluded, and counted, are checkouts before
-    the end of the bundle's training data, and checkouts whose horizon passes the end of the log.
+    Labels count in the windows that the bundle was trained with. Checkouts before the end of the bundle's
+    training data, and checkouts whose horizon passes the end of the log, are excluded and counted.
 
     Args:
         logged_version: keeps only slates that this bundle version answered.
@@ -157,7 +157,8 @@ def _read_clean_tables(con: ibis.BaseBackend, shop: Path, data: Mapping[str, Any
 
 def _first_slates(events: ir.Table, log: EncodedTables, logged_version: str | None) -> ir.Table:
     """`order, item, slot (from 0), propensity, p_click, withhold, is_withheld` of the first slate of every
-    checkout."""
+    checkout.
+    """
     t = events.filter(events.kind.isin(list(SLATE_KINDS)), events.propensity.notnull())
     if logged_version is not None:
         t = t.filter(t.bundle_version == logged_version)
@@ -212,7 +213,7 @@ def _line_revenue(
 ) -> dict[tuple[int, int], float]:
     """(order code, item code) → spend on order lines of the item inside the horizon, of items of slates.
 
-    Purchases that a shop reports as events do not count: nobody reports those of a slate that was held back.
+    Purchases that a shop reports as events are ignored, because withheld slates have no such reports.
     """
     lines = log.lines.select("user", "item", "spend", line_ts="ts")
     t = kept.select("order", "user", "ts", "horizon_end").join(lines, "user")

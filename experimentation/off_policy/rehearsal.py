@@ -8,12 +8,12 @@
 
 The challenger has the champion's models. It orders by p(purchase), not by expected value. Clicks are drawn
 from the true probabilities (docs/explanation/simulated_market.md). Only clicks are compared: purchases in
-the simulator's next
-orders follow the simulator's own slates.
+the simulator's next orders follow the simulator's own slates.
 
 With organic demand the challenger orders by incremental value (tasks=incremental), WITHHOLD of the champion's
-slates are held back, and purchases are drawn too: the items of the champion's slates leave the simulator's
-next orders, and those that are bought after them enter. Attributed and incremental revenue are compared.
+slates are held back, and purchases are drawn too: items of the champion's slates are removed from the
+simulator's next orders, and the items bought from the slates are added. Attributed and incremental revenue
+are compared.
 """
 
 import json
@@ -75,7 +75,7 @@ class SlateTruth(NamedTuple):
 def rehearse(out: Path, organic_share: float | None = None) -> list[Row]:
     """Return estimates of the challenger's rewards with their truth; write them and the estimate's page.
 
-    `organic_share`: of the purchases of shown items, those that would have happened without the slot.
+    `organic_share`: the share of purchases of shown items that would have happened without the slot.
     """
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg: dict[str, Any] = dict(compose("train", overrides=["data=simulated"]).data)

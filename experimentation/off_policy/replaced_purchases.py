@@ -1,4 +1,4 @@
-"""Order lines of a simulated shop as they would be after other slates than the simulator's own."""
+"""Order lines of a simulated shop after slates of another policy."""
 
 import numpy as np
 import pyarrow as pa
@@ -7,9 +7,9 @@ Array = np.ndarray
 
 
 def replace_purchases(orders: pa.Table, order: Array, item: Array, bought: Array, spend: Array) -> pa.Table:
-    """The order lines with those of slates in each user's next order replaced.
+    """The order lines, with the lines of slate items in each user's next order replaced.
 
-    Of the items of a slate, the next order holds the bought ones, and no line that the simulator drew. A
+    Of a slate's items, the next order holds exactly the bought ones. A
     user's orders have consecutive numbers.
 
     Args:

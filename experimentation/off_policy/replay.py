@@ -1,4 +1,4 @@
-"""Slates of a bundle for logged checkouts, as of the checkouts' own times."""
+"""Slates of a bundle for logged checkouts, at the times of these checkouts."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def select_replayed(replayed: ReplayedSlates, mask: Array) -> ReplayedSlates:
 
 
 def incremental_tasks(manifest: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
-    """The names of the tasks of spend, of purchases without the slot, and of what the slot adds to them."""
+    """The names of three tasks: spend, purchases without the slot, and uplift."""
     tasks = manifest_tasks(manifest)
     spend = next((task.name for task in tasks if task.label == "spend" and not task.window), None)
     organic = next((task.name for task in tasks if task.label == "organic" and not task.window), None)

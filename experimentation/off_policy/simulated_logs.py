@@ -1,15 +1,17 @@
 """Logs of a simulated shop in which the value of any policy is known.
 
-Catalog, users and responses are those of `data=simulated` (docs/explanation/simulated_market.md). The
-logging policy draws
-slates by softmax of the shop's score; the target policy knows more of the users' responses. Histories do not
-depend on slates, so every policy meets the same checkouts. Two kinds of shoppers read a slate:
+Catalog, users and responses come from `data=simulated` (docs/explanation/simulated_market.md). The logging
+policy draws slates by softmax of the shop's score; the target policy knows more of the users' responses.
+Histories do not depend on slates, so every policy meets the same checkouts.
+
+Two kinds of shoppers read a slate:
 
     independent   examine each slot with p(examined | slot), whatever the other slots hold: the position model
     cascade       the same, but leave after a click (Craswell et al. 2008): slots depend on those above
 
-Both also buy without the slot, what they like above all. WITHHOLD of the slates are held back, and the reward
-`incremental revenue` is of uplift_terms.py; `click` and `revenue` are those of slates that are all shown.
+Both kinds also buy without the slot, mostly items that they like. A share WITHHOLD of the slates is withheld.
+The reward `incremental revenue` comes from uplift_terms.py; `click` and `revenue` are measured with all
+slates shown.
 """
 
 from typing import NamedTuple

@@ -1,15 +1,15 @@
-"""What logged slots add to the revenue of their items, from slates that were held back at random.
+"""The increment of logged slots to the revenue of their items, from slates that were withheld at random.
 
-A held-back slate is logged as ghosts, the items that it would have shown (ghost ads, Johnson, Lewis and
-Nubbemeyer, Journal of Marketing Research 2017). What its items earn is bought without the slot. With the
-probability w that a checkout's slate is held back, and W = 1 where it was, the term of a slot
+A withheld slate is logged as ghosts, the items that it would have shown (ghost ads, Johnson, Lewis and
+Nubbemeyer, Journal of Marketing Research 2017). Purchases of ghosts happen without the slot. Let w be the
+probability that a checkout's slate is withheld, and W = 1 if it was. The term of a slot,
 
     m1 - m0 + (1 - W) / (1 - w) · (R - m1) - W / w · (R - m0)
 
-has the expectation of what showing the item adds to its revenue R, whatever the predictions m1 (shown) and m0
-(not shown) are: augmented inverse propensity weighting (Robins, Rotnitzky and Zhao, JASA 1994). Good
-predictions make it less noisy. The estimators of estimators.py read the terms as rewards, so that their
-weights are of both choices: of the item, and of the slate being shown.
+is an unbiased estimate of the revenue that showing the item adds to its revenue R, for any predictions m1
+(shown) and m0 (not shown): augmented inverse propensity weighting (Robins, Rotnitzky and Zhao, JASA 1994).
+Good predictions reduce its noise. The estimators of estimators.py use the terms as rewards, so their weights
+cover both choices: the item, and whether the slate is shown.
 """
 
 from typing import NamedTuple

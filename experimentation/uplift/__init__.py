@@ -1,1 +1,1 @@
-"""What a slot adds: incremental revenue from a log of slates that were withheld at random (ghost slates)."""
+"""Uplift: the incremental revenue of slates, from a log with slates withheld at random (ghosts)."""

@@ -1,10 +1,10 @@
-"""A log of shown and withheld slates as a row per checkout, with what the user bought after it.
+"""Reads a log of shown and withheld slates as one row per checkout, with the purchases that followed.
 
     impressions, ghosts ─▶ ghost_slots ─▶ ghost_checkouts: the first slate of each order ─╮
     orders: lines inside the horizon ─────────────────────────────────────────────────────┼─▶ outcomes
     clicks, by the rules of sessions.py ─▶ clicked_slots: what the slot is credited with ─╯
 
-Purchases are read from the orders alone: they report both groups alike, which feedback does not.
+Purchases are read only from orders, because orders cover both groups equally and feedback does not.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ NO_GHOSTS = (
 
 
 class Horizon(NamedTuple):
-    """How long after a checkout purchases count."""
+    """The time after a checkout in which purchases count."""
 
     seconds: int | None  # None: until the end of the user's next order
 
@@ -132,7 +132,7 @@ def _read_tables(
 def _create_ghost_checkouts(con: duckdb.DuckDBPyConnection, window: AnalysisWindow, condition: str) -> None:
     """Create `ghost_slots` and `ghost_checkouts`, of the log's rows that meet the condition.
 
-    A retry of an order gets the same answer, so its first slate stands for all.
+    A retry of an order gets the same answer, so its first slate represents all retries.
     """
     con.execute(
         f"""
@@ -185,7 +185,7 @@ def _build_ghost_log(con: duckdb.DuckDBPyConnection, horizon: Horizon, notes: tu
 def _create_outcomes(con: duckdb.DuckDBPyConnection, horizon: Horizon) -> int:
     """Create `slot_revenue` and `outcomes`, a row per checkout. Returns how many have an open horizon.
 
-    The lines of the checkout's own order count nowhere.
+    Lines of the checkout's own order are never counted.
     """
     last_ts = "(SELECT max(ts) FROM (SELECT ts FROM orders UNION ALL SELECT ts FROM events))"
     end_ts = (

@@ -40,7 +40,7 @@ class UpliftOptions:
     events: Path = input_option(..., "folder of the impression log, with ghost rows")
     orders: Path = input_option(..., "the shop's orders, CSV or Parquet: all that users pay and return")
     start: int = option(..., "first day of the checkouts, as 2026-11-02 (UTC)", parse=parse_day)
-    end: int = option(..., "last day", parse=parse_day)
+    end: int = option(..., "last day, as 2026-11-29 (UTC)", parse=parse_day)
     items: Path | None = input_option(None, "the shop's items, CSV or Parquet: estimates by category")
     experiment: str | None = option(None, "checkouts of this experiment only (default: all)")
     horizon: Horizon = option(

@@ -1,16 +1,16 @@
 """Incremental revenue per slate: shown minus withheld checkouts, weighted by their probabilities.
 
-Each checkout's slate is withheld by a coin of known bias, and what it would have shown is logged (ghost ads,
-Johnson, Lewis and Nubbemeyer 2017). So the two groups differ in nothing else, and
+Each checkout's slate is withheld with a known probability w, and the items it would have shown are logged
+(ghost ads, Johnson, Lewis and Nubbemeyer 2017). The groups differ in nothing else, so
 
     Σ_shown y/(1-w) / Σ_shown 1/(1-w)  -  Σ_withheld y/w / Σ_withheld 1/w
 
-estimates what a slate adds (Hájek 1971). Facts known before the coin are subtracted by least squares, which
-keeps the estimate unbiased but for terms of 1/n and narrows its interval (Lin 2013, Agnostic notes on
-regression adjustments). The regression weights each checkout by the square of its inverse probability,
-because the few withheld ones make most of the variance. Checkouts of one user are a cluster: their terms are
-summed before they are squared. A term is divided by 1 - its leverage, because a large predicted value bends
-the regression towards its own outcome (HC3, MacKinnon and White 1985).
+estimates the increment of a slate (Hájek 1971). Facts known before the draw are subtracted by least squares,
+which narrows the interval and adds a bias of order 1/n only (Lin 2013, Agnostic notes on regression
+adjustments). The regression weights each checkout by the square of its inverse probability, because the few
+withheld ones make most of the variance. Checkouts of one user are a cluster: their terms are summed before
+they are squared. A term is divided by 1 - its leverage, because a large predicted value bends the regression
+towards its own outcome (HC3, MacKinnon and White 1985).
 """
 
 import math
@@ -27,7 +27,7 @@ MIN_RESIDUAL_SHARE = 0.1  # 1 - leverage, at least: a term of leverage 1 is 0
 
 
 class Assignment(NamedTuple):
-    """Which of n checkouts had their slate withheld, and by which coin."""
+    """The n checkouts: whether the slate was withheld, and with which probability."""
 
     user_row: NDArray  # [n] int64, the cluster
     is_shown: NDArray  # [n] bool
@@ -35,7 +35,7 @@ class Assignment(NamedTuple):
 
     @property
     def weight(self) -> NDArray:
-        """Inverse probability of what happened: [n]."""
+        """Inverse probability of each checkout's group: [n]."""
         return 1 / np.where(self.is_shown, 1 - self.withhold, self.withhold)
 
 
@@ -67,7 +67,7 @@ def contrast(assignment: Assignment, outcome: NDArray, covariates: NDArray | Non
     """Return what showing the slate adds to an outcome [n].
 
     Args:
-        covariates: [n, k] facts known before the coin.
+        covariates: [n, k] facts known before the draw.
     """
     if covariates is None:
         covariates = np.zeros((len(outcome), 0))
@@ -100,8 +100,8 @@ def clustered_estimate(assignment: Assignment, value: float, terms: NDArray) -> 
 def incremental_share(assignment: Assignment, incremental: Contrast, attributed: NDArray) -> Estimate:
     """Incremental revenue over attributed revenue [n], by the delta method; NaN if nothing is attributed.
 
-    1 - share is what would have been bought without the slot. Above 1, the slot adds purchases that no click
-    precedes.
+    1 - share is the part that would have been bought without the slot. A share above 1 means that the slot
+    adds purchases without a click.
     """
     credit, credit_terms = hajek_mean(assignment, attributed, shown=True)
     if not credit > 0:

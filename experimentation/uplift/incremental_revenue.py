@@ -1,4 +1,4 @@
-"""What a slot adds, from a log of shown and withheld slates: per slate, item category and source."""
+"""Incremental revenue from a log of shown and withheld slates: per slate, item category and source."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -64,7 +64,7 @@ class UpliftResult(NamedTuple):
 
 
 def estimate_uplift(log: GhostLog) -> UpliftResult:
-    """Return what the slates of a log added."""
+    """Return the incremental revenue of a log's slates."""
     assignment = log.assignment
     shown = int(assignment.is_shown.sum())
     result = UpliftResult(

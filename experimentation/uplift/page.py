@@ -1,4 +1,4 @@
-"""The page of what a slot adds: its values for reporting's template."""
+"""The page of an uplift estimate: its values for reporting's template."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
-"""How many checkouts withholding takes, from the shop's own log before anything is withheld.
+"""Plans withholding: the checkouts it needs, from the shop's own log before anything is withheld.
 
-The coin is thrown for each checkout, so in expectation checkouts of one user do not covary, and with w the
-share that is withheld and σ² the variance of an outcome after the covariates
+Each checkout is drawn independently, so checkouts of one user do not covary in expectation. With the withheld
+share w, and the variance σ² of an outcome after the covariates,
 
     variance of the estimate = σ² / (n · w · (1 - w)).
 
@@ -39,7 +39,7 @@ def plan_withholding(log: GhostLog, withhold: float, uplift: float, power: float
 
     Args:
         log: all checkouts with a shown slate (`read_shown_log`).
-        withhold: share of the checkouts whose slate is to be held back.
+        withhold: share of the checkouts whose slate is withheld.
         uplift: relative effect on all orders.
         power: probability of detecting the effect.
 

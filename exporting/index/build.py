@@ -2,8 +2,8 @@
 
     train_index → write_shards → tune_search_params       of every family: exporting/index/tuning.py
 
-The metric is the inner product, in training of the index as in search. Vectors come from a function of item
-rows, so neither all of them nor the whole index need to be in memory.
+The metric is the inner product, for training of the index and for search. Vectors come from a function of
+item rows, so neither all vectors nor the whole index need to fit into memory.
 """
 
 import math
@@ -72,9 +72,11 @@ def train_index(
     """
     count = len(ids)
     if not count:
-        raise ValueError("there is no item to index: none is available")
+        raise ValueError(
+            "no item is available, so there is nothing to index: check `available` in the items table"
+        )
     if len(np.unique(ids)) != count:
-        raise ValueError("item rows occur more than once")
+        raise ValueError("the same item row occurs more than once")
     index = make_index(family, vectors(ids[:1]).shape[1], count)
     ivf: Any = faiss.try_extract_index_ivf(index)
     if ivf is not None:
@@ -98,8 +100,8 @@ def train_index(
 def _use_uniform_scale(ivf: faiss.IndexIVF) -> None:
     """Give all dimensions of 8-bit codes one scale, ±4 standard deviations of the residuals to the centroids.
 
-    A fifth faster to scan than a scale per dimension, and finer than a scale from the smallest to the largest
-    value (.9852 of the exact neighbours against .9848, docs/explanation/retrieval_index.md).
+    This is a fifth faster to scan than a scale per dimension, and more precise than a scale from the smallest
+    to the largest value (docs/explanation/retrieval_index.md).
     """
     if (
         isinstance(ivf, faiss_untyped.IndexIVFScalarQuantizer)
@@ -132,7 +134,7 @@ def copy_to_gpus(flat: faiss.Index) -> faiss.Index | None:
 
 @contextmanager
 def override_quantizer(ivf: faiss.IndexIVF | None, quantizer: faiss.Index | None) -> Iterator[None]:
-    """Let `quantizer` choose the lists of an inverted file inside the block; None changes nothing."""
+    """Use `quantizer` to assign lists of an inverted file inside the block; None changes nothing."""
     if ivf is None or quantizer is None:
         yield
         return
@@ -149,7 +151,8 @@ def write_shards(
 ) -> list[Path]:
     """Write `shards` indexes to `folder`, each with its part of the item rows `ids` [n]; returns their files.
 
-    All start as copies of `empty`, so together they answer as one index. One is in memory at a time.
+    All shards start as copies of `empty`, so together they answer like one index. Only one shard is in memory
+    at a time.
     """
     names = ["index.faiss"] if shards == 1 else [f"index-{shard:03d}.faiss" for shard in range(shards)]
     for shard, name in enumerate(names):
@@ -165,7 +168,7 @@ def read_shards(files: Sequence[Path]) -> list[faiss.Index]:
 
 
 def imbalance_factor(shards: Sequence[faiss.Index]) -> float | None:
-    """Mean size of the list of a vector, over that of even lists: 1 is best. None for graphs."""
+    """Mean list size seen by a vector, divided by the size of equal lists: 1 is best. None for graphs."""
     ivf_indexes: list[Any] = [faiss.try_extract_index_ivf(index) for index in shards]
     if ivf_indexes[0] is None:
         return None
@@ -176,7 +179,7 @@ def imbalance_factor(shards: Sequence[faiss.Index]) -> float | None:
 
 
 def bytes_per_vector(files: Sequence[Path], count: int, packed: NDArray, refine_factor: float) -> float:
-    """Bytes of an index, and of the int8 vectors that a refined order reads, over its `count` vectors."""
+    """Bytes per vector of an index, including the int8 vectors that reranking reads."""
     index_bytes = sum(file.stat().st_size for file in files) / count
     return index_bytes + (packed.shape[1] if refine_factor > 1 else 0)
 
@@ -234,9 +237,10 @@ def tune_search_params(
 ) -> SearchSweep:
     """The fastest search parameters of `index` that reach `target_recall` of `truth` [q, k].
 
-    First the fewest probes that reach it, then the smallest centroid margin at twice as many, if that is
-    faster: a query in a dense region needs fewer lists than one at the edge. If no number of probes reaches
-    the target, the best is the one from which on more probes stop gaining recall.
+    The search finds the fewest probes that reach the target. Then it tries twice as many probes with the
+    smallest centroid margin, and keeps that if it is faster: a query in a dense region needs fewer lists than
+    one at the edge. If no number of probes reaches the target, the number after which recall stops improving
+    is used.
     """
     points: list[SweepPoint] = []
 
@@ -280,8 +284,8 @@ def exponential_search(
 ) -> int:
     """The smallest number of `low` to `high` that meets the target.
 
-    If none does, `high` or the first number that plateaued. Doubles until the target is met, then halves the
-    bracket down to a sixteenth of the number, which is below the noise of timing.
+    If none does, returns `high` or the first number after which recall stops improving. The number doubles
+    until the target is met; then the bracket is halved down to a sixteenth of the number.
     """
     failing, number = 0, low
     while not meets_target(number):

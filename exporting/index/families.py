@@ -1,4 +1,4 @@
-"""Index families: how an index over n vectors of D dimensions is made, before it learns from them.
+"""Index families: each makes an untrained index for n vectors of D dimensions.
 
 A family is a function `(dim, count) → faiss.Index`: an untrained index of inner products, which has inverted
 lists or is a graph with ids (`IDMap2,HNSW…`). `index.families` names the families that an export builds and
@@ -23,8 +23,8 @@ class IndexFamily:
 
     Args:
         make_index: D, n → an untrained index.
-        refine_factors: values of SearchParams.refine_factor to compare; above 1 for coarse codes, whose order
-            the int8 vectors refine.
+        refine_factors: values of SearchParams.refine_factor to compare; above 1 for coarse codes, whose
+            results int8 vectors rerank.
     """
 
     make_index: MakeIndex
@@ -68,7 +68,7 @@ FAMILIES = {
 def find_family(name: str) -> IndexFamily:
     """The family of a name in FAMILIES, or of the dotted path of a function or an IndexFamily.
 
-    Raises ValueError for a name that is neither.
+    Raises ValueError for any other name.
     """
     if name in FAMILIES:
         return FAMILIES[name]
@@ -86,12 +86,12 @@ def make_index(family: IndexFamily, dim: int, count: int) -> faiss.Index:
     """The untrained index of a family. Raises FamilyError for one that serving cannot search."""
     index = family.make_index(dim, count)
     if not isinstance(index, faiss.Index):
-        raise FamilyError(f"the family made a {type(index).__name__}: expected a faiss.Index")
+        raise FamilyError(f"the family returned a {type(index).__name__}: expected a faiss.Index")
     if index.metric_type != faiss.METRIC_INNER_PRODUCT or index.d != dim:
-        raise FamilyError(f"the family made no index of inner products of {dim} dimensions")
+        raise FamilyError(f"the family must return an inner-product index of {dim} dimensions")
     if index.ntotal:
         raise FamilyError(
-            f"the family made an index that holds {index.ntotal} vectors already: expected none"
+            f"the family returned an index that already holds {index.ntotal} vectors: expected an empty index"
         )
     if not _is_searchable(faiss.downcast_index(index)):
         raise FamilyError(

@@ -1,9 +1,9 @@
-"""The choice of an index and of its search parameters: every family is measured on the model's own vectors.
+"""Chooses an index and its search parameters by measuring every family on the model's own vectors.
 
     python export.py index=auto index.recall=.98 index.p99_ms=1 index.bytes_per_vector=80
 
 Of the indexes that meet all three targets, the one with the smallest median latency is chosen. If none meets
-them, the nearest to them is chosen, with a warning.
+them, the index nearest to the targets is chosen, with a warning.
 """
 
 import time
@@ -85,7 +85,7 @@ def tune_index(
 
     Args:
         vectors: reads the vectors that are indexed.
-        packed: [N+1, D+8] uint8, the int8 vectors that a refined order reads.
+        packed: [N+1, D+8] uint8, the int8 vectors that reranking reads.
         ids: [n] int64, the item rows to index.
         queries: [q, D] float32. truth: [q, k], their neighbours by exact search.
         cfg: the `index` config. folder: for the files.
@@ -128,7 +128,7 @@ def tune_index(
 
 
 def trial_cost(trial: IndexTrial, cfg: DictConfig) -> tuple[float, float]:
-    """The order of trials: the sum of the shares by which targets are missed, then the median latency."""
+    """The sort key of trials: the summed relative misses of targets, then the median latency."""
     recall_miss = max(0.0, 1 - trial.metrics.recall / cfg.recall)
     latency_miss = max(0.0, trial.metrics.p99_ms / cfg.p99_ms - 1) if cfg.p99_ms else 0.0
     size_miss = max(0.0, trial.bytes_per_vector / cfg.bytes_per_vector - 1) if cfg.bytes_per_vector else 0.0
@@ -153,7 +153,7 @@ def trial_rows(tuned: TuningResult) -> list[dict[str, Any]]:
 
 
 def index_manifest(tuned: TuningResult, cfg: DictConfig) -> dict[str, Any]:
-    """The `index` entry of the manifest: how it is searched, the targets, and what was measured."""
+    """The `index` entry of the manifest: search parameters, targets and measurements."""
     trial, shards = tuned.best_trial, read_shards(tuned.files)
     ivf = faiss.try_extract_index_ivf(shards[0])
     count, imbalance = sum(index.ntotal for index in shards), imbalance_factor(shards)

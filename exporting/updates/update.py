@@ -1,10 +1,10 @@
-"""A published bundle with changed items, as a new version: no training, no new index.
+"""Publishes a bundle with changed items as a new version, without training or a new index.
 
     bundle/current ─ its run, its item updates ─╮
     changes.parquet ────────────────────────────┴▶ updates ─▶ items ─▶ index: out, in ─▶ bundle/<new version>
 
-`changes.parquet` in a bundle holds every item update since the training, so a version follows from its run
-and its updates alone. Readers of the old version are not disturbed.
+`changes.parquet` in a bundle holds every item update since the training, so a version depends only on its run
+and its updates. Readers of the old version are not disturbed.
 """
 
 from collections.abc import Callable
@@ -64,7 +64,7 @@ APPEND_ONLY_FAMILIES = ("hnsw_sq8",)  # families from which faiss cannot remove 
 
 
 class DegradationLimits(NamedTuple):
-    """What an index may lose by updates before a rebuild is advised."""
+    """The loss of an index by updates at which a rebuild is advised."""
 
     max_recall_loss: float = 0.01  # of recall@300
     max_imbalance_ratio: float = 1.5  # times the imbalance of its lists
@@ -83,7 +83,7 @@ class PublishedVersion(NamedTuple):
 
     @property
     def live_until(self) -> float | None:
-        """When its live changes were read; None without any."""
+        """The time at which live changes were read; None without any."""
         until: float | None = self.manifest["export"].get(UNTIL)
         return until
 
@@ -99,7 +99,7 @@ RECORDED_RUN = RunLocation()  # the folder that the manifest names
 
 
 class UpdateRecord(NamedTuple):
-    """What a version keeps of its item updates."""
+    """The record of item updates in a version."""
 
     updates: pa.Table  # all since the training
     live_until: float | None  # when the live ones were read; None without any
@@ -109,7 +109,7 @@ class UpdateRecord(NamedTuple):
 
 
 class IndexDelta(NamedTuple):
-    """Item rows [n] int64 that leave the index and that enter it; a row whose vector changed does both."""
+    """Item rows [n] int64 that leave and enter the index; a row with a changed vector does both."""
 
     removed_rows: NDArray
     added_rows: NDArray
@@ -133,7 +133,7 @@ def update_bundle(
         items: file of the changed items; None only with `rebuild`.
         run: where the training run is.
         rebuild: build and tune the index anew.
-        limits: beyond which a warning advises a rebuild.
+        limits: a warning advises a rebuild beyond them.
         sign: private key that signs the new version.
         live: URI of a live state, whose changes of items come before those of `items`.
     """
@@ -251,10 +251,10 @@ def _export_settings(current: PublishedVersion) -> DictConfig:
 
 
 def find_training_run(manifest: dict[str, Any], run: str | None, tracking_uri: str) -> Path:
-    """The folder of the run that a bundle was made from. Raises ExportError for another one."""
+    """The folder of the run that a bundle was made from. Raises ExportError for a different run."""
     name = manifest["run"]["folder"]
     if Path(name).name != name:
-        raise ExportError(f"the bundle's manifest names the run {name!r}, which is no name of a folder")
+        raise ExportError(f"the bundle's manifest names the run {name!r}, which is not the name of a folder")
     folder = find_run(run or str(Path(manifest["run"]["config"]["paths"]["runs"]) / name), tracking_uri)
     if folder.name != name:
         raise ExportError(f"run={run} is {folder.name}, the bundle was made from {name}")
@@ -292,7 +292,7 @@ def index_delta(folder: Path, updated: ExportableRun, updated_rows: NDArray) -> 
 def _index_builder(
     current: PublishedVersion, updated: ExportableRun, delta: IndexDelta, cfg: DictConfig, rebuild: bool
 ) -> Callable[[Path], BuiltIndex]:
-    """What makes the index of the new version in a folder: a build from scratch, or an update."""
+    """The function that makes the new version's index in a folder: a build from scratch, or an update."""
     family = current.manifest["index"]["system"]
     if rebuild:
         return lambda folder: build_tuned_index(updated, cfg, folder)
@@ -335,7 +335,7 @@ def update_index(
 
 
 def index_degradation(index: dict[str, Any], limits: DegradationLimits) -> str:
-    """How far a manifest's index is from its build, as text; "" inside the limits."""
+    """The degradation of a manifest's index since its build, as text; "" inside the limits."""
     built, losses = index["built"], []
     if index["recall"] < built["recall"] - limits.max_recall_loss:
         losses.append(f"recall@300 fell from {built['recall']} to {index['recall']}")

@@ -1,7 +1,6 @@
 """Decayed counts of a user's own events, by ranking and item.
 
-A ranking is the `own_events` of one source. Rankings are counted together as far as no history kind belongs
-to two of them.
+A ranking is the `own_events` of one source. Rankings share a counter unless they count the same history kind.
 """
 
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ class EventCounter(nn.Module):
 
     Args:
         rankings: position of the ranking → its events.
-        skipped: position of the ranking → items [n] whose events do not count.
+        skipped: position of the ranking → items [n] whose events are ignored.
         n_items: N+1.
     """
 

@@ -1,4 +1,4 @@
-"""Fusion: the proposals of all sources, deduplicated and cut to the best."""
+"""Fusion: merges the proposals of all sources, drops duplicates and keeps the best."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ def global_proposals(
 ) -> Proposals:
     """Proposals of `ann` [B, K] (item rows, -1 for none) and of the global lists [G] for each checkout.
 
-    None becomes the unknown item, which is not available.
+    -1 becomes the unknown item, which is not available.
     """
     n_checkouts, k = ann.shape
     key = torch.cat([ann.clamp_min(0), items.expand(n_checkouts, -1)], dim=1)  # [B, K + G]
@@ -44,7 +44,7 @@ def top_proposals(
     rank_offset: Tensor,
     source_stride: int,
 ) -> Proposals:
-    """The top proposals of the personalised sources, as many as `source_limits` [sources].
+    """The top proposals of the personalised sources, at most `source_limits` [sources] each.
 
     Args:
         source_bits: [sources].

@@ -1,4 +1,4 @@
-"""Item lists: for each row, an item or a leaf category, the items that go with it."""
+"""Item lists: the related items of each row (a row is an item or a leaf category)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from models.jagged import segment_ids
 
 
 class ItemLists(NamedTuple):
-    """Items that go with each of R rows, jagged."""
+    """The related items of each of R rows, jagged."""
 
     offsets: Tensor  # [R+1] int64
     item: Tensor  # [ΣM] int64

@@ -27,8 +27,8 @@ class SourceRanking(NamedTuple):
 def key_positions(rankings: Sequence[str], lists: Mapping[str, str | None]) -> dict[str, int]:
     """Position in keys of each list source; the rankings of own events have positions 0, 1, …
 
-    A list source that leaves out what a ranking has counted looks up that ranking's keys, moved to its own
-    position. The other rankings move along, so the positions that they fall on stay free.
+    A list source that leaves out the items of a ranking looks up that ranking's keys, shifted to its own
+    position. All rankings shift by the same number, so the positions on which they land are left free.
 
     Args:
         rankings: sources with own events.

@@ -13,7 +13,7 @@ VIEW_HALF_LIFE_DAYS = 7.0
 
 
 def source(limit: int) -> Source:
-    """The source; `limit` holds for the new items and for the viewed ones, each."""
+    """The source; `limit` applies to new items and to viewed items separately."""
     return Source(
         limit,
         global_items=new_items,

@@ -40,7 +40,10 @@ class ListSeeds(NamedTuple):
 
 
 class BasketItemSeeds(nn.Module):
-    """The basket's items. `position` is the source's in keys, `first_row` the first of its lists."""
+    """The basket's items.
+
+    `position` is the source's position in keys, `first_row` the first row of its lists.
+    """
 
     def __init__(self, position: int, first_row: int) -> None:
         super().__init__()
@@ -100,7 +103,7 @@ class RecentItemSeeds(nn.Module):
     """The basket's items, weight 1, and the user's latest purchases, weight `decay` ^ orders after them.
 
     Args (further ones: see `BasketItemSeeds`):
-        n: number of purchases; the others of an order with one of them are seeds, too.
+        n: number of purchases; further items of the same orders are seeds too.
         decay: above 0, up to 1.
     """
 
@@ -109,7 +112,7 @@ class RecentItemSeeds(nn.Module):
         self.position, self.first_row, self.n, self.decay = position, first_row, n, decay
 
     def forward(self, inputs: SeedInputs) -> ListSeeds:
-        """A seed per basket line, and `n` or some more further ones per checkout."""
+        """A seed per basket line, and `n` or slightly more seeds per checkout from earlier orders."""
         checkout = segment_ids(inputs.history_offsets)  # [ΣH]
         bought = (inputs.history_kind == 0).nonzero().squeeze(1)
         checkout = checkout.index_select(0, bought)  # [P], rising

@@ -1,4 +1,4 @@
-"""What a candidate source states: how it proposes, from which table, and how many items.
+"""A candidate source: how it proposes, from which table, and how many items.
 
 A source is a module of this folder, or of the user, with a function that returns its Source:
 
@@ -33,7 +33,7 @@ WAYS = ("index", "global_items", "own_events", "seed_lists")
 
 @dataclass(frozen=True, kw_only=True)
 class SourceInputs:
-    """What the tables of the sources are made from, as of one snapshot."""
+    """Inputs of the sources' tables, at one snapshot."""
 
     catalog: Catalog
     snapshot: int  # row of the catalog's snapshot fields
@@ -55,7 +55,8 @@ class SourceInputs:
 class OwnEvents:
     """Counts of the user's own events by item; an event loses half its weight in `half_life` days.
 
-    Events of items in the source's own `global_items` do not count: the source proposes these to everyone.
+    Events of items in the source's own `global_items` are ignored, because the source proposes these to
+    everyone.
     """
 
     kinds: tuple[str, ...]  # of models.schema.HISTORY_KINDS
@@ -77,7 +78,7 @@ class BasketCategories:
 class OwnItems:
     """The top `n` own items of the source `events`, by its `own_events`, are the seeds.
 
-    The weight of a seed falls with its rank. The lists' source proposes no item that `events` has counted.
+    The weight of a seed falls with its rank. The source proposes no item that the user's own events contain.
     """
 
     events: str
@@ -86,10 +87,10 @@ class OwnItems:
 
 @dataclass(frozen=True)
 class RecentItems:
-    """The basket's items and the user's latest `n` purchases, with the rest of their orders, are the seeds.
+    """Seeds: the basket's items, the user's latest `n` purchases, and the other items of their orders.
 
-    The weight of a seed is `decay` to the power of the number of the user's orders after it, the basket
-    included. The lists' source may propose items that the user has bought.
+    The weight of a seed is `decay` to the power of the number of the user's later orders, including the
+    basket. The source may propose items that the user has bought.
     """
 
     n: int
@@ -100,13 +101,13 @@ class RecentItems:
 class SeedLists:
     """Lists of items by seed; the score of an item is its sum of weight · list score over the seeds.
 
-    The scores of every such source are features of the ranker.
+    The scores of every source with lists are features of the ranker.
 
     Args:
         table: the name of a prepared file of neighbours (data/examples/neighbour_tables.py), or the function
             that makes the lists.
         scale: multiplies the list scores; None divides them by their mean. The ranker reads log(1 + score),
-            so scores about 1 tell it most.
+            so scores near 1 carry most information.
     """
 
     seeds: BasketItems | BasketCategories | OwnItems | RecentItems
@@ -116,8 +117,7 @@ class SeedLists:
     def read_table(self, inputs: SourceInputs) -> ItemLists:
         """The lists, with scaled scores.
 
-        Raises ValueError for lists by another number of items than the catalog has, and for items that it
-        lacks.
+        Raises ValueError for a wrong number of lists, and for items that the catalog lacks.
         """
         lists = inputs.neighbours[self.table] if isinstance(self.table, str) else self.table(inputs)
         rows, items = lists.offsets.numel() - 1, inputs.catalog.leaf.numel()
@@ -173,7 +173,7 @@ class Source:
     def global_list(self, inputs: SourceInputs) -> Tensor:
         """[n ≤ limit] items that the source proposes for all checkouts; none if it is off.
 
-        Raises ValueError for an item that is there twice, and for one that the catalog lacks.
+        Raises ValueError for a repeated item, and for one that the catalog lacks.
         """
         if self.global_items is None or self.limit == 0:
             return torch.zeros(0, dtype=torch.int64)
@@ -185,7 +185,7 @@ class Source:
 
 
 def _check_item_rows(way: str, items: Tensor, rows: int) -> None:
-    """Raises ValueError for items [n] that are no rows of a catalog with `rows` rows; row 0 is unknown."""
+    """Raises ValueError for items [n] that are not rows of a catalog with `rows` rows; row 0 is unknown."""
     if items.dtype != torch.int64:
         raise ValueError(f"{way} returns items of type {items.dtype}: expected torch.int64")
     absent = items[(items < 1) | (items >= rows)]
@@ -194,7 +194,7 @@ def _check_item_rows(way: str, items: Tensor, rows: int) -> None:
 
 
 def check_sources(sources: Mapping[str, Source]) -> None:
-    """Raises ValueError for sources that do not go together."""
+    """Raises ValueError for sources that cannot be combined."""
     names = [*sources]
     if len(names) > MAX_SOURCES:
         raise ValueError(f"{len(names)} sources: at most {MAX_SOURCES} have a bit in source_mask")
@@ -206,7 +206,7 @@ def check_sources(sources: Mapping[str, Source]) -> None:
         events = source.seed_events
         if events is not None and (events not in sources or sources[events].own_events is None):
             raise ValueError(
-                f"{name} reads the own items of {events}, which is no source with own events here: add "
+                f"{name} reads the own items of {events}, which is not a source with own events here: add "
                 f"{events}, with limit 0 if it shall propose nothing itself"
             )
 

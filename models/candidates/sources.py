@@ -9,7 +9,7 @@ Its tables belong to one snapshot date.
                         ▼                                   │
     basket ────────── lists ─▶ list sources ────────────────╯
 
-All sources of a row of this picture share their operations, because a request pays for each operation.
+Sources in the same row share their tensor operations, because a request pays for each operation.
 """
 
 import copy
@@ -158,7 +158,7 @@ class CandidateSources(nn.Module):
     def proposals(
         self, personal: PersonalScores, ann: Tensor, n_checkouts: int, n_items: int
     ) -> tuple[Proposals, Proposals]:
-        """The proposals of the index and the global lists, and those of the personalised sources.
+        """The proposals of the index and the global lists, then the proposals of the personalised sources.
 
         Args:
             ann: [B, K] item rows of the index, -1 for none.
@@ -279,7 +279,7 @@ class CandidateSources(nn.Module):
 
 
 def _named(name: str, read: Callable[[SourceInputs], T], inputs: SourceInputs) -> T:
-    """What the source `name` reads from `inputs`. A ValueError names the source."""
+    """The tables that the source `name` reads from `inputs`. A ValueError names the source."""
     try:
         return read(inputs)
     except ValueError as error:

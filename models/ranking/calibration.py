@@ -1,4 +1,4 @@
-"""Calibration of the tasks' logits: fitted on validation after training, exported with the ranker."""
+"""Calibration of the tasks' logits: fitted on validation after training, and exported with the ranker."""
 
 from collections.abc import Sequence
 from math import log
@@ -30,10 +30,12 @@ LEVEL_TOLERANCE = 1e-4  # of the logarithm of a sum of outputs
 
 
 class TaskCalibration(nn.Module):
-    """A linear map per task of its logit: log-odds of a binary task, log of the mean of an amount.
+    """A linear map of each task's logit.
 
-    Platt scaling (Platt 1999) of binary tasks given their parents: the probability of a chain is the product
-    and never exceeds the parent's.
+    The logit is the log-odds of a binary task, or the log mean of an amount.
+
+    Binary tasks use Platt scaling (Platt 1999) given their parents. A chained probability is a product and
+    never exceeds the parent's probability.
     """
 
     def __init__(self, n_tasks: int) -> None:
@@ -58,8 +60,9 @@ class TaskCalibration(nn.Module):
 
         With the trained `position_bias`, which is not fitted, outcomes observed at a `position` [n] calibrate
         the probabilities of an item that is seen instead of the mean over the positions of the log. `weight`
-        [n, T] is by task the number of pairs that a row stands for, 0 for an unknown outcome; 1 by default. A
-        task without both outcomes in the sample, or with `calibration: false`, keeps its parameters.
+        [n, T] is the number of pairs that a row represents for each task: 0 for an unknown outcome, 1 by
+        default. A task without both outcomes in the sample, or with `calibration: false`, keeps its
+        parameters.
         """
         weight = torch.ones_like(labels) if weight is None else weight
         parents, is_known = parent_labels(labels, tasks), weight > 0
@@ -98,10 +101,10 @@ def level_shifts(
 ) -> Tensor:
     """Shifts [T] of calibrated logits [n, T] that multiply each task's weighted sum of outputs by its level.
 
-    The outputs are those of the labels: joint probabilities, conditional ones, and means given the parent.
-    A parent is shifted before its children, and a child's shift counts what its parent's does. A task whose
-    level is None, or whose weight [n, T] is 0 throughout, is not shifted. A shift is bounded by
-    MAX_LEVEL_SHIFT.
+    The outputs predict the labels: joint probabilities, conditional probabilities, and means given the
+    parent. A parent is shifted before its children, and a child's shift takes the parent's shift into
+    account. A task is not shifted if its level is None or all of its weights [n, T] are 0. A shift is bounded
+    by MAX_LEVEL_SHIFT.
     """
     to_outputs = TaskOutputs(tasks, of_labels=True)
     shifts = logits.new_zeros(len(tasks))
@@ -127,7 +130,7 @@ def level_shifts(
 
 
 def calibration_losses(logits: Tensor, labels: Tensor, tasks: Sequence[Task], weight: Tensor) -> list[Tensor]:
-    """By task the loss of its own parameters; ancestors are constants. logits, labels, weight [n, T]."""
+    """The calibration loss of each task, ancestors held constant; logits, labels, weight [n, T]."""
     parents, parent_label = parent_indices(tasks), parent_labels(labels, tasks)
     logs = log_probabilities(logits.detach(), parents, [task.is_binary for task in tasks])
     losses: list[Tensor] = []
@@ -153,11 +156,11 @@ def label_logits(
     position_bias: PositionBias | None = None,
     position: Tensor | None = None,
 ) -> Tensor:
-    """Logits [n, T] of the network, of items that are seen → logits [n, T] of the labels at positions [n].
+    """Turns logits [n, T] of items that the user sees into logits [n, T] of the labels at positions [n].
 
-    A user examines a position or not, so the bias acts on tasks without parent; the others follow. Of a task
-    with a control c it acts on what the slot adds: p(label) = c + (1 - c) · p(seen | position) · σ(logit). An
-    organic purchase has no position. The control is a constant here: its own labels train it.
+    The position bias acts on tasks without a parent; their children inherit it. In a task with a control c
+    the bias acts on the part that the slot adds: p(label) = c + (1 - c) · p(seen | position) · σ(logit). An
+    organic purchase has no position. The control is a constant here, because its own labels train it.
     """
     controls = control_indices(tasks)
     has_position = position_bias is not None and position is not None
@@ -187,7 +190,7 @@ def _logit_with_control(logit: Tensor, control: Tensor, log_seen: Tensor) -> Ten
 
 
 def _is_fitted(task: Task, label: Tensor, parent: Tensor) -> bool:
-    """Whether a sample determines the parameters of a task: its labels [n], parent [n] bool."""
+    """Whether a sample is enough to fit a task's parameters: its labels [n], parent [n] bool."""
     if not task.calibration:
         return False
     if not task.is_binary:

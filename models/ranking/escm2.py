@@ -1,9 +1,9 @@
 """Counterfactual risks of ESCM² (Wang et al., "ESCM²: entire space counterfactual multi-task model for
 post-click conversion rate estimation", SIGIR 2022, sections 3.2 to 3.4).
 
-Conversions are known of clicked candidates only, and a click is likelier where a conversion is. ESMM fits the
-product p(click) · p(conversion | click) and leaves the second factor free to err wherever clicks are rare.
-ESCM² adds a risk of that factor over all candidates:
+Conversions are observed only for clicked candidates, and candidates that convert are clicked more often. ESMM
+fits the product p(click) · p(conversion | click), so the second factor may be wrong where clicks are rare.
+ESCM² adds a risk of the second factor over all candidates:
 
     o, r     labels of the parent (the click) and of the task (the conversion)
     ô, r̂     their predictions, p(parent) and p(task | parent)
@@ -12,8 +12,8 @@ ESCM² adds a risk of that factor over all candidates:
     DR       mean of δ̂ + o / ô · (δ - δ̂)    δ̂ = cross-entropy of r̂ against an imputed r̃
              + mean of o / ô · (δ - δ̂)²      trains r̃ alone
 
-The mean is over all candidates. ô is a constant here, as in the paper: else a smaller risk would be had by
-predicting more clicks.
+The mean is over all candidates. ô is a constant here, as in the paper; otherwise the model could lower the
+risk by predicting more clicks.
 """
 
 import torch
@@ -49,12 +49,12 @@ class InversePropensityRisk(nn.Module):
 
 
 class DoublyRobustRisk(nn.Module):
-    """The risk of ESCM²-DR (section 3.4): right if the propensities are, or the imputed errors.
+    """The risk of ESCM²-DR (section 3.4): unbiased if the propensities or the imputed errors are right.
 
-    The paper's imputation is a tower over the input's features. Here it is a small network over the two
-    numbers that the errors depend on, the task's logit and the log of the propensity: the ranker and what is
-    exported stay as they are. It imputes a probability r̃, as in doubly robust joint learning (Wang et al.,
-    ICML 2019), so that δ̂ depends on r̂: an imputed number would leave the gradient of IPS. r̃ = r̂ at first.
+    The paper's imputation is a tower over the input's features. Here the imputation is a small network over
+    two numbers: the task's logit and the log propensity. So the ranker and its export do not change. It
+    imputes a probability r̃, as in doubly robust joint learning (Wang et al., ICML 2019), so that δ̂ depends
+    on r̂; a directly imputed error would have the gradient of IPS. Initially r̃ = r̂.
     """
 
     def __init__(self) -> None:
@@ -74,9 +74,9 @@ class DoublyRobustRisk(nn.Module):
     def forward(
         self, logit: Tensor, parent_log_probability: Tensor, label: Tensor, parent: Tensor, weight: Tensor
     ) -> Tensor:
-        """The risk, a scalar; arguments as those of InversePropensityRisk.
+        """The risk, a scalar; arguments as in InversePropensityRisk.
 
-        r̂ has no gradient in the imputation's loss, and r̃ none in the risk.
+        The imputation's loss has no gradient for r̂, and the risk has none for r̃.
         """
         imputed = self.imputed_logit(logit, parent_log_probability).sigmoid()  # [n]
         importance = inverse_propensity(parent, parent_log_probability)

@@ -7,10 +7,9 @@ All have the arguments
     segment  [n]      checkout of each candidate, rising
     weight   [n]      number of candidates that each one represents (0: its outcome is unknown)
 
-Checkouts without gain do not count; a loss without any gain is 0.
-
-The losses determine the order but not the level: a softmax is invariant to a shift of all scores of a
-checkout. A pointwise loss in training, and calibration after it, determine the probabilities.
+Checkouts without gain are ignored; a batch without gain has the loss 0. These losses determine the order of
+candidates, not their probabilities: a softmax does not change when all scores of a checkout shift. A
+pointwise loss in training, and calibration afterwards, determine the probabilities.
 """
 
 import torch
@@ -54,9 +53,9 @@ def lambda_loss(
     """NDCG-Loss2++ of the LambdaLoss framework (Wang et al., CIKM 2018), for NDCG cut at `k`.
 
     Every pair of candidates with different gains, one of them among the first k by score, has a logistic
-    loss. Its weight is the effect of a swap: (ρ + mu · δ) · difference in gain / ideal DCG, where ρ is the
-    difference of the two discounts and δ that of the discounts at the distance of the two ranks. The rank of
-    a candidate is the number of candidates that those above it represent.
+    loss. The weight of a pair is the effect of a swap: (ρ + mu · δ) · difference in gain / ideal DCG. ρ is
+    the difference of the discounts at the two ranks, and δ is the difference of the discounts at their
+    distance and the next rank. A candidate's rank counts the candidates that the rows above it represent.
     """
     better, worse = preference_pairs(gain, segment, weight)
     rank = weighted_rank(score.detach(), segment, weight)
@@ -83,7 +82,7 @@ def preference_pairs(gain: Tensor, segment: Tensor, weight: Tensor) -> tuple[Ten
 
 
 def weighted_rank(score: Tensor, segment: Tensor, weight: Tensor) -> Tensor:
-    """Number of candidates that those of higher score in the checkout represent: [n] float32, 0 first."""
+    """The number of candidates that higher-scored rows represent: [n] float32, 0 for the best row."""
     by_score = torch.argsort(score, descending=True, stable=True)
     order = by_score[torch.argsort(segment[by_score], stable=True)]
     above = weight[order].double().cumsum(0) - weight[order]  # [n], includes the checkouts before

@@ -29,7 +29,8 @@ def cross_entropy(logit: Tensor, label: Tensor, weight: Tensor | None = None) ->
 
 def entire_space_loss(log_p: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
     """Binary cross-entropy of log probabilities [n] of a chain of tasks, over all candidates, whether the
-    parent happened or not (ESMM, Ma et al., SIGIR 2018, section 2.2)."""
+    parent happened or not (ESMM, Ma et al., SIGIR 2018, section 2.2).
+    """
     return weighted_mean(-(label * log_p + (1 - label) * log1mexp(log_p)), weight)
 
 

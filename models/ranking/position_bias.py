@@ -1,6 +1,6 @@
 """Position bias of clicks: modelled in training, absent in serving.
 
-The ranker's click logit is that of an item that the user sees. Logged clicks depend on positions, so training
+The ranker's click logit describes an item that the user sees. Logged clicks depend on positions, so training
 and calibration compare the label with the output of this module. The exported ranker omits it and returns
 p(click | seen), the click probability at the first position.
 """
@@ -39,7 +39,7 @@ class PositionBias(nn.Module):
         self.bias = nn.Parameter(torch.zeros(positions - 1))
 
     def forward(self, click: Tensor, position: Tensor) -> Tensor:
-        """Logits of a click when seen [n] and positions [n] (1 first, 0 unknown) to those of a click [n]."""
+        """Turns click logits of seen items [n] into click logits at positions [n] (1 first, 0 unknown)."""
         bias = BIAS_SCALE * self.bias[(position.clamp_max(self.positions) - 2).clamp_min(0)]
         at_position = click + bias
         if self.product:
@@ -49,7 +49,8 @@ class PositionBias(nn.Module):
 
     def log_examination(self, position: Tensor) -> Tensor:
         """log p(seen | position) of positions [n], 0 at the first and unknown ones; of `sum` the log of the
-        click odds relative to the first, at most 0."""
+        click odds relative to the first, at most 0.
+        """
         bias = BIAS_SCALE * self.bias[(position.clamp_max(self.positions) - 2).clamp_min(0)]
         log_seen = F.logsigmoid(bias) if self.product else bias.clamp_max(0.0)
         return torch.where(position > 1, log_seen, torch.zeros_like(log_seen))

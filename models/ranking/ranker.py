@@ -23,7 +23,7 @@ FEATURE_CLIP = 15.0
 
 @dataclass(frozen=True, kw_only=True)
 class RankerWidths:
-    """Widths of the ranker's embedding tables; `attribute_dim` is that of orders, users and items."""
+    """Widths of the ranker's embedding tables; `attribute_dim` for attributes of orders, users, items."""
 
     leaf_dim: int = 8
     brand_dim: int = 4

@@ -15,11 +15,12 @@ A task with a control reports an uplift, what showing an item adds to the probab
     p(label | shown) = p(parent) · (c + (1 - c) · σ(logit))      c: the control, p(label | not shown)
     uplift           = p(parent) · (1 - c) · σ(logit)
 
-So the logit is that of "the slot sells it to someone who would not have bought it". It is assumed that
-showing an item keeps nobody from buying it, so uplifts are positive. The label `bought` counts purchases by
-any way, with or without a click, as the label `organic` of the control does: a click on an item that would
-be bought anyway adds nothing. p(click and purchase) - p(organic) would be too low by purchases of shown items
-without a click, and with `given: click` an uplift is too high where those who need an item click it more.
+So the logit describes the event "the slot sells the item to someone who would not have bought it". The model
+assumes that showing an item never prevents a purchase, so uplifts are positive. The labels `bought` and
+`organic` (of the control) count all purchases, with or without a click, because a click on an item that would
+be bought anyway adds nothing. p(click and purchase) - p(organic) would be too low: it misses purchases of
+shown items without a click. With `given: click` an uplift would be too high, because users who need an item
+click it more often.
 """
 
 import re
@@ -101,7 +102,7 @@ DEFAULT_TASKS = (
 
 
 def parse_tasks(tasks: Mapping[str, Any]) -> tuple[Task, ...]:
-    """The tasks of a config, in its order. Raises ValueError for what a task cannot have."""
+    """The tasks of a config, in its order. Raises ValueError for invalid settings."""
     if not tasks:
         raise ValueError("tasks is empty: the ranker needs one task at least, as in tasks=purchase_only")
     parsed: list[Task] = []
@@ -109,7 +110,9 @@ def parse_tasks(tasks: Mapping[str, Any]) -> tuple[Task, ...]:
         if settings is not None:  # null takes a task out
             parsed.append(_parse_task(str(name), settings, parsed))
     if not any(task.is_binary for task in parsed):
-        raise ValueError("tasks: none is binary; candidates are ranked by a probability, so declare one")
+        raise ValueError(
+            "tasks: no task is binary. Candidates are ranked by a probability: declare a binary task"
+        )
     return tuple(parsed)
 
 
@@ -199,13 +202,12 @@ def _label_error(task: Task) -> str | None:
         return f"window={task.window}: the label {task.label} has the data's horizon; leave the window out"
     kinds = LABEL_KINDS.get(task.label, ("binary",))
     if task.kind not in kinds:
-        return f"label={task.label} is no label of kind {task.kind}: expected kind={' or '.join(kinds)}"
+        return f"label={task.label} is not a label of kind {task.kind}: expected kind={' or '.join(kinds)}"
     return None
 
 
 def default_objective(tasks: Sequence[Task]) -> str:
-    """The objective where a config names none: what the slot adds, where a task reports an uplift; else the
-    expected spend, else the last joint probability."""
+    """The default objective: added spend (with an uplift task), expected spend, or the last probability."""
     if (incremental := incremental_objective(tasks)) is not None:
         return incremental
     for task in tasks:
@@ -256,13 +258,13 @@ def log_probabilities(logits: Tensor, parents: list[int], binary: list[bool]) ->
 
 
 class TaskOutputs(nn.Module):
-    """Logits to the outputs that tasks report: probabilities, uplifts, and means given the parent.
+    """Turns logits into the outputs of tasks: probabilities, uplifts, and means given the parent.
 
     The joint probability of a task never exceeds that of its parent, to the last bit.
 
     Args:
-        of_labels: the logits are those of the labels (calibration.label_logits), and so are the outputs: a
-            task with a control gives the probability of its label, not the uplift.
+        of_labels: whether the logits come from `calibration.label_logits`. Then the outputs predict the
+        labels: a task with a control gives the probability of its label, not the uplift.
     """
 
     def __init__(self, tasks: Sequence[Task], of_labels: bool = False) -> None:

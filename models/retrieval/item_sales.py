@@ -1,13 +1,13 @@
-"""What an item sells now, in the score of the two towers.
+"""Recent sales of an item as part of the two-tower score.
 
     score = q·v + w(q)·s
 
     query vector  [ q  D-K | w  K ]     w: weights that the query encoder learns
     item vector   [ v  D-K | s  K ]     s: logarithms of the item's sales at the checkout's snapshot
 
-`v` says what an item is, and stays; `s` is renewed with every snapshot, in training, evaluation and export.
-An item that was never a positive has no trained id: its sales tell it from others of its features. Query
-encoders pool histories and baskets from v alone.
+`v` describes the item and does not change; `s` is updated with every snapshot, in training, evaluation and
+export. An item that was never a positive has no trained id, so its sales distinguish it from items with the
+same features. Query encoders pool histories and baskets from v alone.
 """
 
 import torch
@@ -26,8 +26,8 @@ SMOOTHING = 0.1  # sales of the shop's usual item that are added to every item
 def item_sales(catalog: Catalog, snapshot: Tensor, item: Tensor) -> Tensor:
     """The columns s of items at snapshots (int64 tensors that broadcast to a shape [...]): [..., K].
 
-    They are relative to those of the shop's usual item, row 0, so that they do not depend on the volume of
-    the shop. The unknown item, which is the zero vector, has zeros.
+    Sales are relative to the shop's usual item (row 0), so they do not depend on the volume of the shop. The
+    unknown item, which is the zero vector, has zeros.
     """
     logs = []
     for counts in (catalog.orders_28d, catalog.sales_7d):
@@ -39,7 +39,7 @@ def item_sales(catalog: Catalog, snapshot: Tensor, item: Tensor) -> Tensor:
 
 
 def with_sales(packed: Tensor, sales: Tensor) -> Tensor:
-    """Packed item vectors [n, D+8] with `sales` [n, K] for any that they hold."""
+    """Packed item vectors [n, D+8] with their columns of sales replaced by `sales` [n, K]."""
     return pack_int8(torch.cat([unpack_int8(packed)[:, :-N_SALES], sales], dim=1))
 
 
@@ -60,7 +60,7 @@ def without_sales(values: Tensor, n_sales: int) -> Tensor:
 
 
 def scaled_query(out: Tensor, log_length: Tensor, sales_weights: Tensor | None) -> Tensor:
-    """An encoder's output [..., D] as query vectors: a direction times a learned length, and sales' weights.
+    """Query vectors of an encoder's output [..., D]: a direction times a learned length, and sales weights.
 
     `sales_weights` [K] are the mean exponents of sales: with 1, an item that sells twice as much is twice as
     likely. None for towers without sales.

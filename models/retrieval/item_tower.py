@@ -1,4 +1,4 @@
-"""The item tower: an item's id and its features to a unit vector.
+"""The item tower: turns an item's id and features into a unit vector.
 
 The features are the category path, brand, price, TF-IDF weighted title tokens, and the item's own attributes
 and vectors (further columns of the table `items`).
@@ -36,8 +36,8 @@ class ItemTowerSettings:
             collide in the others (hash embeddings, Svenstrup et al., NeurIPS 2017, section 3;
             compositional embeddings, Shi et al., KDD 2020, section 4).
         id_dim: None: ids are as wide as the item vector and pass the perceptron by too, and prices are
-            relative. A number, of runs before config version 4: ids of that width enter the perceptron alone,
-            and prices as they are.
+        relative. A number, in runs before config version 4: ids of that width enter only the perceptron, and
+            prices are absolute.
         n_sales: columns at the end of item vectors that hold sales (models/retrieval/item_sales.py); here 0.
     """
 
@@ -68,9 +68,9 @@ class ItemFeatures(NamedTuple):
 
 
 class ItemEncoder(nn.Module):
-    """U item rows to unit vectors [U, dim]: an id's own vector plus what a perceptron makes of all features.
+    """Encodes U item rows as unit vectors [U, dim]: the id's vector plus a perceptron over all features.
 
-    The id goes past the perceptron too, so that a shop whose items have ids alone loses nothing.
+    The id's vector also bypasses the perceptron, so that items with nothing but an id are represented well.
 
     Args:
         sizes: rows of the tables.

@@ -39,9 +39,9 @@ def sampled_softmax_loss(
 
         E[count of j] = (in-batch draws of other groups) · p_j + (uniform draws) / N
 
-    This makes the sampled sum an unbiased estimate of the full one. A query's own positives are no negatives
-    for it, whoever drew them. Nor are in-batch draws of its group, the orders of one history: they are what
-    this user buys, far more often than p_j says.
+    This makes the sampled sum an unbiased estimate of the full one. A query's own positives are never its
+    negatives. In-batch draws of its group (the orders of one history) are not negatives either, because the
+    user buys these items far more often than p_j assumes.
 
     Args:
         query: [Q, D] query vectors of this process.

@@ -19,10 +19,10 @@ from models.schema import Query
 
 
 class OrderRows(NamedTuple):
-    """Where n events of B checkouts lie in the padded matrix [B, T] of their orders.
+    """The places of n events of B checkouts in the padded matrix [B, T] of their orders.
 
-    Rows of a checkout rise with time. The last row that a checkout fills is its basket, also if no item of it
-    is known.
+    Rows of a checkout rise with time. The last row that a checkout fills is its basket, even if no item of
+    the basket is known.
     """
 
     event: Tensor  # [n] int64, position in the flat history; -1 - position in the flat basket for a line

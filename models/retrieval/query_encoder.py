@@ -1,7 +1,7 @@
 """The parts that all query encoders share. A query encoder maps history, basket, context, profile and time to
 a vector in item space. The score of an item is the inner product with its vector, a log-odds.
 
-`MeanEncoder` and `SequenceEncoder` have a file each, and the same call:
+`MeanEncoder` and `SequenceEncoder` have a file each and are called the same way:
 
     encoder(query, vectors, history, basket, attributes) → [B, D]
 

@@ -1,7 +1,7 @@
 """A query encoder that reads orders as a sequence, trained at every order: causal self-attention with time.
 
-SASRec (Kang and McAuley, ICDM 2018, section III) over orders instead of single items, with the time and the
-number of orders between two of them in place of positions, and decayed means of the history beside it.
+SASRec (Kang and McAuley, ICDM 2018, section III) over orders instead of single items. The time and the number
+of orders between two orders replace positions, and decayed means of the history are added.
 """
 
 import math
@@ -48,7 +48,7 @@ DEFAULT_BLOCKS = BlockSettings()
 
 
 class Relation(NamedTuple):
-    """How R rows of each checkout's orders see all T: the later order first."""
+    """How R orders of each checkout attend to all T orders."""
 
     days: Tensor  # [B, R, T] float32, days from a row back to a column; 0 for a later column
     distance: Tensor  # [B, R, T] int64, orders between them, at most N_DISTANCE_BUCKETS - 1
@@ -151,7 +151,7 @@ class SequenceEncoder(nn.Module):
         return self.encode_rows(sequence, sequence.last.unsqueeze(1), attributes, is_user_hidden)[:, 0]
 
     def encode_orders(self, sequence: OrderSequence, attributes: Tensor, is_user_hidden: Tensor) -> Tensor:
-        """The query vector after each order, of what was known by then: [B, T, D]; see `encode_rows`."""
+        """The query vector after each order, from earlier orders only: [B, T, D]; see `encode_rows`."""
         n_checkouts, length = sequence.ts.shape
         row = torch.arange(length, device=is_user_hidden.device).expand(n_checkouts, length)
         return self.encode_rows(sequence, row, attributes, is_user_hidden)
@@ -163,7 +163,7 @@ class SequenceEncoder(nn.Module):
 
         Args:
             attributes: [B, A], of the checkout: rows before the basket do not read them.
-            is_user_hidden: [B] bool, users whose orders are read each without those before it.
+            is_user_hidden: [B] bool, users whose orders are read without their earlier orders.
         """
         relation = self.relate(sequence, row, is_user_hidden)
         # Means and blocks read the same dropout: what one hides, the other would give away.
@@ -193,7 +193,7 @@ class SequenceEncoder(nn.Module):
         return out
 
     def relate(self, sequence: OrderSequence, row: Tensor, is_user_hidden: Tensor) -> Relation:
-        """How the orders `row` [B, R] see all."""
+        """The relations of the orders `row` [B, R] to all orders."""
         column = torch.arange(sequence.ts.shape[1], device=row.device).view(1, 1, -1)
         distance = row.unsqueeze(2) - column  # [B, R, T]
         row_ts = sequence.ts.gather(1, row)

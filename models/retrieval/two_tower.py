@@ -53,8 +53,8 @@ class TwoTower(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Query vectors [B, D] and the vectors of item `rows` [R, D].
 
-        With `is_user_hidden` [B] bool, a SequenceEncoder gives a query vector after every order instead,
-        [B, T, D]; it reads the orders of a hidden user each without those before it.
+        With `is_user_hidden` [B] bool, a SequenceEncoder gives a query vector after every order instead, [B,
+        T, D]; the orders of a hidden user are read without their earlier orders.
         """
         unique_rows, inverse = torch.unique(
             torch.cat([query.history_item, query.basket_item, rows]), return_inverse=True
@@ -91,7 +91,8 @@ def encode_by_length(
 class QueryTower(nn.Module):
     """The query tower for serving, which reads item vectors from the catalog's int8 table.
 
-    `n_sales` columns of the vectors are sales, which it does not read (models/retrieval/item_sales.py).
+    `n_sales` columns of the vectors are sales, which the query tower does not read
+    (models/retrieval/item_sales.py).
     """
 
     def __init__(

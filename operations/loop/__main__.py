@@ -1,5 +1,6 @@
 """`python -m operations.loop`, or `make loop`: the daily loop on the simulated market.
-docs/how_to/daily_loop.md."""
+docs/how_to/daily_loop.md.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -23,20 +24,20 @@ class LoopOptions:
     """The daily loop on the simulated market: serve, log, retrain, gate, publish."""
 
     days: int = option(DEFAULT_PLAN.days, "days of the loop")
-    rule_days: int = option(DEFAULT_PLAN.rule_days, "days of the rule policy before them")
+    rule_days: int = option(DEFAULT_PLAN.rule_days, "days of the rule policy before the loop")
     poisoned_day: int = option(DEFAULT_PLAN.poisoned_day, "day with shuffled labels, 0 for none")
     users: int = option(1000, "users of the market")
     items: int = option(400, "items of the market")
     seed: int = option(0, "seed of the market")
-    folder: Path = option(ROOT / "artifacts" / "loop", "working folder; it is emptied")
+    folder: Path = option(Path("artifacts/loop"), "working folder; it is emptied")
     out: Path = option(Path("reports"), "folder of loop.json and loop.html")
     overrides: tuple[str, ...] = argument("for retrain.py, such as retrain.full_every=14", default=())
 
     def __post_init__(self) -> None:
         if self.users < MIN_USERS or self.days < 1 or self.rule_days < MIN_RULE_DAYS:
             raise ValueError(
-                f"give {MIN_USERS} users or more, of whom some order every day, 1 day or more, and "
-                f"{MIN_RULE_DAYS} days of rules or more"
+                f"--users must be {MIN_USERS} or more, so that some order every day, --days 1 or more, and "
+                f"--rule-days {MIN_RULE_DAYS} or more"
             )
 
 

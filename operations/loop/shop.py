@@ -3,7 +3,7 @@
     orders of a day ─▶ a slate each ─▶ events/     (impressions and clicks, as they happen)
           ╰─ arrive, some days late ─▶ orders.parquet, store, and purchases in events/
 
-Training reads everything from the folder `tables`, as from any shop's (`data=tables`).
+Training reads everything from the folder `tables`, like the tables of any shop (`data=tables`).
 """
 
 import shutil

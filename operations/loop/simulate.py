@@ -4,8 +4,8 @@
          ▲                        ▲                                              │
          ╰── clicks, purchases ◀──┴── publish ◀── gates ◀── python retrain.py ◀──╯
 
-Before day 1 a rule policy fills the slates. On one day the labels are shuffled on their way to training, as
-by a broken join; the next day they are right again.
+Before day 1 a rule policy fills the slates. On one day the labels are shuffled before training, like by a
+broken join; the next day they are right again.
 """
 
 import shutil
@@ -99,7 +99,9 @@ def run_simulation(
 
 def _empty_folder(folder: Path) -> None:
     if folder.exists() and not (folder / TABLES_FOLDER).is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} has other files than a loop's, and would be deleted: name another folder")
+        raise ValueError(
+            f"{folder} holds files that the loop would delete but did not write: name another folder"
+        )
     shutil.rmtree(folder, ignore_errors=True)
 
 

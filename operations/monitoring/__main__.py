@@ -1,4 +1,4 @@
-"""`python -m operations.monitoring`: the daily report, and why offline and online disagree."""
+"""`python -m operations.monitoring`: the daily report, and causes of offline-online disagreement."""
 
 import argparse
 import sys
@@ -64,7 +64,9 @@ class DailyOptions:
         None, "event store whose freshness is checked: a path, redis:// or valkey://", metavar="URI"
     )
     day: int | None = option(None, "YYYY-MM-DD, UTC; without it yesterday", parse=_parse_day, metavar="DAY")
-    reference: int = option(DEFAULT_CONFIG.reference_days, "days before it to compare with", metavar="N")
+    reference: int = option(
+        DEFAULT_CONFIG.reference_days, "days before the tested day to compare with", metavar="N"
+    )
     out: Path | None = option(None, "page to write", metavar="HTML")
     metrics: Path | None = option(None, "file for node_exporter's textfile collector", metavar="PROM")
     max_bundle_age_days: float = option(

@@ -1,7 +1,8 @@
 """The daily report: drift against a reference window, and limits.
 
-operations/monitoring/drift.py tests the metrics of daily_metrics.py. Fixed limits hold for ages, index
-recall, and the share of buyers whose checkout is missing from the store.
+operations/monitoring/drift.py tests the metrics of daily_metrics.py.
+
+Ages, index recall, and the share of buyers whose checkout is missing from the store have fixed limits.
 """
 
 import math

@@ -123,7 +123,7 @@ def slate_metrics(log: AttributedLog, bundle: Bundle, days: range) -> list[Daily
 
 
 def click_metrics(log: AttributedLog, days: range) -> list[DailyMetric]:
-    """Click rate and calibration, of slates whose click window has passed."""
+    """Click rate and calibration of slates whose click window is over."""
     day = _day_index(log.slates.ts, days)[log.impressions.slate_row]
     clicked = np.isfinite(log.impressions.click_delay)
     return [
@@ -133,7 +133,7 @@ def click_metrics(log: AttributedLog, days: range) -> list[DailyMetric]:
 
 
 def purchase_metrics(log: AttributedLog, days: range) -> list[DailyMetric]:
-    """Purchase rate, revenue and calibration, of slates whose horizon has passed."""
+    """Purchase rate, revenue and calibration of slates whose horizon is over."""
     slate_day = _day_index(log.slates.ts, days)
     day, purchased = slate_day[log.impressions.slate_row], np.isfinite(log.impressions.purchase_delay)
     revenue = np.bincount(log.impressions.slate_row, np.nan_to_num(log.impressions.spent), len(slate_day))
@@ -145,7 +145,7 @@ def purchase_metrics(log: AttributedLog, days: range) -> list[DailyMetric]:
 
 
 def feedback_metrics(log: AttributedLog, task: str, days: range) -> list[DailyMetric]:
-    """Rate and calibration of a further task whose outcome is feedback, of slates whose window has passed."""
+    """Rate and calibration of a further feedback task, for slates whose window is over."""
     day = _day_index(log.slates.ts, days)[log.impressions.slate_row]
     prediction, delay = logged_outcomes(log, task)
     has_outcome = np.isfinite(delay)
@@ -199,7 +199,7 @@ def _numeric_distribution(name: str, group: str, values: NDArray, day: NDArray, 
 def _categorical_distribution(
     name: str, group: str, values: NDArray, day: NDArray, days: range, label: Callable[..., str]
 ) -> Distribution:
-    """Counts of the reference's most frequent values, and of all others together."""
+    """Counts of the reference's most frequent values, and of all other values together."""
     values, day = values[day >= 0], day[day >= 0]
     categories, code = np.unique(values, return_inverse=True)
     reference_counts = np.bincount(code[day < len(days) - 1], minlength=len(categories))
@@ -249,7 +249,7 @@ def _mean(name: str, group: str, values: NDArray, day: NDArray, days: range) -> 
 
 
 def _count_scalar(name: str, group: str, day: NDArray, days: range) -> Scalar:
-    """Rows per day; only the days can tell how much that varies."""
+    """Rows per day; the variance is estimated from the days alone."""
     n = _sum_by_day(np.ones(len(day)), day, days)
     stabilized = np.where(n > 0, np.log(np.maximum(n, 1)), np.nan)
     return Scalar(name, group, n, stabilized, np.ones(len(days)), 0.0, ",.0f")

@@ -3,11 +3,12 @@
     the day ─────── distance to the reference days of its weekday ────────────────────────╮
     reference days ─ the same, each left out in turn ─▶ distances of quiet days ─▶ p-value
 
-The tests assume no threshold for PSI or KS. The reference days provide it, with their clustering by user and
-their day effects. A few dozen distances give a mean and a variance; the tail follows F or t, whose degrees of
-freedom account for the few days (Satterthwaite, Biometrics Bulletin 2, 1946; for counts of clustered samples
-Rao and Scott, Annals of Statistics 12, 1984). Each of the statistics may raise a false alarm with
-FALSE_ALARM_RATE divided by their number (Bonferroni). `python -m benchmarks.monitoring` counts false alarms.
+The tests use no fixed threshold for PSI or KS. The reference days provide the threshold, including their
+clustering by user and their day effects. A few dozen distances give a mean and a variance; the tail follows F
+or t, whose degrees of freedom account for the few days (Satterthwaite, Biometrics Bulletin 2, 1946; for
+counts of clustered samples Rao and Scott, Annals of Statistics 12, 1984). Each of the statistics may raise a
+false alarm with FALSE_ALARM_RATE divided by their number (Bonferroni). `python -m benchmarks.monitoring`
+counts false alarms.
 """
 
 from collections.abc import Callable, Sequence
@@ -148,7 +149,7 @@ def _distribution_statistics(metric: Distribution, mask: NDArray) -> list[DriftS
 def _distance_statistic(
     metric: Distribution, statistic: str, squared: NDArray, size: NDArray, mask: NDArray, min_mean: float
 ) -> DriftStatistic:
-    """The tested day's squared distance against those of the reference days, which shrink as 1 / size.
+    """Tests the day's squared distance against the distances of the reference days, which shrink as 1 / size.
 
     A squared distance behaves as a sum of about mean² / variance · 2 squared normals. The tail uses half as
     many, because estimates from few days overstate their number. `min_mean` is the mean of independent draws.

@@ -51,7 +51,7 @@ def alarm_threshold(statistic: DriftStatistic, report: DailyReport) -> float:
 
 
 def describe_change(metric: Distribution | Scalar) -> tuple[str, str]:
-    """Return a metric on its day and over the reference: of categories, the one whose share changed most."""
+    """Return a metric on its day and over the reference, or the category whose share changed most."""
     if isinstance(metric, Scalar):
         mean = float(np.nanmean(metric.raw_value[:-1]))
         return format(metric.raw_value[-1], metric.format_spec), format(mean, metric.format_spec)

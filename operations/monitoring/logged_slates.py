@@ -1,7 +1,7 @@
 """Logged slates with their outcomes, by the rules of training labels.
 
-`data/tables/attribution.py` joins clicks and purchases. A conversion is what it is to the ranker: a click,
-and then a purchase event inside the horizon or, where orders are given, an order line.
+`data/tables/attribution.py` joins clicks and purchases. A conversion is defined as for the ranker: a click,
+followed by a purchase event or (if orders are given) an order line inside the horizon.
 """
 
 import sys
@@ -156,7 +156,7 @@ def read_attributed_log(
 ) -> AttributedLog:
     """Return the slates and outcomes of start ≤ ts < end.
 
-    Raises DataError for a folder that is no impression log, or has no slate of that time.
+    Raises DataError for a folder that is not an impression log, or has no slate of that time.
     """
     raw, file = _read_raw_log(con, folder)
     further = _further_predictions(con, raw)
@@ -190,7 +190,7 @@ def _read_raw_log(con: ibis.BaseBackend, folder: Path) -> tuple[ir.Table, TableF
     file = open_file(folder)
     raw = engine.read_parquet(con, file)
     if missing := [name for name in (*PREDICTION_COLUMNS, "request_id") if name not in raw.columns]:
-        raise DataError(f"{folder}: no column {', '.join(missing)}: this is no log of serving.ImpressionLog")
+        raise DataError(f"{folder}: no column {', '.join(missing)}: this folder is not an impression log")
     return raw, file
 
 
@@ -207,7 +207,7 @@ def _further_predictions(con: ibis.BaseBackend, raw: ir.Table) -> dict[str, ir.V
 
 
 def _name_guests(log: ir.Table, orders: ir.Table) -> ir.Table:
-    """Give every guest a user_id, for attribution drops rows without: of their order, else of the request."""
+    """Give guests a user_id made from order or request: attribution drops rows without one."""
     buyers = orders.filter(orders.order_id.notnull()).group_by("order_id").agg(_buyer=orders.user_id.max())
     t = log.left_join(buyers, "order_id").drop("order_id_right")
     is_guest = (t.kind == "impression") & (t.user_id.nullif("").isnull())

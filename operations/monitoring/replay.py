@@ -1,4 +1,4 @@
-"""Requests replayed through a bundle: predictions for their candidates, and the recall of its index."""
+"""Replays requests through a bundle: predictions for their candidates, and the recall of its index."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -27,7 +27,7 @@ class CandidateScores(NamedTuple):
     expected_value: NDArray  # [n]
 
     def lookup(self, rows: NDArray) -> NDArray:
-        """[k, 3] click, purchase and value of item rows [k]; NaN for rows that are no candidates."""
+        """[k, 3] click, purchase and value of item rows [k]; NaN for rows that are not candidates."""
         index = np.minimum(np.searchsorted(self.item_row, rows), len(self.item_row) - 1)
         scores = np.stack([self.p_click, self.p_purchase, self.expected_value], 1)[index].astype(np.float64)
         scores[self.item_row[index] != rows] = np.nan
@@ -69,7 +69,7 @@ def index_recall(recommender: Recommender, requests: Sequence[ReplayRequest], k:
 def _encode_eligible(
     recommender: Recommender, checkout: Checkout, history: UserHistory
 ) -> tuple[tuple[torch.Tensor, ...], EligibleItems]:
-    """The query of a request and what it could show; a log does not tell what was shown before."""
+    """The query of a request and its eligible items; earlier impressions are unknown to a log."""
     columns = recommender.feature_encoder.encode_arrays(checkout, history, checkout.ts or 0)
     eligible = recommender.eligibility_filter.eligible_items(checkout, recommender.policy, columns)
     return to_tensors(columns), eligible

@@ -4,8 +4,9 @@
       ─▶ query tower ─▶ its nearest items ─╮
     candidates of today's item lists ──────┴▶ ranker ─▶ predictions ─▶ rows of the prepared folder
 
-It needs no code of the release that trained the bundle. Prices, popularity and item lists are those of each
-checkout's time, from the log: the bundle's own are of its export, which may know outcomes of the window.
+It needs no code of the release that trained the bundle. Prices, popularity and item lists are taken from the
+log at each checkout's time, because the bundle's own tables are from its export and may contain outcomes of
+the window.
 """
 
 from collections.abc import Sequence
@@ -39,14 +40,14 @@ MIN_PROBABILITY = 1e-7  # of the logits of a bundle's probabilities, which may b
 
 
 class AttributeMap(NamedTuple):
-    """Where an attribute of a bundle is in a prepared folder."""
+    """The place of a bundle's attribute in a prepared folder."""
 
     column: int | None  # of the folder's codes; None if the log has no such attribute
     codes: Tensor  # [values + 1] int64, the bundle's code by the folder's
 
 
 class RowMaps(NamedTuple):
-    """Rows and codes of a prepared folder and of a bundle; 0 where the other one has none."""
+    """Maps between rows and codes of a prepared folder and of a bundle; 0 if there is no counterpart."""
 
     bundle_item: Tensor  # [N+1] int64, by item row of the folder
     log_item: Tensor  # [M+1] int64, by item row of the bundle
@@ -70,8 +71,8 @@ class BundleModel(NamedTuple):
 def evaluate_bundle(folder: Path, run: Run) -> RunMetrics:
     """The metrics of a bundle's version on the test split of a run's log.
 
-    The run is a challenger: its candidates of all sources but the index, and its position bias, which no
-    bundle has, are the bundle's too. Raises BundleError for a damaged bundle.
+    The run is a challenger. Its candidates of all sources except the index, and its position bias, are used
+    for the bundle too, because a bundle has no position bias. Raises BundleError for a damaged bundle.
     """
     model = open_model(folder, run)
     return scored_metrics(folder.name, run, model.tasks, score_bundle(model, run))
@@ -114,7 +115,7 @@ def score_bundle(model: BundleModel, run: Run) -> ScoredCandidates:
 
 
 def map_rows(bundle: Bundle, run: Run) -> RowMaps:
-    """How rows, codes and source bits of a run correspond to a bundle's: by ids, values and names."""
+    """Map rows, codes and source bits of a run to a bundle's, by ids, values and names."""
     prepared = run.prepared.folder
     bundle_ids = read_arrow(str(bundle.folder / "items.arrow"))["item_id"].to_pylist()[1:]
     log_ids = pq.read_table(prepared / "items.parquet", columns=["item_id"])["item_id"].to_pylist()[1:]
@@ -199,8 +200,8 @@ def bundle_candidates(
 ) -> Candidates:
     """The candidates of the bundle, in item rows of the prepared folder and without its scores.
 
-    They are the `nearest` items [B, K], rows of the bundle, the candidates of a run's other sources that the
-    bundle has too, and, with source mask 0, all impressions.
+    They are the `nearest` items [B, K] (rows of the bundle), the candidates of the run's other sources that
+    the bundle also has, and all impressions with source mask 0.
     """
     n_checkouts, n_items = candidates.offsets.numel() - 1, maps.bundle_item.numel()
     mask = torch.zeros_like(candidates.source_mask)
@@ -229,7 +230,7 @@ def bundle_candidates(
 
 
 def _outputs_at_position(outputs: Tensor, tasks: Sequence[Task], run: Run, labels: Labels) -> Tensor:
-    """Outputs [T, n] of items that are seen → outputs [T, n] of the labels at the impressions' positions."""
+    """Turns outputs [T, n] of seen items into outputs [T, n] of the labels at the impressions' positions."""
     bias = run.ranker.position_bias
     if not label_policy_from_meta(run.prepared.meta).has_impressions:
         bias = None

@@ -1,4 +1,4 @@
-"""The bundle that serves, and the run that it was made from."""
+"""The champion: the bundle that serves, and its training run."""
 
 import json
 from pathlib import Path
@@ -33,13 +33,13 @@ class Champion(NamedTuple):
 
 
 def load_champion(root: Path, cfg: DictConfig) -> Champion | None:
-    """The bundle that `current` names; None if there is none, or it cannot be read, which is printed."""
+    """The bundle that `current` names; None if there is none or it cannot be read (the reason is printed)."""
     try:
         folder = version_folder(root)
         manifest = read_manifest(folder)
     except BundleError as error:
         if (root / CURRENT).is_symlink():
-            print(f"the bundle that serves is no champion: {error}", flush=True)
+            print(f"the bundle that serves cannot be the champion: {error}", flush=True)
         return None
     run = local_root(cfg.paths.runs) / manifest["run"]["folder"]
     try:
@@ -51,7 +51,7 @@ def load_champion(root: Path, cfg: DictConfig) -> Champion | None:
 
 
 def trained_on_current_log(training: TrainingRun, cfg: DictConfig) -> bool:
-    """Whether a run was trained on today's log, prepared with its `data.since`, or with the given one."""
+    """Whether a run was trained on today's log, prepared with its own or the given `data.since`."""
     run_cfg = cfg.copy()
     if cfg.data.since is None:
         run_cfg.data.since = training.data_since

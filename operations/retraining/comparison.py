@@ -1,4 +1,4 @@
-"""Challenger and champion in the same window."""
+"""Compares challenger and champion in the same window."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ REBUILD_ERRORS = (
 
 
 class Comparison(NamedTuple):
-    """The gates of a challenger, and what the champion's figures are of."""
+    """The gates of a challenger, and a description of the champion's evaluation."""
 
     gates: list[Gate]
     champion_evaluation: str | None  # None without a champion
@@ -48,8 +48,8 @@ def compare(cfg: DictConfig, folder: Path, bundle: Path, champion: Champion | No
 def evaluate_champion(champion: Champion, cfg: DictConfig, challenger: Run) -> tuple[RunMetrics, str]:
     """The champion in the challenger's window, and a description of how it was evaluated.
 
-    Its weights make predictions with today's prices, popularity and neighbours. Where today's code cannot
-    rebuild the run, its bundle makes them, with its own.
+    The champion's weights predict with today's prices, popularity and neighbours. If today's code cannot
+    rebuild the run, the champion's bundle predicts with its own tables.
     """
     if champion.training is None:
         reason = "its run cannot be read"

@@ -55,9 +55,9 @@ def evaluate_gates(
 
 
 def _calibration_slope_gate(slope: Slope, limit: float) -> Gate:
-    """Fails if outcomes certainly do not follow the champion's predictions.
+    """Fails if outcomes significantly deviate from the champion's predictions.
 
-    Then neither what a challenger learned from these outcomes nor its evaluation can be trusted.
+    Then neither the challenger's training on these outcomes nor its evaluation can be trusted.
     """
     high = slope.slope + 1.96 * slope.stderr
     detail = (
@@ -70,8 +70,8 @@ def _calibration_slope_gate(slope: Slope, limit: float) -> Gate:
 def _quality_gates(challenger: RunMetrics, champion: RunMetrics, margin: float) -> list[Gate]:
     """Gates of the slates, or of the predictions for logged impressions.
 
-    If only impressions have an outcome, slates of items that the champion itself showed would look best, so
-    both models are compared on the same shown items.
+    If only impressions have an outcome, the champion's own slates would look best, so both models are
+    compared on the same shown items.
     """
     if challenger.impressions is not None and champion.impressions is not None:
         users = challenger.impressions.users
@@ -85,7 +85,7 @@ def _quality_gates(challenger: RunMetrics, champion: RunMetrics, margin: float) 
 
 
 def _non_inferiority(name: str, challenger: Array, champion: Array, users: Array, margin: float) -> Gate:
-    """Fails if the loss is certain (95 % interval, users resampled), or larger than the margin."""
+    """Fails if the loss is significant (95 % interval, users resampled) or larger than the margin."""
     difference = paired_bootstrap(challenger, champion, users)
     loss = -difference.difference / max(abs(float(np.mean(champion))), 1e-12)
     detail = (
@@ -97,7 +97,7 @@ def _non_inferiority(name: str, challenger: Array, champion: Array, users: Array
 
 
 def gate_summary(gates: list[Gate]) -> str:
-    """Why a challenger is published or not, in one sentence."""
+    """One sentence: why a challenger is published or not."""
     failed = [gate for gate in gates if not gate.passed]
     if not failed:
         return f"all {len(gates)} gates passed"

@@ -45,7 +45,7 @@ def evaluate_run(run: Run) -> RunMetrics:
 def scored_metrics(
     name: str, run: Run, tasks: Sequence[Task], scored: scoring.ScoredCandidates
 ) -> RunMetrics:
-    """The metrics of scored candidates for the test split of a run's log. `name` is that of their scorer."""
+    """The metrics of scored candidates for the test split of a run's log. `name` names the scoring model."""
     split, part = _evaluation_window(run)
     metrics_by_order = {
         order: protocol.metrics_per_checkout(ranked, split, [part])["all"]

@@ -1,4 +1,4 @@
-"""One retraining: today's log → a challenger → gates → published, or kept back.
+"""One retraining: trains a challenger on today's log, checks its gates, and publishes it or keeps it back.
 
     log ─ nothing new? ─────────────────────────────────────────────▶ kept
            ╰▶ prepare ─▶ full, or from the champion's weights ─ train ─▶ challenger ─ export ─╮
@@ -107,10 +107,10 @@ def challenger_export_config(cfg: DictConfig, folder: Path, root: Path) -> DictC
 
 
 def promote_challenger(challenger: Path, root: Path) -> None:
-    """Add a challenger to the versions in `root` and let `current` name it, each in one step.
+    """Add a challenger to the versions in `root` and point `current` at it, each in one step.
 
-    Of a bundle root behind a URI, both happen there first. Files are linked, not moved: after a kill the next
-    retraining still finds the challenger.
+    For a bundle root at a URI, both steps happen remotely first. Files are linked, not moved, so after a kill
+    the next retraining still finds the challenger.
     """
     version = root / challenger.name
     if not version.exists():

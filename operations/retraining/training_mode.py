@@ -47,8 +47,8 @@ def check_settings(cfg: DictConfig) -> None:
 def plan_training(cfg: DictConfig, champion: Champion | None) -> TrainingPlan:
     """The plan that `retrain.mode` wants; "auto" decides by the age of the last full training.
 
-    A champion whose weights today's models cannot take is followed by a full training.
-    Raises ConfigError for an incremental training without a champion.
+    If today's models cannot load the champion's weights, the training is full. Raises ConfigError for an
+    incremental training without a champion.
     """
     mode = cfg.retrain.mode
     if mode == "incremental" and champion is None:
@@ -73,9 +73,9 @@ def _needs_full_training(cfg: DictConfig, training: TrainingRun) -> bool:
 
 
 def _incremental_error(cfg: DictConfig) -> str:
-    """Why the models of `cfg` cannot learn from the weights of `cfg.warm.run` on; "" if they can.
+    """The reason why the models of `cfg` cannot continue from the weights of `cfg.warm.run`; "" if they can.
 
-    The log may have too few checkouts since that run, or the models other layers.
+    Reasons are too few new checkouts, or different layers.
     """
     window_cfg = with_training_window(cfg)
     try:

@@ -4,10 +4,9 @@
     each vector ─ eligible items, index, sources ─▶ its candidates
     candidates [B, C] ─ ranker, slate policy ─▶ slates
 
-Candidates are of one checkout at a time, because each has eligible items of its own.
-
-Each thread answers batches of its own, with one thread of torch and faiss. The modules release the GIL; the
-Python around them is about a tenth of the time.
+Candidates are gathered per checkout, because each checkout has its own eligible items. Each thread answers
+its own batches, with one thread of torch and faiss. The modules release the GIL; Python code takes about a
+tenth of the time.
 """
 
 import math
@@ -57,8 +56,8 @@ def recommend_batch(
 ) -> list[Slate]:
     """The slates of `recommender.recommend` without a deadline, for all checkouts at once.
 
-    If the batch fails, each checkout is answered alone, and the reason of its slate says so. Timings hold
-    only the total, of the whole batch. Raises ValueError for a revenue weight out of range.
+    If the batch fails, each checkout is answered alone, and the slate's `reason` says so. Timings hold only
+    the total of the whole batch. Raises ValueError for a revenue weight out of range.
     """
     start_time = time.perf_counter()
     policy = recommender.policy_for(revenue_weight)
@@ -80,7 +79,7 @@ def recommend_batch(
 
 
 class RankedBatchRow(NamedTuple):
-    """A checkout's items of the ranked tier, and what it may show."""
+    """A checkout's ranked items, and its eligible items."""
 
     items: RankedItems
     eligible: EligibleItems
@@ -139,7 +138,8 @@ def predict_batch(
 ) -> tuple[Candidates, NDArray[np.float32]]:
     """The eligible candidates of B queries of one checkout each, and the ranker's outputs [T, ΣC].
 
-    Features relate a candidate to the best of its checkout, so what cannot be shown must not be among them.
+    Features compare a candidate with the best candidate of its checkout, so ineligible items must be removed
+    first.
     """
     query = collate(queries)
     vector = finite_output(bundle.query_tower, query, bundle.catalog[-1])  # [B, D]
@@ -151,7 +151,7 @@ def predict_batch(
 def _encode_checkout(
     recommender: Recommender, checkout: Checkout, policy: SlatePolicy
 ) -> tuple[QueryArrays, EligibleItems]:
-    """The query of one checkout, with its user's history from the store, and what it may show."""
+    """The query of one checkout with its user's history from the store, and its eligible items."""
     history, store = EMPTY_HISTORY, recommender.store
     if store is not None and checkout.user_id is not None:
         history = HistoryReader(store, recommender.corrupt_histories).read(checkout, [])
@@ -220,8 +220,8 @@ def run_batch_job(
         progress: called with the rows done and all rows after every batch.
 
     Raises:
-        ValueError: a column is missing or of a wrong type; a row makes no checkout.
-        OSError, pyarrow.ArrowException: a file cannot be read or written.
+        ValueError: a column is missing or has a wrong type; a row is not a valid checkout. OSError,
+        pyarrow.ArrowException: a file cannot be read or written.
     """
     with pq.ParquetFile(job.input_path, buffer_size=1 << 20) as file:  # page by page, no whole row groups
         columns = check_columns(file.schema_arrow, job.input_path)
@@ -257,7 +257,7 @@ def _read_batches(file: pq.ParquetFile, columns: list[str], size: int) -> Iterat
 def _validate_rows(file: pq.ParquetFile, columns: list[str], job: BatchJob) -> None:
     """Raises ValueError that names the first bad rows.
 
-    Reading all rows takes 1 % of the time of answering them, 30 % if they bring histories of 350 events.
+    Reading all rows takes 1 % of the answering time, or 30 % with histories of 350 events.
     """
     messages: list[str] = []
     n_bad = 0

@@ -1,6 +1,6 @@
-"""Rows of a Parquet file → checkouts, and slates → rows, for `python -m serving batch`.
+"""Turns rows of a Parquet file into checkouts, and slates into rows, for `sextet batch`.
 
-Row 1 is the first of the file.
+Row 1 is the first row.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -74,7 +74,10 @@ def _is_castable(actual: pa.DataType, expected: pa.DataType) -> bool:
 
 
 def parse_checkouts(batch: pa.RecordBatch, default_ts: int) -> list[Checkout | str]:
-    """The checkout of each row, or why it makes none. `default_ts` is for rows without a time."""
+    """The checkout of each row, or the reason why the row is invalid.
+
+    `default_ts` is the time of rows without one.
+    """
     columns = {
         name: batch[name].cast(expected).to_pylist() if name in batch.schema.names else repeat(None)
         for name, expected in INPUT_SCHEMA.items()
@@ -89,7 +92,7 @@ def parse_checkouts(batch: pa.RecordBatch, default_ts: int) -> list[Checkout | s
 
 
 def parse_checkout(row: Mapping[str, Any], default_ts: int) -> Checkout:
-    """The checkout of a row with the keys of INPUT_SCHEMA. Raises ValueError if it makes none."""
+    """The checkout of a row with the keys of INPUT_SCHEMA. Raises ValueError for an invalid row."""
     lines = _zip_lists(row, "basket_item_id", "basket_quantity", "basket_price")
     events = _zip_lists(
         row, "history_item_id", "history_ts", "history_kind", "history_quantity", "history_price"
@@ -147,7 +150,7 @@ def output_schema(columns: Collection[str], schema: pa.Schema) -> pa.Schema:
 
 
 def _predictions_by_task(items: Sequence[Item]) -> list[tuple[str, list[float | None]]]:
-    """Task → its predictions of a slate's items, null for an item of a tier that predicts nothing."""
+    """Task → its predictions of a slate's items; null for items of tiers without predictions."""
     predictions = [item.predictions or {} for item in items]
     names = dict.fromkeys(name for of_item in predictions for name in of_item)
     return [(name, [of_item.get(name) for of_item in predictions]) for name in names]

@@ -1,6 +1,4 @@
-"""The command `sextet`: a slate, the slates of a file, the vectors of items and users, filling a store and
-repairing it, live items, the HTTP service, going back, the copy of a published bundle, checking rules,
-forgetting users.
+"""The command `sextet`, with a file for each subcommand.
 
 `python -m sextet` is the same command; in the repository it is `python -m serving`.
 """

@@ -30,7 +30,7 @@ class BatchOptions(BundleOptions):
     batch_size: int = option(BATCH_SIZE, "checkouts answered at once")
     threads: int | None = option(None, "batches answered at the same time (default: one per core)")
     skip_bad_rows: bool = option(
-        False, "write rows that make no checkout without items and with the reason, instead of stopping"
+        False, "write invalid rows without items and with a reason, instead of stopping"
     )
 
     def __post_init__(self) -> None:

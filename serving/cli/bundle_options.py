@@ -1,4 +1,4 @@
-"""Options of the commands that answer checkouts from a bundle, and what they open."""
+"""Options of the commands that answer checkouts from a bundle; opens bundle, store and rules."""
 
 import sys
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ def trust_option() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class BundleOptions:
-    """Which bundle and store answer, and how. Raises ValueError for a value out of range."""
+    """Options that name the bundle and the store. Raises ValueError for a value out of range."""
 
     bundle: Path = option(
         Path("bundle"), "bundle root or version folder; or s3://, gs://, abfs://", parse=bundle_path
@@ -57,7 +57,7 @@ class BundleOptions:
             SlatePolicy(revenue_weight=self.revenue_weight)
 
     def load_recommender(self) -> Recommender:
-        """The recommender of the bundle, the store and the rules. Raises as what opens each of them.
+        """The recommender of the bundle, the store and the rules. Raises the errors of opening them.
 
         Rules that name something unknown or match no item are notes on stderr.
         """
@@ -82,7 +82,7 @@ class BundleOptions:
     def default_ts(self, recommender: Recommender) -> int:
         """`ts`, else the end of the bundle's data.
 
-        The log of a demonstration ended years ago; as of now, everything in it would be old.
+        The demo's log ended years ago, so with the current time all of its events would be old.
         """
         end: int = recommender.bundle.manifest["data"]["window"]["end"]
         return end if self.ts is None else self.ts

@@ -1,11 +1,11 @@
-"""Options of a command of four origins: flag, environment, TOML file, default; the first one wins.
+"""Options of a command from four origins: flag, environment, TOML file, default. The first one wins.
 
     sextet serve --config serve.toml --port 9000      port: the flag
     SEXTET_DEADLINE_MS=80                             deadline_ms: the environment
     serve.toml:  workers = 4                          workers: the file
 
-The name of an option is that of its flag, with underscores. The types of all values are checked, also where
-another source overrides them.
+The name of an option is that of its flag, with underscores. The types of all values are checked, even if
+another origin overrides them.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class OptionValue(NamedTuple):
 def resolve_options(
     options_class: type, flags: Mapping[str, Any], environment: Mapping[str, str]
 ) -> dict[str, OptionValue]:
-    """The options by field name, in the order of their fields; those that keep their default included.
+    """All options by field name, in the order of their fields, including defaults.
 
     Args:
         flags: parsed values of the command line, by field name.
@@ -83,7 +83,9 @@ def read_config_file(file: Path, specs: Mapping[str, OptionSpec]) -> dict[str, O
     values = {}
     for key, value in content.items():
         if key in (FILE_OPTION, *FLAGS_ONLY):
-            raise ValueError(f"{file}: {key} cannot stand in the file: give it as --{key.replace('_', '-')}")
+            raise ValueError(
+                f"{file}: {key} is not allowed in the file: give it as --{key.replace('_', '-')}"
+            )
         if key not in specs:
             kind = "table" if isinstance(value, dict) else "option"
             raise ValueError(f"{file}: {key} is no {kind} of this command{_nearest_option(key, specs)}")
@@ -111,7 +113,7 @@ def read_environment(
             raise ValueError(f"the environment's {variable} has no effect: give the flag {specs[name].flag}")
         if name not in specs:
             if not SERVICE_LINK.search(variable) and (nearest := _nearest_option(name, specs, PREFIX)):
-                raise ValueError(f"the environment's {variable} is no option of this command{nearest}")
+                raise ValueError(f"the environment's {variable} is not an option of this command{nearest}")
             continue
         if SERVICE_LINK.search(variable) and SERVICE_ADDRESS.match(text):
             continue

@@ -1,4 +1,4 @@
-"""`forget`: remove users from everything that serves."""
+"""`forget`: remove users from store, log, bundle and workers."""
 
 import sys
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ WRITE_TIMEOUT = 30.0  # seconds; no request waits for it
 @dataclass(frozen=True, kw_only=True)
 class ForgetOptions:
     """Remove users from the event store, the impression log, exported histories and running workers.
-    Give every place that exists, with the options of `serve`; what is not given stays untouched.
+    Give every place that exists, with the options of `serve`; places that are not given stay untouched.
 
     example: %(prog)s U17 U18 --store store.db --log shop/events --bundle bundle
     Running workers follow within seconds. Training drops the users with data.forget=FILE, the file of --list.
-    It is safe to repeat, and completes a removal that was interrupted (docs/how_to/forget_a_user.md).
+    The command is safe to repeat, and completes an interrupted removal (docs/how_to/forget_a_user.md).
     exit codes: 0 all is done, 1 something waits or failed, 2 wrong arguments
     """
 

@@ -30,7 +30,7 @@ class ItemsOptions:
     source: Path | None = option(None, "changes of items", flag="--from", metavar="FILE")
     forget_before: float | None = option(
         None,
-        "first forget changes of before this time, Unix seconds: the items table or a version has them",
+        "first remove changes before this time (Unix seconds), which a version already has",
         metavar="TIME",
     )
 
@@ -56,7 +56,7 @@ def items(options: ItemsOptions) -> int:
 
 
 def forget_before(state: LiveState, ts: float) -> int:
-    """Remove the entries of before `ts`, Unix seconds. Returns their number. Raises OSError."""
+    """Remove the entries before `ts` (Unix seconds). Returns their number. Raises OSError."""
     old = []
     for key, value in read_entries(state, TOPIC).items():
         try:

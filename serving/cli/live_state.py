@@ -1,4 +1,4 @@
-"""The live state as the commands that answer read it: once, before the first answer."""
+"""Reads the live state once, before the first answer, for commands such as `recommend` and `batch`."""
 
 import json
 import sys
@@ -15,9 +15,9 @@ from ..stores.uri import open_live_state
 
 
 def apply_live_state(recommender: Recommender, uri: str, file_rules: Mapping[str, Rule]) -> None:
-    """Let a recommender obey the live items and rules; live rules replace those of a file by name.
+    """Apply live items and rules to a recommender; a live rule replaces a file's rule of the same name.
 
-    Entries that cannot be read are printed, and do not count. Raises OSError for a state that cannot be read,
+    Unreadable entries are printed and ignored. Raises OSError for a state that cannot be read,
     ValueError for another scheme.
     """
     present = [change for change in open_live_state(uri).read(START).changes if change.value is not None]

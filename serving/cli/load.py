@@ -41,10 +41,10 @@ class LoadOptions:
     integer: tuple[str, ...] = option(
         (), "ids that are whole numbers, such as user_id: 17.0 is 17; repeatable", metavar="NAME"
     )
-    delimiter: str = option(",", "between the columns of CSV files")
+    delimiter: str = option(",", "character between the columns of CSV files")
     decimal: str = option(".", "decimal mark of CSV files")
     time_format: str | None = option(
-        None, "of times in CSV files, as in strptime (default: ISO 8601 or Unix seconds)"
+        None, "format of times in CSV files, as in strptime (default: ISO 8601 or Unix seconds)"
     )
     max_events: int = option(MAX_EVENTS, "newest events kept of a user")
     ttl_days: int = option(

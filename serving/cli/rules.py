@@ -22,7 +22,7 @@ class RulesOptions:
     exit codes: 0 no errors, 1 errors, 2 wrong arguments
     """
 
-    action: str = argument("what to do", choices=("check",))
+    action: str = argument("action: check", choices=("check",))
     file: Path = argument("rules (docs/how_to/rules.md), a TOML file")
     bundle: Path = option(
         Path("bundle"), "bundle root or version folder; or s3://, gs://, abfs://", parse=bundle_path

@@ -31,8 +31,8 @@ class ServeOptions:
                -d '{"user_id": "900", "basket": [{"item_id": "1095275"}]}'
     The routes are described at /docs. SIGTERM ends it after the requests in flight.
 
-    Every option may stand in --config, a TOML file (deadline_ms = 80), or in the environment
-    (SEXTET_DEADLINE_MS=80). A flag goes before the environment, the environment before the file.
+    Every option can also be set in the TOML file of --config (deadline_ms = 80) or in the environment
+    (SEXTET_DEADLINE_MS=80). A flag overrides the environment, and the environment overrides the file.
 
     exit codes: 1 it cannot start, 2 wrong arguments
     """
@@ -48,23 +48,23 @@ class ServeOptions:
         metavar="URI",
     )  # fmt: skip
     log: Path | None = option(None, "folder of the impression log (default: no log)", metavar="DIR")
-    host: str = option("127.0.0.1", "address; 0.0.0.0 for other machines")
-    port: int = option(8000, "0 for any free port")
-    workers: int = option(1, "processes that share the port")
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 for all interfaces")
+    port: int = option(8000, "port; 0 for any free port")
+    workers: int = option(1, "number of processes that share the port")
     threads: int | None = option(
         None, "checkouts answered at a time per worker (default: cores by workers, 4 at most)"
     )
     deadline_ms: float = option(100.0, "milliseconds from arrival to answer")
-    queue_limit: int = option(64, "requests that wait per worker", flag="--limit")
+    queue_limit: int = option(64, "largest number of waiting requests per worker", flag="--limit")
     max_body: int = option(512 * 1024, "bytes of a request's body")
     api_key_file: Path | None = option(None, "text file of API keys, one a line (default: no key is needed)")
     admin_key_file: Path | None = option(
         None, "text file of admin keys, one a line (default: the routes of administrators are off)"
     )
-    poll_seconds: float = option(1.0, "seconds between two looks at `current`")
+    poll_seconds: float = option(1.0, "seconds between two checks of `current`")
     load_timeout: float = option(120.0, "seconds for a version to load; then it is refused")
     drain_seconds: float = option(
-        0.0, "seconds that a stop waits, not ready but answering, before it accepts no more"
+        0.0, "seconds after SIGTERM in which the service still answers but is not ready"
     )
     explore: float = option(0.0, "probability that the last slot explores")
     trust: tuple[Path, ...] = trust_option()
@@ -82,7 +82,7 @@ class ServeOptions:
         "texts of the items' reasons (docs/how_to/rules.md), in place of those of the release",
         metavar="FILE",
     )
-    log_format: Literal["text", "json"] = option("text", "of the log on stderr")
+    log_format: Literal["text", "json"] = option("text", "format of the log on stderr")
     access_log: bool = option(False, "log every request")
     trace_endpoint: str | None = option(
         None, "OpenTelemetry collector, http://host:4318/v1/traces (default: no traces)", metavar="URL"
@@ -90,7 +90,7 @@ class ServeOptions:
     trace_sample: float = option(0.01, "share of the requests that are traced")
     root_path: str = option("", "prefix of all paths at a proxy: /sextet", metavar="PREFIX")
     forwarded_allow_ips: str = option(
-        "127.0.0.1", "addresses of proxies whose X-Forwarded-For and -Proto count; * for any", metavar="IPS"
+        "127.0.0.1", "addresses of proxies whose X-Forwarded-* headers are trusted; * for any", metavar="IPS"
     )
     cors_origins: tuple[str, ...] = option(
         (), "origins of pages that may call from a browser; * for any", flag="--cors-origin", metavar="URL"
@@ -172,7 +172,7 @@ def _serve_until_signal(options: ServeOptions, settings: "Settings") -> None:
 
 
 def check_settings(settings: "Settings") -> None:
-    """Open and close the files of the settings: one line now is better than a worker that cannot start."""
+    """Open and close the files of the settings, so that a wrong one is a one-line error."""
     from ..events.impression_log import ImpressionLog
     from ..events.log_folder import check_log_folder
     from ..experiments.declaration import read_experiments

@@ -19,13 +19,13 @@ class StoreOptions:
     """Find damaged histories in an event store, and repair them.
 
     example: %(prog)s check --store store.db
-    `check` lists the users of whom records cannot be read, and those with records in the quarantine. `repair`
-    keeps what can be read of these users and deletes the rest. A service may run meanwhile.
+    `check` lists the users with unreadable records or records in quarantine. `repair` keeps the readable
+    records of these users and deletes the others. A service may run meanwhile.
     exit codes: 0 nothing is damaged or all is repaired, 1 `check` found damage or the store cannot be used,
     2 wrong arguments
     """
 
-    action: Literal["check", "repair"] = argument("check or repair")
+    action: Literal["check", "repair"] = argument("action: check or repair")
     store: str = option(..., "path of an event store, or redis://, valkey://", metavar="URI")
 
 

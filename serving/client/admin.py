@@ -11,10 +11,10 @@ from .values import ItemPatch, ItemResult, LiveValue, Removal, RuleState, RuleSt
 
 
 class SextetAdminClient:
-    """A client of the routes that change what everybody sees. Threads may share it.
+    """A client of the administrators' routes. Threads may share it.
 
-    Calls are safe to repeat. All but `delete_rule` are sent once more if their connection had been closed
-    while idle.
+    Calls are safe to repeat. All calls except `delete_rule` are sent again once if an idle connection was
+    closed.
 
     Args:
         url: of the service, with its path prefix.
@@ -33,26 +33,26 @@ class SextetAdminClient:
         self._caller = JsonCaller(url, admin_key, timeout, max_idle, context)
 
     def put_items(self, patches: Sequence[ItemPatch]) -> tuple[ItemResult, ...]:
-        """Change stock, prices and texts of items, and add items; what became of each, in their order.
+        """Change stock, prices and texts of items, and add items.
 
-        All are written or none. Raises SextetError.
+        Returns one result per item, in order. Either all changes are written or none. Raises SextetError.
         """
         body = json.dumps(list(patches)).encode()
         return self._caller.call("PUT", "/v1/items", _item_results, body, repeatable=True)
 
     def get_item(self, item_id: str) -> ServedItem:
-        """The item as it serves now. Raises SextetError, with status 404 for one that nobody knows."""
+        """The current state of an item. Raises SextetError, with status 404 for an unknown item."""
         return self._caller.call("GET", path_of("v1", "items", item_id), _served_item, repeatable=True)
 
     def delete_item(self, item_id: str) -> int:
-        """Forget the live values of an item: those of the bundle count again. Returns how many there were.
+        """Remove the live values of an item, so that the bundle's values apply again. Returns their number.
 
         Raises SextetError.
         """
         return self._caller.call("DELETE", path_of("v1", "items", item_id), _n_forgotten, repeatable=True)
 
     def list_rules(self) -> RuleStates:
-        """The rules of the shop, and what is wrong with them. Raises SextetError."""
+        """The rules of the shop, and their problems. Raises SextetError."""
         return self._caller.call("GET", "/v1/rules", _rule_states, repeatable=True)
 
     def put_rule(self, name: str, rule: Mapping[str, Any]) -> RuleState:
@@ -65,11 +65,11 @@ class SextetAdminClient:
         return self._caller.call("PUT", path_of("v1", "rules", name), _rule_state, body, repeatable=True)
 
     def delete_rule(self, name: str) -> None:
-        """Remove a live rule. Raises SextetError: 404 for none of that name, 409 for one of the file."""
+        """Remove a live rule. Raises SextetError: 404 for an unknown name, 409 for a rule of the file."""
         self._caller.call("DELETE", path_of("v1", "rules", name), dict)
 
     def forget_user(self, user_id: str, timeout: float = 600.0) -> Removal:
-        """Remove a user from the places of the service; repeat it while something waits.
+        """Remove a user from all places of the service; repeat the call while places are waiting.
 
         Args:
             timeout: seconds. A large log or store takes minutes.

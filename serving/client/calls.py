@@ -1,4 +1,4 @@
-"""Calls of a JSON service: headers, one answer, and the errors of the others."""
+"""Calls of a JSON service: headers, a successful answer, and errors."""
 
 import json
 import ssl
@@ -42,10 +42,10 @@ class JsonCaller:
         self, method: str, path: str, parse: Callable[[Any], T], body: bytes | None = None,
         *, repeatable: bool = False, timeout: float | None = None,
     ) -> T:  # fmt: skip
-        """What `parse` makes of the JSON of a successful answer.
+        """The result of `parse` for the JSON of a successful answer.
 
         Args:
-            repeatable: whether it is sent once more if its connection had been closed while idle.
+            repeatable: whether the request is sent again once if an idle connection was closed.
             timeout: seconds, in place of the caller's.
 
         Raises SextetError.

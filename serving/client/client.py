@@ -70,7 +70,9 @@ class SextetClient:
         )  # fmt: skip
 
     def cancel_order(self, order_id: str, user_id: str) -> tuple[OrderLine, ...]:
-        """Take an order out of its user's history; the lines that remain: none. Safe to repeat.
+        """Remove an order from its user's history.
+
+        Returns the remaining lines, which are none. Safe to repeat.
 
         Raises SextetError, with status 404 for an order that the store does not hold.
         """
@@ -79,13 +81,13 @@ class SextetClient:
     def return_lines(
         self, order_id: str, user_id: str, lines: Sequence[Line], return_id: str | None = None
     ) -> tuple[OrderLine, ...]:
-        """Take what came back out of an order; the lines that remain.
+        """Remove returned items from an order.
 
-        The same return counts once, so it is safe to repeat.
+        Returns the remaining lines. The same return counts once, so the call is safe to repeat.
 
         Args:
-            lines: items and quantities; their prices do not count.
-            return_id: tells equal returns of one order apart.
+            lines: items and quantities; prices are ignored.
+            return_id: distinguishes equal returns of one order.
 
         Raises SextetError, with status 404 for an order that the store does not hold.
         """
@@ -98,9 +100,10 @@ class SextetClient:
         return self._change_order(order_id, "returns", content)
 
     def feedback(self, feedback: Feedback) -> Shown:
-        """Log what a shopper did with an item. Returns whether the slate had the item. Raises SextetError.
+        """Log a shopper's action on an item.
 
-        "unknown" is the answer for feedback without a `request_id` of this release.
+        Returns whether the slate had the item: yes, no, or unknown for feedback without a `request_id` of
+        this release. Raises SextetError.
         """
         return self._caller.call("POST", "/v1/feedback", _shown, feedback_json(feedback))
 
@@ -108,8 +111,8 @@ class SextetClient:
         """Log that a slate with items was really on screen (`serve --impressions viewed`).
 
         Args:
-            user_id: of the shopper; None for a guest, for whom no cap counts.
-            order_id: with which the slate was asked for.
+            user_id: of the shopper; None for a guest, to whom no frequency cap applies.
+            order_id: the order_id of the recommendation request.
 
         Raises SextetError, or ValueError for a slate without items or `request_id`.
         """

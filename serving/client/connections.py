@@ -29,7 +29,7 @@ class Answer(NamedTuple):
 
 
 class ConnectionPool:
-    """Connections to one service; the one that was used last is used next.
+    """Connections to one service; the most recently used connection is reused first.
 
     Args:
         url: http:// or https://, with a path prefix or without.
@@ -58,7 +58,7 @@ class ConnectionPool:
 
         Args:
             timeout: seconds for everything: to connect, to send, to wait and to read.
-            repeatable: whether it is sent once more if its connection had been closed while idle.
+            repeatable: whether the request is sent again once if an idle connection was closed.
 
         Raises UnavailableError if there is no whole answer in time.
         """
@@ -129,7 +129,7 @@ class ConnectionPool:
 
 
 def _read(response: http.client.HTTPResponse, sock: socket.socket, deadline: float) -> bytes:
-    """The body, of which no part may come after the deadline."""
+    """The body; every part must arrive before the deadline."""
     length = response.length  # None: until the last chunk, or the end of the connection
     left = MAX_ANSWER if length is None else length
     if left > MAX_ANSWER:
@@ -149,7 +149,7 @@ def _read(response: http.client.HTTPResponse, sock: socket.socket, deadline: flo
 
 
 def _is_readable(connection: http.client.HTTPConnection) -> bool:
-    """Whether an idle connection has something to read: its end."""
+    """Whether an idle connection is readable, which means that it was closed."""
     if connection.sock is None:
         return True
     poll = select.poll()  # select() takes no descriptor above 1,023

@@ -1,4 +1,4 @@
-"""What a call may raise, with the problem that the service answered (RFC 9457)."""
+"""The exceptions of the client, with the problem that the service answered (RFC 9457)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class SextetError(Exception):
-    """The service did not do what it was asked.
+    """A call failed.
 
     Attributes:
         status: of HTTP; None if there was no answer.
@@ -32,11 +32,11 @@ class UnauthorizedError(SextetError):
 
 
 class InvalidRequestError(SextetError):
-    """Another 4xx: the same request never succeeds."""
+    """Any other 4xx: the same request will never succeed."""
 
 
 def error_of_response(status: int, headers: Mapping[str, str], body: bytes) -> SextetError:
-    """The error of an answer that is no success; names of headers are in lower case."""
+    """The error of an unsuccessful answer; names of headers are in lower case."""
     problem = _problem(body)
     detail = str(problem.get("detail") or body[:200].decode(errors="replace") or "no detail")
     retry_after = headers.get("retry-after", "")

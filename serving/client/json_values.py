@@ -12,7 +12,7 @@ SLATE_FIELDS = frozenset(spec.name for spec in fields(Slate)) - {"items", "rules
 
 
 def checkout_json(checkout: Checkout, names: Iterable[str] | None = None) -> bytes:
-    """The body of a request. Fields with their default are left out, so older services take it too.
+    """The body of a request. Fields with their default are left out, so older services accept the body too.
 
     Args:
         names: the fields that the route takes; None for all.
@@ -29,7 +29,7 @@ def feedback_json(feedback: Feedback) -> bytes:
 def slate_of_json(content: Mapping[str, Any]) -> Slate:
     """The slate of an answer. Fields that this release does not know are ignored.
 
-    Raises KeyError, TypeError or AttributeError for another content.
+    Raises KeyError, TypeError or AttributeError for other content.
     """
     values = {name: _frozen(value) for name, value in content.items() if name in SLATE_FIELDS}
     rules = tuple(RuleEffect(effect["rule"], effect["effect"]) for effect in content.get("rules", ()))

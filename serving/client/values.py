@@ -1,4 +1,4 @@
-"""What the client takes and returns beside the values of serving/checkout.py."""
+"""Values of the client's calls, in addition to serving/checkout.py."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class BundleInfo:
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether the service has a bundle, and why not."""
+    """Whether the service is ready, and the reason if not."""
 
     is_ready: bool
     bundle_version: str  # "" if it is not ready
@@ -32,14 +32,14 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class OrderLine:
-    """How many of an item an order holds."""
+    """The quantity of an item in an order."""
 
     item_id: str
     quantity: float
 
 
 class ItemPatch(TypedDict, total=False):
-    """New values of an item. A field that is left out stays; None brings back the bundle's value."""
+    """New values of an item. An omitted field keeps its value; None restores the bundle's value."""
 
     item_id: Required[str]
     available: bool | None
@@ -54,7 +54,7 @@ class ItemPatch(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
-    """What became of an ItemPatch: docs/how_to/live_items.md has the results."""
+    """The result of an ItemPatch; docs/how_to/live_items.md lists the results."""
 
     item_id: str
     result: Literal["changed", "new", "unknown"]
@@ -74,7 +74,7 @@ class LiveValue:
 
 @dataclass(frozen=True, slots=True)
 class ServedItem:
-    """An item as it serves now; the values are None for an unknown one."""
+    """The current state of an item; the values are None if they are unknown."""
 
     item_id: str
     source: Literal["bundle", "live", "unknown"]
@@ -102,7 +102,7 @@ class RuleStates:
     """All rules of a service.
 
     Attributes:
-        problems: why some rules that were written are not in force.
+        problems: reasons why some rules are not in force.
     """
 
     bundle_version: str
@@ -112,11 +112,11 @@ class RuleStates:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What the removal of a user did.
+    """The result of removing a user.
 
     Attributes:
-        removed: place → number of what was removed, by what it is.
-        waiting: what is left and why; the same removal done again completes it.
+        removed: place → kind of data → number of removed records.
+        waiting: places that are not done, with the reason; repeating the removal completes them.
         notes: what else holds the user.
     """
 

@@ -1,1 +1,1 @@
-"""Impressions and feedback on their way to training."""
+"""The impression log: impressions and feedback, stored for training."""

@@ -1,8 +1,8 @@
 """Deletion of users from the folder of an impression log.
 
 A row belongs to a user by `user_id`, or by the `request_id` of a slate or click of the user. The request ids
-are collected from all files first and kept in PENDING_FILE until no row is left: a deletion that was killed
-midway finds the feedback of slates that are gone already.
+are collected from all files first and kept in PENDING_FILE until no row is left. So a repeated deletion,
+after a kill, still finds feedback to slates that are already deleted.
 """
 
 import json
@@ -27,10 +27,10 @@ IDS = ("user_id", "request_id")
 
 @dataclass
 class LogDeletion:
-    """What a deletion did.
+    """The result of a deletion.
 
     Args:
-        waiting: journals that hold rows of the users, and files that cannot be read. Do it again later.
+        waiting: journals that still hold rows of the users, and unreadable files; repeat the deletion later.
     """
 
     rows: int
@@ -41,7 +41,7 @@ class LogDeletion:
 def delete_logged_users(folder: Path, user_ids: Collection[str], wait_s: float = 0.0) -> LogDeletion:
     """Rewrite the log's files without the users' rows, each in one step.
 
-    Journals of running processes are left to them; those of killed processes become files first.
+    Journals of running processes are left alone; journals of killed processes are finished first.
 
     Args:
         wait_s: seconds to wait for running processes that were asked to finish their journals.

@@ -8,8 +8,8 @@
 
 A call only appends to a queue. A thread empties the queue every FLUSH_INTERVAL_S into a journal
 (serving/events/journal.py), which becomes a Parquet file when it is full or old enough. The journal of a
-killed process becomes one when any process opens the log, or rotates. The rows are events as `data=tables`
-reads them, with the predictions beside them (docs/explanation/architecture.md).
+killed process becomes one when any process opens the log, or rotates. The rows are events that `data=tables`
+reads, with the predictions as further columns.
 """
 
 import atexit
@@ -79,12 +79,13 @@ Record = SlateRecord | Feedback
 class ImpressionLog:
     """Appends slates and feedback to the Parquet files of a folder. Safe to share between threads.
 
-    Any number of processes may log into one folder, each with a log of its own; after a fork the child has
-    its own too. A full disk or a folder that cannot be written fails no call and delays none: the log warns
+    Any number of processes may log into one folder, each with its own ImpressionLog; a forked child gets its
+    own too. If the disk is full or the folder is not writable, calls neither fail nor wait: the log warns
     once a minute (logger `serving.events.impression_log`), keeps up to `capacity` records and retries.
 
     Args:
-        folder: created if missing. Named `events` in the folder of a shop's tables, `data=tables` finds it.
+        folder: created if missing. If it is named `events` and lies beside a shop's tables, `data=tables`
+            finds it.
         rotate_rows: rows after which a file is finished.
         rotate_seconds: age at which a file is finished. Training reads finished files.
         capacity: records (slates, feedback) that wait at most; further ones are dropped and counted. A slate
@@ -94,8 +95,8 @@ class ImpressionLog:
         ValueError: for a number that is not above 0.
 
     Attributes:
-        write_problem: why records wait, "" while all can be written.
-        written_count: records that are in the journal or in a file: a kill of the process does not lose them.
+        write_problem: the reason why records wait; "" while writing works.
+        written_count: records in a journal or file, which a kill of the process does not lose.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class ImpressionLog:
     ) -> None:  # fmt: skip
         """Log a shopper's action on an item, by default now: see serving.checkout.Feedback.
 
-        Without `request_id` it counts for the latest impression of the item to `user_id`. Raises ValueError
+        Without `request_id` it is joined to the latest impression of the item to `user_id`. Raises ValueError
         for invalid values.
         """
         ts = int(time.time()) if ts is None else ts
@@ -151,7 +152,7 @@ class ImpressionLog:
         return self._flush_failures + self._finish_failures
 
     def finish_file(self) -> None:
-        """Finish the present file soon, with all records that were logged before this call. Does not wait."""
+        """Finish the current file soon, with all records logged before this call. Does not wait."""
         self._finish_now.set()
 
     def close(self) -> None:
@@ -257,7 +258,7 @@ class ImpressionLog:
         return self._journal
 
     def _rotate(self, last: bool = False, finish_now: bool = False) -> None:
-        """Hand a full or old journal to a thread of its own: the next journal must not wait for it."""
+        """Finish a full or old journal in its own thread, so that the next journal does not wait."""
         if (journal := self._journal) is not None:
             age = time.monotonic() - journal.created_at
             is_due = journal.row_count >= self.rotate_rows or age >= self.rotate_seconds

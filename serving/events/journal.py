@@ -1,15 +1,15 @@
-"""A journal: rows on their way to a Parquet file, in a file of which a crash can only cut the end.
+"""A journal: an append-only file of rows that later becomes a Parquet file. A crash can only cut its end.
 
     20261125T194412-4711-9f3a01c2.journal   schema, batch, batch, …; each with its length and CRC-32
     20261125T194412-4711-9f3a01c2.parquet   the same rows, once the journal is finished
 
-A Parquet file is unreadable before its footer is written, so a killed process would lose all of it. The
-operating system holds what was appended to a journal, and outlives the process. Of a journal that was cut off
-within a batch, the batches before it count.
+A Parquet file is unreadable before its footer is written, so a killed process would lose all rows. Rows
+appended to a journal are held by the operating system and survive the process. If a journal is cut off within
+a batch, the batches before it are kept.
 
-A lock (flock) marks the owner of a journal: it ends with the process, however that ends. A journal without an
-owner is orphaned, and any process may finish it. Processes of several machines may share a folder only where
-its file system shares flock between them.
+A lock (flock) marks the owner of a journal and ends with its process. A journal without an owner is orphaned,
+and any process may finish it. Processes of several machines may share a folder only where its file system
+shares flock between them.
 """
 
 import os
@@ -31,7 +31,7 @@ ROW_GROUP_ROWS = 100_000  # in memory at once while a journal is finished
 
 
 class Journal:
-    """A journal that this process owns, new or orphaned before."""
+    """A journal that this process owns: a new one, or a formerly orphaned one."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path, self._fd = path, fd
@@ -72,7 +72,7 @@ class Journal:
                 os.close(fd)
 
     def append(self, batch: pa.RecordBatch) -> None:
-        """Hand the rows to the operating system. Raises OSError; the rows then count for nothing."""
+        """Append rows. Raises OSError; the rows are then not written."""
         self._write(batch.serialize())
         self.row_count += batch.num_rows
 

@@ -7,14 +7,14 @@
 
 Nothing is stored or looked up. serving/experiments/declaration.py reads the file of experiments.
 
-To widen an experiment, add buckets: nobody in it moves. A changed share moves users only into the arm that
-grows, or out of the one that shrinks, never between other arms: each arm draws an exponential time by user,
-and the least time wins. Arm i wins with probability share_i / Σ share (Schindelhauer and Schomaker 2005,
-Weighted distributed hash tables, the logarithmic method).
+To widen an experiment, add buckets: no user in it changes arms. A changed share moves users only into the
+growing arm, or out of the shrinking arm, never between other arms: each arm draws an exponential time per
+user, and the smallest time wins. Arm i wins with probability share_i / Σ share (Schindelhauer and Schomaker
+2005, Weighted distributed hash tables, the logarithmic method).
 
-Withholding is by checkout, not by user: of one user some slates are shown and others held back. The hash is
-of the order, so that an order that is asked for again gets the same answer. A larger share withholds the
-checkouts of the smaller one, and more.
+Withholding is drawn by checkout, not by user: some slates of a user are shown and others are withheld. The
+hash is of the order, so a repeated request for the same order gets the same answer. A larger share withholds
+all checkouts of a smaller share, and more.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ ARM_OPTIONS = ("revenue_weight", "explore", "version", "withhold")
 
 
 class Arm(NamedTuple):
-    """A variant of the service. An option that is None is the service's own."""
+    """A variant of the service. An option that is None uses the service's value."""
 
     name: str
     share: float = 1.0
@@ -78,8 +78,8 @@ class Experiments(NamedTuple):
 class Assignment(NamedTuple):
     """A user's arms and options; the impression log keeps `arms`, such as "holdout:rest,weight:half".
 
-    `withhold` is the share of checkouts whose slate is held back, `withhold_source` the experiment that sets
-    it, "" for the file as a whole.
+    `withhold` is the share of checkouts whose slate is withheld. `withhold_source` is the experiment that
+    sets it; "" is the file as a whole.
     """
 
     arms: str = ""
@@ -115,7 +115,7 @@ def assign_user(experiments: Experiments, user_id: str | None) -> Assignment:
 
 
 def is_withheld(experiments: Experiments, assignment: Assignment, checkout_id: str) -> bool:
-    """True if the slate of a checkout is to be held back; always the same for the same checkout.
+    """Whether the slate of a checkout is withheld; always the same for the same checkout.
 
     Args:
         checkout_id: its order_id, else the request_id of the slate.

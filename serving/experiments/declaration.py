@@ -21,8 +21,9 @@
 `version` replaces the one that `current` names; "current" stands for that one.
 
 `withhold` is the share of checkouts whose slate is selected and logged, and not shown (ghost ads: Johnson,
-Lewis and Nubbemeyer 2017, Ghost Ads, Journal of Marketing Research 54). The innermost one counts: of the arm,
-else of its experiment, else of the file. An experiment of one arm is allowed where that arm withholds.
+Lewis and Nubbemeyer 2017, Ghost Ads, Journal of Marketing Research 54). The innermost value applies: the
+arm's, else the experiment's, else the file's. An experiment with a single arm is allowed if that arm
+withholds.
 """
 
 import difflib

@@ -2,9 +2,9 @@
 
     topic forgotten   key: random text   value: {"at": Unix seconds, "users": [hashes of their ids]}
 
-A hash is keyed with the entry's random text, so neither two entries nor a table of hashes can be matched. Who
-has a list of ids can still compute which of them an entry means: the hashes are personal data, and the value
-is removed after LIFETIME_S. The random text stays, so that readers learn of the removal.
+A hash is keyed with the entry's random text, so hashes of two entries cannot be matched. Somebody with a list
+of ids could still test each id, so hashes are personal data: the value is removed after LIFETIME_S. The
+random key stays, so that readers learn of the removal.
 """
 
 import json
@@ -26,7 +26,7 @@ class Announcement:
     """Users that are forgotten.
 
     Args:
-        at: Unix seconds; what was recorded before belongs to the past.
+        at: Unix seconds of the removal; data recorded before it is deleted.
         hashes: of the users' ids, keyed with `key`.
     """
 

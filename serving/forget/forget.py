@@ -1,11 +1,10 @@
-"""Removal of users from everything that serves: `sextet forget`, and `DELETE /v1/users/{user_id}`.
+"""Removes users from all serving data: `sextet forget`, and `DELETE /v1/users/{user_id}`.
 
     list for training ─▶ announcement to running workers ─▶ impression log ─▶ store ─▶ store.arrow
     ─▶ announcement again
 
-The first announcement makes the workers write what they hold and drop what they cache; the last one makes
-them open the new `store.arrow`. Every step is safe to repeat: a removal that was killed is completed by the
-next one.
+The first announcement makes workers write their queues and drop their caches; the last one makes them open
+the new `store.arrow`. Every step is safe to repeat, so the next removal completes one that was killed.
 """
 
 import errno
@@ -36,7 +35,7 @@ JOURNAL_WAIT_S = 20.0  # seconds for running workers to finish their journals
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where users are removed; None for a place that does not exist.
+    """The places from which users are removed; None for a place that does not exist.
 
     Args:
         store: an open event store. log: folder of the impression log. bundle: a bundle root.
@@ -53,12 +52,12 @@ class Places:
 
 @dataclass
 class Removal:
-    """What a removal did.
+    """The result of a removal.
 
     Args:
-        removed: place → number of what was removed, by what it is.
-        waiting: what is left and why; the same removal done again completes it.
-        notes: what else holds the users.
+        removed: place → kind of data → number of removed records.
+        waiting: places that are not done, with the reason; repeating the removal completes them.
+        notes: other places that hold the users.
     """
 
     removed: dict[str, dict[str, int]] = field(default_factory=dict)

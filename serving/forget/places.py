@@ -1,4 +1,4 @@
-"""Where the places of a service lie by default."""
+"""Default places of a service's files."""
 
 from pathlib import Path
 
@@ -10,7 +10,8 @@ USER_LIST = "forgotten.txt"
 
 def user_list_path(store: str | None, log: Path | None, bundle: Path | None) -> Path | None:
     """The list for training: beside the log, where the tables of the shop lie, else beside the store's file,
-    else in the bundle root. None where all of these are elsewhere or not given."""
+    else in the bundle root. None where all of these are elsewhere or not given.
+    """
     if log is not None:
         return log.parent / USER_LIST
     if store is not None and not is_uri(store):

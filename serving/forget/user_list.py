@@ -1,7 +1,7 @@
-"""Lists of user ids in text files: who is to be forgotten, and whom training drops (`data.forget`).
+"""Lists of user ids in text files: users to forget, whom training drops too (`data.forget`).
 
-A line is an id; blank lines and lines that begin with # do not count. An id that such a line cannot hold is
-written as a JSON string: "#7".
+A line is an id; blank lines and lines that begin with # are ignored. An id that begins with #, or holds
+special characters, is written as a JSON string: "#7".
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What the routes beside recommendations answer, as pydantic models of the OpenAPI document."""
+"""Answers of all routes except recommendations, as pydantic models of the OpenAPI document."""
 
 from typing import Any, Literal
 

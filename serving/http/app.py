@@ -1,4 +1,4 @@
-"""The routes. Threads do slow work; the event loop moves bytes and answers with popular items."""
+"""The routes. Slow work runs in threads; the event loop handles bytes and popularity fallbacks."""
 
 import asyncio
 import sys
@@ -34,7 +34,7 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
     """The application of one worker.
 
     Args:
-        store, log: instead of those that the settings name.
+        store, log: used instead of those in the settings.
 
     Raises OSError, ValueError or ImportError for a store, log or key file that cannot be used.
     """
@@ -166,7 +166,7 @@ def _add_operations_routes(app: FastAPI, service: Service) -> None:
         return JSONResponse(
             {
                 **{name: manifest[name] for name in public_fields},
-                "dims": {**dims, "items": dims["items"] - 1 - dims.get("spare", 0)},  # row 0 is no item
+                "dims": {**dims, "items": dims["items"] - 1 - dims.get("spare", 0)},  # row 0 is not an item
                 "tasks": tasks,
                 "arms": service.arm_versions(),
             }

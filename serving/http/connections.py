@@ -3,7 +3,7 @@
     open ── first byte ── head complete ── body complete ── response ── next request
     ├─ IDLE ─┼── HEAD ────────┼──── BODY ───────┤             ├─ IDLE (keep-alive) ─┤   seconds, each in all
 
-Where there are too many connections, the one that has been idle for longest is closed for a new one.
+If there are too many connections, the one that has been idle longest is closed for a new one.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ def raise_file_limit() -> int:
 
 
 class ConnectionState(ServerState):
-    """What the connections of a worker share.
+    """State shared by the connections of a worker.
 
     Attributes:
         is_draining: connections are closed after their response.
@@ -60,8 +60,10 @@ class ConnectionState(ServerState):
 
 
 class ServiceProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with bounds. It records when a request's last byte arrives: under load the request then waits
-    for the event loop."""
+    """HTTP/1.1 with limits.
+
+    It records the arrival of a request's last byte, because under load a request waits for the event loop.
+    """
 
     if TYPE_CHECKING:
         server_state: ConnectionState
@@ -160,7 +162,7 @@ class ServiceProtocol(HttpToolsProtocol):
             self._write_timer = None
 
     def _limit_reading(self, seconds: float | None) -> None:
-        """End the present phase after `seconds`; None: no limit."""
+        """End the current phase after `seconds`; None for no limit."""
         if self._read_timer is not None:
             self._read_timer.cancel()
         self._read_timer = None if seconds is None else self.loop.call_later(seconds, self._on_read_timeout)

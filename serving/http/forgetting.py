@@ -1,4 +1,4 @@
-"""Forgotten users in a worker: what it caches and holds of them goes, and the route that forgets a user."""
+"""Removes forgotten users from a worker's caches and queues, and has the route that forgets a user."""
 
 import asyncio
 import queue
@@ -37,9 +37,8 @@ SETTLE_MARGIN_S = 0.2  # beyond the deadline, for requests in flight to end
 class ForgottenUsers:
     """Follows the announcements of forgotten users, in a thread of its own.
 
-    For each it drops what the recommenders cache of the users, also of requests in flight, and what waits to
-    be stored; finishes the journal of the log, so that its rows can be removed; and opens an exported store
-    anew.
+    For each announcement it drops the users' cached slates (also of requests in flight) and queued writes,
+    finishes the journal of the log so that its rows can be removed, and reopens an exported store.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class ForgottenUsers:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop to follow."""
+        """Stop following."""
         self._stop.set()
         self._pending.put(None)
         if self._thread.is_alive():
@@ -132,7 +131,10 @@ class ForgottenUsers:
 async def forget_user(
     user_id: str, settings: Settings, store: object, log: ImpressionLog | None, live: LiveUpdates | None
 ) -> Response:
-    """Remove a user everywhere; 200 once all is done, 202 with what waits. Raises ProblemError (422)."""
+    """Remove a user everywhere: 200 when all is done, 202 with the places that wait.
+
+    Raises ProblemError (422).
+    """
     folder, root = None if log is None else log.folder, bundle_root(settings.bundle)
     places = Places(
         store=store,

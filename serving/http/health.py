@@ -1,4 +1,4 @@
-"""Health of the store's file and of the log: a thread looks every second, off the request path."""
+"""Health of the store's file and of the log: a thread checks every second, off the request path."""
 
 import threading
 
@@ -11,7 +11,7 @@ POLL_INTERVAL_S = 1.0
 
 
 class HealthMonitor:
-    """Sets the gauges of store and log, and knows the reasons for /readyz.
+    """Sets the gauges of store and log, and keeps the reasons for /readyz.
 
     Args:
         store: only an embedded store has a file to look at.
@@ -26,15 +26,15 @@ class HealthMonitor:
         metrics.log_writable.set(1)
 
     def start(self) -> None:
-        """Look every POLL_INTERVAL_S from now on."""
+        """Start checking every POLL_INTERVAL_S."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop to look."""
+        """Stop checking."""
         self._stop.set()
 
     def poll(self) -> list[str]:
-        """Set the gauges. Returns what is wrong; never raises."""
+        """Set the gauges. Returns the problems; never raises."""
         store_problem = self._store_problem()
         log_problem = getattr(self._log, "write_problem", "")  # a log of your own may have none
         self._metrics.store_available.set(not store_problem)

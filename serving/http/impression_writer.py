@@ -1,4 +1,4 @@
-"""Writes what users were shown to the store, after the answer: no slate waits for it."""
+"""Writes impressions to the store after the answer, so that no slate waits."""
 
 import queue
 import threading
@@ -17,8 +17,8 @@ ERROR_LOG_SECONDS = 60.0  # between two lines about a store that fails
 class ImpressionWriter:
     """A queue of slates to record, and the thread that empties it.
 
-    A store that is behind or fails loses impressions: an item may then be shown more often than the cap.
-    Orders are written elsewhere, so impressions take no place from them.
+    If the store is slow or fails, impressions are lost, and an item may be shown more often than the cap
+    allows. Orders have their own queue, so impressions never displace them.
 
     Args:
         store: any store; nothing is written to one without a memory of impressions.
@@ -50,7 +50,7 @@ class ImpressionWriter:
         self._queue.join()
 
     def close(self) -> None:
-        """Write what waits, and end the thread."""
+        """Write the queue, and end the thread."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
@@ -73,4 +73,4 @@ class ImpressionWriter:
         self._metrics.store_impressions.labels("failed").inc()
         if time.monotonic() - self._last_error_time >= ERROR_LOG_SECONDS:
             self._last_error_time = time.monotonic()
-            logger.error("the store did not take what a user was shown: %s", loggable_message(error))
+            logger.error("the store did not record a user's impressions: %s", loggable_message(error))

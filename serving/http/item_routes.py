@@ -87,7 +87,7 @@ def add_item_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
 
 
 def apply_changes(service: Service, live: LiveUpdates, body: bytes) -> list[dict[str, Any]]:
-    """Apply the changes of a body here, and soon in every other worker; what became of each item.
+    """Apply the changes of a body here, and soon in every other worker. Returns one result per item.
 
     Raises ProblemError (400, 422, and 409 for new items without room); then nothing changes.
     """
@@ -112,7 +112,7 @@ def parse_changes(body: bytes) -> list[ItemChange]:
 
 
 def _for_each(values: list[Any], parse: Callable[[Any], T]) -> list[T]:
-    """What `parse` makes of each value. Raises ProblemError (422) that names those it refuses."""
+    """Parse each value. Raises ProblemError (422) that names the refused ones."""
     results: list[T] = []
     errors: list[dict[str, str]] = []
     for index, value in enumerate(values):
@@ -169,7 +169,7 @@ def _check_new_items(live_items: LiveItems, changes: list[ItemChange]) -> None:
 
 
 def _result(live_items: LiveItems, change: ItemChange) -> dict[str, Any]:
-    """What became of a change: `waits` names the fields that act from the next export on."""
+    """The result of a change: `waits` names the fields that take effect with the next export."""
     served = live_items.served(change.item_id)
     if served is None:
         detail = "no item of the bundle, and neither title nor category: kept for a version that has the item"
@@ -187,7 +187,7 @@ def _result(live_items: LiveItems, change: ItemChange) -> dict[str, Any]:
 
 
 def describe_item(service: Service, item_id: str) -> dict[str, Any]:
-    """The item as it serves now, with its entries of the live state. Raises ProblemError (404)."""
+    """The current state of an item, with its live entries. Raises ProblemError (404)."""
     recommender = service.recommender()
     served = service.item_updates.open(recommender).served(item_id)
     entries = service.item_updates.entries(item_id)

@@ -15,7 +15,7 @@ Vector = Annotated[list[float], Field(min_length=1)]
 
 
 class ItemChangeIn(BaseModel):
-    """New values of an item. A field that is left out stays; null brings back the bundle's value."""
+    """New values of an item. An omitted field keeps its value; null restores the bundle's value."""
 
     model_config = STRICT
     item_id: Id
@@ -32,7 +32,7 @@ class ItemChangeIn(BaseModel):
 
 
 class ItemResultOut(BaseModel):
-    """What became of a change."""
+    """The result of a change."""
 
     item_id: str
     result: Literal["changed", "new", "unknown"]
@@ -43,7 +43,7 @@ class ItemResultOut(BaseModel):
 
 
 class ItemResultsOut(BaseModel):
-    """What became of each change, in their order."""
+    """The result of each change, in order."""
 
     items: list[ItemResultOut]
 
@@ -56,7 +56,7 @@ class LiveValueOut(BaseModel):
 
 
 class ServedItemOut(BaseModel):
-    """An item as it serves now."""
+    """The current state of an item."""
 
     item_id: str
     source: Literal["bundle", "live", "unknown"]
@@ -69,7 +69,7 @@ class ServedItemOut(BaseModel):
 
 
 class ForgottenItemOut(BaseModel):
-    """The live values of the item are forgotten."""
+    """The live values of the item are removed."""
 
     item_id: str
     forgotten: int = Field(description="live values that the item had")

@@ -13,7 +13,7 @@ from .middleware import logger
 
 
 class ItemUpdates:
-    """Keeps the entries, and lets recommenders follow them. Safe to share between threads."""
+    """Keeps all entries and applies them to recommenders. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._entries: dict[str, dict[str, ItemEntry]] = {}  # item id → field → entry
@@ -63,7 +63,7 @@ class ItemUpdates:
             return dict(self._entries.get(item_id, {}))
 
     def _update(self, recommender: Recommender, item_ids: Iterable[str]) -> None:
-        """Let a recommender serve the present entries of these items."""
+        """Apply the current entries of these items to a recommender."""
         until = merged_until(recommender.bundle.manifest)
         fields = {
             item_id: {name: e.value for name, e in self._entries.get(item_id, {}).items() if e.ts > until}

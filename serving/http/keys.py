@@ -1,4 +1,4 @@
-"""API keys: who may call which route."""
+"""API keys: which key may call which route."""
 
 import hmac
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ def needs_admin_key(path: str) -> bool:
 
 
 class ApiKeys:
-    """The keys of a shop's pages, and those of its administrators, who may call every route.
+    """The API keys of a shop's pages, and the admin keys, which may call every route.
 
     Args:
         file: one key per line (several during a rotation); None: the routes of a shop need no key.

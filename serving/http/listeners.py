@@ -1,4 +1,4 @@
-"""Listening sockets: each worker has its own, and accepts what a worker that is away leaves in its queue.
+"""Listening sockets: each worker has its own, and takes over those of an absent worker.
 
     supervisor ── binds and keeps all sockets ──┬─▶ worker 0: listens on 0–7,  looks after 8–15
                                                 ╰─▶ worker 1: listens on 8–15, looks after 0–7
@@ -81,7 +81,10 @@ class Listeners:
             self._look_after = loop.create_task(self._accept_for_others())
 
     async def close(self) -> None:
-        """Accept what waits, then no more. The port refuses connections once all processes have closed."""
+        """Accept the waiting connections, then no more.
+
+        The port refuses connections once all processes have closed.
+        """
         if self._look_after is not None:
             self._look_after.cancel()
         for server in self._servers:

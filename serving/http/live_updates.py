@@ -1,7 +1,7 @@
-"""Live state as it reaches a worker: a thread looks for changes and hands them to those who apply them.
+"""Follows the live state in a worker: a thread polls for changes and passes them to subscribers.
 
-Nothing but a removal ends an entry. A state that lost entries, because its server or file was replaced by
-an empty or older one, gets them back from the workers that have them.
+Only a removal ends an entry. If the state loses entries, because its server or file was replaced by an empty
+or older one, workers that have the entries write them back.
 """
 
 import threading
@@ -21,7 +21,7 @@ Apply = Callable[[Sequence[Change], bool], None]
 
 
 class LiveUpdates:
-    """Follows a live state. A state that cannot be read leaves what was read before in force.
+    """Follows a live state. While the state cannot be read, the entries read before stay in force.
 
     Args:
         poll_seconds: between two looks for changes.
@@ -51,8 +51,8 @@ class LiveUpdates:
     def subscribe(self, topic: str, apply: Apply) -> None:
         """Call `apply` with the entries of a topic now, and with its changes as they come.
 
-        `apply(changes, is_complete)` runs in the polling thread, or in that of `write`. With `is_complete`
-        the changes are all entries: forget those from before. What it raises is logged.
+        `apply(changes, is_complete)` runs in the polling thread, or in the thread of `write`. With
+        `is_complete`, the changes are all entries and replace earlier ones. Its exceptions are logged.
         """
         with self._lock:
             self._subscribers[topic] = apply
@@ -66,8 +66,8 @@ class LiveUpdates:
     def poll(self) -> None:
         """Apply what is new. Never raises.
 
-        A route that reads or removes entries polls first, in a thread: it sees what every worker and host
-        acknowledged before the request came.
+        Routes that read or remove entries poll first, so that they see every change that any worker
+        acknowledged before the request.
         """
         with self._lock:
             try:
@@ -97,8 +97,8 @@ class LiveUpdates:
     def start(self) -> None:
         """Read the state, and follow it from now on.
 
-        While it cannot be read this tries again for `start_timeout` seconds: without it the worker would
-        show what the shop hides.
+        While the state cannot be read, this retries for `start_timeout` seconds, because without it the
+        worker would show items that the shop hides.
         """
         deadline = time.monotonic() + self.start_timeout
         self.poll()
@@ -115,7 +115,7 @@ class LiveUpdates:
             self._thread.join(timeout)
 
     def _write_back(self, snapshot: Snapshot) -> Snapshot:
-        """The snapshot, after the state got the entries back that it lost. Raises OSError."""
+        """Write lost entries back, and return the snapshot after that. Raises OSError."""
         if not snapshot.is_complete:
             return snapshot
         names = {(change.topic, change.key) for change in snapshot.changes}  # removed ones among them

@@ -1,7 +1,7 @@
-"""Log lines of the service, as text or as JSON, with the request that they belong to.
+"""Log lines of the service, as text or JSON, with the ids of their request.
 
-Lines never hold a basket, the id of a user or a body: errors are written without their messages where these
-may quote a value (serving/resilience/loggable.py), and paths as the patterns of their routes.
+Lines never contain a basket, a user id or a body. Error messages that may quote a value are left out
+(serving/resilience/loggable.py), and paths are logged as route patterns.
 """
 
 import asyncio

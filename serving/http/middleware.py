@@ -80,7 +80,7 @@ class RequestMiddleware:
 
 
 def log_change(method: str, request: RequestContext) -> None:
-    """A line of a change by an administrator. It names a rule that was changed, and no item and no user."""
+    """Log a change by an administrator. The line names a changed rule, but never an item or a user."""
     rule = request.scope.get("path_params", {}).get("name") if request.status < 400 else None
     audit_logger.info(
         "administrator: %s %s %d%s", method, request.route, request.status, f" rule {rule}" if rule else ""

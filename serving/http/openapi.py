@@ -27,8 +27,8 @@ OPERATIONS_PATHS = ("/v1/bundle", "/metrics", *PUBLIC_PATHS)
 def add_document(app: FastAPI, needs_key: bool, feedback_kinds: Callable[[], Sequence[str]]) -> None:
     """Complete the application's document, and add the page /docs.
 
-    Both are made once for the kinds of feedback that the bundle takes: they are public, and making them takes
-    the event loop some milliseconds.
+    Both are built once for the kinds of feedback that the bundle accepts, because building takes the event
+    loop some milliseconds.
     """
     routes_document = app.openapi
 

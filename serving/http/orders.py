@@ -16,14 +16,14 @@ MAX_LINES = 1000  # of a return
 
 
 class CancellationIn(BaseModel):
-    """Whose order is cancelled."""
+    """The user whose order is cancelled."""
 
     model_config = STRICT
     user_id: Id
 
 
 class ReturnLineIn(BaseModel):
-    """How many of an item came back."""
+    """The returned quantity of an item."""
 
     model_config = STRICT
     item_id: Id
@@ -31,7 +31,7 @@ class ReturnLineIn(BaseModel):
 
 
 class ReturnIn(BaseModel):
-    """What of an order came back."""
+    """The returned lines of an order."""
 
     model_config = STRICT
     user_id: Id
@@ -43,28 +43,28 @@ class ReturnIn(BaseModel):
 
 
 class OrderLineOut(BaseModel):
-    """A line that remains."""
+    """A remaining line."""
 
     item_id: str
     quantity: float
 
 
 class OrderOut(BaseModel):
-    """What remains of an order."""
+    """The remaining lines of an order."""
 
     order_id: str
     lines: list[OrderLineOut]
 
 
 async def cancel_order(recorder: EventRecorder, order_id: str, body: bytes) -> Response:
-    """Take an order out of its user's history."""
+    """Remove an order from its user's history."""
     store = _order_store(recorder)
     cancellation = parse_body(CancellationIn, body)
     return await _change_order(recorder, store, cancellation.user_id, OrderChange("cancel", order_id))
 
 
 async def return_items(recorder: EventRecorder, order_id: str, body: bytes) -> Response:
-    """Take what came back out of an order."""
+    """Remove returned items from an order."""
     store = _order_store(recorder)
     returned = parse_body(ReturnIn, body)
     events = [Event(line.item_id, 0, "purchase", line.quantity) for line in returned.lines]

@@ -22,7 +22,7 @@ PACKAGES = ("sextet", "torch", "faiss-cpu")
 class ProcessMetrics:
     """Sets the metrics of one worker; those of several workers are added or compared by their kind.
 
-    Memory, files and the start are those of /proc; without it they are 0.
+    Memory, open files and start time come from /proc; without it they are 0.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -113,7 +113,7 @@ class ProcessMetrics:
 
 
 def resident_memory() -> tuple[int, int]:
-    """Bytes of this process that no file backs, and those of files, which workers share."""
+    """Bytes of this process without a file behind them, and bytes of mapped files, which workers share."""
     kib = {"RssAnon": 0, "RssFile": 0, "RssShmem": 0}
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")

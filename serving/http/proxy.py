@@ -1,4 +1,4 @@
-"""Behind a proxy, and called by pages of other origins: the path prefix, and CORS."""
+"""Settings behind a proxy and for pages of other origins: the path prefix, and CORS."""
 
 import re
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ RESPONSE_HEADERS = ("Retry-After", "X-Request-ID")
 
 
 class RootPathMiddleware:
-    """Takes the prefix off paths that have it, so that proxies may pass it on or leave it out.
+    """Removes the prefix from paths that have it, so that proxies may keep or strip it.
 
-    It is the outermost: keys and metrics see the paths of routes.
+    It is the outermost middleware: keys and metrics see paths without the prefix.
     """
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
@@ -30,7 +30,7 @@ class RootPathMiddleware:
 
 
 def add_proxy_middleware(app: FastAPI, root_path: str, cors_origins: Sequence[str]) -> None:
-    """Add what the settings ask for around all other middleware."""
+    """Add the middleware for the path prefix and CORS around all other middleware."""
     if cors_origins:  # around the keys: a preflight has none, and a page must be able to read a 401
         app.add_middleware(
             CORSMiddleware, allow_origins=cors_origins, allow_methods=("GET", "POST"),

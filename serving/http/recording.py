@@ -1,4 +1,4 @@
-"""Records what shoppers do: checkouts in the event store, feedback in the impression log and the store."""
+"""Records checkouts in the event store, and feedback in the impression log and the store."""
 
 import asyncio
 import time
@@ -35,7 +35,7 @@ class EventRecorder:
 
     Args:
         store, log: None for none.
-        bundle_watcher: whose versions say which kinds of feedback count.
+        bundle_watcher: its versions define the accepted kinds of feedback.
         queue_limit: most writes that wait for the store; further ones are refused or dropped.
         stores_views: whether feedback `viewed` enters the store, for the frequency cap.
     """
@@ -74,12 +74,12 @@ class EventRecorder:
         return JSONResponse({"events": events}, 201)
 
     async def write_store(self, work: Callable[[], T], what: str) -> T:
-        """The result of a write to the store, which has ended when this returns.
+        """Run a write to the store and return its result.
 
-        Raises ProblemError (503), with the reason, if the store is behind or did not take `what`.
+        Raises ProblemError (503), with the reason, if the store has too many waiting writes or fails.
         """
         if self.pending_writes >= self.queue_limit:
-            raise unavailable_error("the store is behind")
+            raise unavailable_error("the store has too many waiting writes")
         try:
             result = await asyncio.wait_for(asyncio.wrap_future(self._submit_write(work)), STORE_TIMEOUT)
         except ProblemError:
@@ -88,7 +88,7 @@ class EventRecorder:
             self.metrics.store_appends.labels("failed").inc()
             logger.error("the store failed: %s", loggable_message(error))
             reason = ": its file was removed" if isinstance(error, FileNotFoundError) else ""
-            raise unavailable_error(f"the store did not take {what}{reason}") from None
+            raise unavailable_error(f"the store did not record {what}{reason}") from None
         self.metrics.store_appends.labels("recorded").inc()
         return result
 
@@ -122,7 +122,7 @@ class EventRecorder:
                 feedback.kind, feedback.request_id, feedback.item_id, ts, feedback.user_id, feedback.value
             )
         ):
-            raise unavailable_error("the log did not take the feedback")
+            raise unavailable_error("the impression log did not record the feedback")
         shown = shown_state(feedback.request_id, feedback.item_id)
         self.metrics.feedback.labels(feedback.kind, shown).inc()
         # What the slate did not show stays in the log, where training counts it apart.
@@ -161,7 +161,7 @@ class EventRecorder:
     def _append_click(self, user_id: str, event: Event, request_id: str | None) -> None:
         """Store a click for the user's next request, as training has it.
 
-        Nobody waits for it. A store that is behind or fails drops it; the log keeps it.
+        Nobody waits for the write. A slow or failing store drops it; the log keeps it.
         """
         store = self.store
         if store is None or not is_writable(store):
@@ -176,7 +176,7 @@ class EventRecorder:
             self._write_later(partial(record_view, self.store, feedback.user_id, order_key, ts))
 
     def _write_later(self, write: Callable[[], None]) -> None:
-        """Write to the store; nobody waits. A store that is behind drops it."""
+        """Write to the store without waiting. A slow store drops the write."""
         if self.pending_writes >= self.queue_limit:
             self.metrics.store_appends.labels("dropped").inc()
             return
@@ -189,7 +189,7 @@ class EventRecorder:
             logger.error("the store failed: %s", loggable_message(error))
 
     def write_log(self, write: Callable[[ImpressionLog], None]) -> bool:
-        """Write to the log, which there must be. Returns whether the log took it; never raises."""
+        """Write to the log, which must exist. Returns whether the log accepted the record; never raises."""
         assert self.log is not None
         try:
             write(self.log)

@@ -1,4 +1,4 @@
-"""What a request is known by in logs and traces: its X-Request-Id and its W3C trace context."""
+"""Identifies a request in logs and traces: its X-Request-Id and its W3C trace context."""
 
 import re
 import time

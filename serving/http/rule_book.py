@@ -1,4 +1,4 @@
-"""The rules of a service: those of its file, and the live ones, which replace those of the same name.
+"""The rules of a service: rules of the file, and live rules, which replace those of the same name.
 
 rules.toml ──╮
 live state ──┴─▶ rules by name ─ compiled for each version that serves ─▶ Recommender.rules
@@ -37,7 +37,7 @@ class RuleBook:
     and when a version or a rule is new.
 
     Attributes:
-        on_problems: called with the number of rules that the shop wrote in vain.
+        on_problems: called with the number of rules that are not in force or match nothing.
 
     Raises OSError or ValueError for a file that cannot be read.
     """
@@ -69,7 +69,7 @@ class RuleBook:
 
     @property
     def problems(self) -> list[str]:
-        """Why some rules that the shop wrote are not in force."""
+        """Reasons why some rules of the shop are not in force."""
         with self._lock:
             return [text for text in (self.file_problem, *self._live_problems.values()) if text]
 
@@ -81,7 +81,7 @@ class RuleBook:
             self._report_problems()
 
     def reload(self) -> None:
-        """Read the file again. Raises OSError or ValueError; the present rules then stay."""
+        """Read the file again. Raises OSError or ValueError; the current rules then stay."""
         if self.file is None:
             return
         with self._lock:
@@ -164,7 +164,7 @@ class RuleBook:
 
 
 def _file_state(file: Path) -> Any:
-    """What differs where the file was written or replaced; None without a file."""
+    """A value that changes when the file is written or replaced; None without a file."""
     try:
         stat = file.stat()
     except OSError:

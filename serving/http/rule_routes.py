@@ -116,7 +116,7 @@ def _parse_rule(name: str, body: bytes, book: RuleBook) -> Rule:
 
 
 def _reject_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no number of JSON")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _rule_problem(field: str, detail: str) -> ProblemError:
@@ -139,4 +139,4 @@ def _write(live: LiveUpdates, change: Change) -> None:
     try:
         live.write([change])
     except OSError as error:
-        raise unavailable_error(f"the live state did not take the rule: {error}") from None
+        raise unavailable_error(f"the live state did not store the rule: {error}") from None

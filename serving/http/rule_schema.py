@@ -13,7 +13,7 @@ Values = dict[str, str | float | list[str | float]]
 
 
 class MatchIn(BaseModel):
-    """Items that fit every part that is given; a list in a part is a choice."""
+    """Items that match all given parts; a list in a part means any of its values."""
 
     model_config = STRICT
     item: Texts | None = Field(None, description="item ids")
@@ -24,11 +24,11 @@ class MatchIn(BaseModel):
 
 
 class HideIn(MatchIn):
-    """Items that no slate shows."""
+    """Items that are never shown."""
 
 
 class PinIn(BaseModel):
-    """An item in a slot, if it may be shown."""
+    """An item for a fixed slot, if it is eligible."""
 
     model_config = STRICT
     item: str

@@ -1,6 +1,6 @@
 """Requests and responses as pydantic models: JSON → the values of serving/checkout.py, and back.
 
-The ranges are those of serving/checkout.py; a property test compares the two. Nothing is converted: a number
+The ranges equal those of serving/checkout.py; a property test compares them. Nothing is converted: a number
 in quotes and an unknown field are errors.
 """
 
@@ -96,7 +96,7 @@ class CheckoutIn(BaseModel):
 
 
 class FeedbackIn(BaseModel):
-    """What the shopper did with an item of a slate."""
+    """A shopper's action on an item of a slate."""
 
     model_config = STRICT | ConfigDict(
         json_schema_extra={
@@ -121,7 +121,7 @@ class FeedbackIn(BaseModel):
 
 
 class ReasonOut(BaseModel):
-    """Why an item is shown."""
+    """The reason why an item is shown."""
 
     code: str = Field(description="as in docs/how_to/rules.md: co_purchase, buy_again, category, …")
     params: dict[str, str] = Field(description="fields of the text: item, category")

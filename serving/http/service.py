@@ -137,9 +137,10 @@ class Service:
         self.metrics.process.start(lambda: self.bundle_watcher.recommender, self.settings.threads)
 
     def reload(self) -> list[str]:
-        """Read the files of `reloads` again. A file that is bad is refused; returns the reasons.
+        """Read the files of `reloads` again.
 
-        Answers go on meanwhile. What a refused file held before stays.
+        Returns the reasons for refused files. Requests are answered meanwhile. The old content of a refused
+        file stays in force.
         """
         refusals = []
         for name, read in self.reloads.items():
@@ -215,7 +216,7 @@ class Service:
         return any(recommender.stage_stats.breakers[stage].is_open for recommender in serving)
 
     def problem(self) -> str:
-        """What keeps the service from its normal work, for /readyz; "" for nothing."""
+        """The problems of the service, for /readyz; "" if there are none."""
         live_reason = "" if self.live is None else self.live.reason
         return "; ".join(filter(None, (self.bundle_watcher.reason, live_reason, self.rules.file_problem)))
 
@@ -227,7 +228,7 @@ class Service:
         return recommender
 
     async def recommend(self, body: bytes, arrival_time: float) -> Response:
-        """The slate of a checkout: ranked, or popular items where the models would be too late."""
+        """The slate of a checkout: ranked, or popular items if the models would be too late."""
         recommender, experiments = self.recommender(), self.experiments
 
         def rank(deadline: float) -> SlateResponse:
@@ -273,7 +274,7 @@ class Service:
         return any(recommender.policy.frequency_cap is not None for recommender in serving)
 
     def _recommender_for(self, arms: Assignment, current: Recommender) -> Recommender:
-        """The version that one of the arms names; `current` if none does or it cannot serve."""
+        """The recommender of the version that an arm names, else of `current`."""
         if arms.version is None:
             return current
         return self.bundle_watcher.recommenders.get(arms.version, current)
@@ -320,7 +321,7 @@ def _assign(experiments: Experiments | None, checkout: Checkout) -> Assignment:
 def _slate_response(
     experiments: Experiments | None, checkout: Checkout, slate: Slate, arms: Assignment
 ) -> SlateResponse:
-    """The answer with a slate, which an experiment may hold back."""
+    """The answer with a slate, which an experiment may withhold."""
     checkout_id = checkout.order_id or slate.request_id
     if experiments is not None and is_withheld(experiments, arms, checkout_id):
         slate = replace(slate, withheld=True)

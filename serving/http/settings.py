@@ -12,7 +12,7 @@ from .tracing import check_endpoint
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How one worker serves. Raises ValueError for a value out of range.
+    """Settings of one worker. Raises ValueError for a value out of range.
 
     Args:
         bundle: bundle root, whose `current` is followed, or a version folder.

@@ -6,7 +6,7 @@
     it is stopped (SIGSTOP) for STOPPED_TIMEOUT           kills it, starts another         stopped
     its event loop sends no beat for HANG_TIMEOUT         the same                         hung
 
-It never waits for a worker: it reads what the kernel and the pipes have, at least every TICK.
+It never waits for a worker: it polls the kernel and the pipes at least every TICK.
 """
 
 import logging
@@ -191,7 +191,7 @@ class Supervisor:
         was_ready = ready_time is not None
         if ready_time is not None and now > ready_time + STABLE_SECONDS:
             slot.n_waits = None
-        if slot.n_waits is None:  # the first end of a worker that was ready is no failed start
+        if slot.n_waits is None:  # the first end of a worker that was ready is not a failed start
             slot.n_waits = 0 if was_ready else 1
         else:
             slot.n_waits += 1

@@ -1,7 +1,7 @@
 """Traces: a span for a request and one for each stage of its slate, sent to an OpenTelemetry collector.
 
-Spans are made after the answer, for sampled requests alone. A thread of the SDK sends them in batches: a
-collector that is slow or away delays no answer, and spans beyond QUEUE_SIZE are dropped.
+Spans are made after the answer, and only for sampled requests. A thread of the SDK sends them in batches. A
+slow or absent collector delays no answer; spans beyond QUEUE_SIZE are dropped.
 """
 
 import threading
@@ -27,7 +27,7 @@ SERVER_ERROR = 500
 
 
 def check_endpoint(endpoint: str) -> None:
-    """Raises ValueError for what is no address of a collector, ImportError without the extra."""
+    """Raises ValueError for an endpoint that is not a URL, ImportError without the extra `otel`."""
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(
@@ -111,7 +111,7 @@ class RequestTracer:
         span.end(end_ns)
 
     def close(self) -> None:
-        """Send what waits, for CLOSE_TIMEOUT_S at most."""
+        """Send the queued spans, for at most CLOSE_TIMEOUT_S."""
         thread = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         thread.start()
         thread.join(CLOSE_TIMEOUT_S)

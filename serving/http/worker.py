@@ -3,7 +3,8 @@
     start ─ load and warm up ─▶ listen ─ SIGTERM ─▶ drain ─▶ close ─▶ answer what is in flight ─▶ write ─▶ end
                                   ╰─ SIGHUP: reload files       ╰─ SIGTERM again: hurry
 
-It sends its supervisor a beat from its event loop (serving/http/supervisor.py), and stops if that has gone.
+It sends its supervisor a heartbeat from its event loop (serving/http/supervisor.py), and stops if the
+supervisor has ended.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What all workers have in common.
+    """Options shared by all workers.
 
     Args:
         app_factory: makes the application, whose `state.service` is a Service.
@@ -52,7 +53,7 @@ class WorkerOptions:
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """What a worker process gets when it is spawned.
+    """Arguments of a spawned worker process.
 
     Args:
         own, others: sockets that it listens on, and those of the other workers.
@@ -151,7 +152,7 @@ class Worker:
             self._hurry.set()
 
     async def _finish(self) -> None:
-        """Drain, accept no more, answer what is in flight, then close the service."""
+        """Drain, stop accepting, answer the requests in flight, then close the service."""
         loop = asyncio.get_running_loop()
         answer_deadline = loop.time() + STOP_TIMEOUT - CLOSE_TIMEOUT - 1
         self.service.is_draining = self.state.is_draining = True

@@ -2,9 +2,8 @@
 
     {"item_id": "A1", "price": 2.5} ─▶ topic items, key price/A1, value {"value": 2.5, "ts": 1764500000.2}
 
-Each field of an item has an entry of its own, so two feeds, of stock and of prices, overwrite nothing of
-each other. Of two changes of one field the later one stays. null removes an entry: the bundle's value counts
-again.
+Each field of an item has its own entry, so feeds of stock and prices do not overwrite each other. Of two
+changes of a field the later one wins. null removes an entry, so that the bundle's value applies again.
 """
 
 import json
@@ -20,7 +19,7 @@ from ..pipeline.exclusion import category_path
 from ..stores.live_state import Change
 
 TOPIC = "items"
-CATEGORY_NAME = re.compile(r"[^/>\s]")  # a character that is no separator
+CATEGORY_NAME = re.compile(r"[^/>\s]")  # a character that is not a separator
 STOCK_FIELDS = ("available", "price")
 TEXT_FIELDS = ("title", "description", "category", "brand")
 GROUPS = {"attributes": "attribute.", "vectors": "vector."}  # field of a change → prefix of its entries
@@ -46,7 +45,7 @@ class ItemChange:
 
     def __post_init__(self) -> None:
         if not isinstance(self.item_id, str) or not self.item_id:
-            raise ValueError(f"item_id: {self.item_id!r} is no text of a character or more")
+            raise ValueError(f"item_id: {self.item_id!r} is not a text of one or more characters")
         for name, value in self.values.items():
             if value is not None and (reason := _value_error(name, value)):
                 raise ValueError(f"{name}: {reason}")
@@ -79,7 +78,7 @@ def make_change(fields: Mapping[str, Any]) -> ItemChange:
 
 
 def to_entries(changes: Iterable[ItemChange], ts: float) -> list[Change]:
-    """What the live state is to write for changes at `ts`, Unix seconds (UTC)."""
+    """The entries to write for changes at `ts`, Unix seconds (UTC)."""
     return [
         Change(TOPIC, entry_key(change.item_id, name), _encode(value, ts))
         for change in changes
@@ -99,7 +98,7 @@ def read_key(key: str) -> tuple[str, str]:
 
 
 def read_entry(key: str, value: bytes) -> ItemEntry:
-    """An entry of the live state. Raises ValueError for one that nobody here wrote."""
+    """Parse an entry of the live state. Raises ValueError for unknown content."""
     item_id, field = read_key(key)
     try:
         content = json.loads(value)
@@ -119,12 +118,12 @@ def group_by_item(entries: Iterable[ItemEntry]) -> dict[str, dict[str, Any]]:
 
 
 def is_placeable(fields: Collection[str]) -> bool:
-    """Whether these live fields describe a new item: stock and price alone do not."""
+    """Whether these live fields are enough for a new item; stock and price alone are not."""
     return any(name in fields for name in TEXT_FIELDS)
 
 
 def merged_until(manifest: Mapping[str, Any]) -> float:
-    """Entries up to this time, Unix seconds (UTC), are part of the bundle; minus infinity: none is."""
+    """Unix seconds (UTC) up to which entries are part of the bundle; minus infinity for none."""
     until = manifest["export"].get(UNTIL)
     return float("-inf") if until is None else float(until) - MAX_CLOCK_DIFFERENCE
 
@@ -136,16 +135,18 @@ def _encode(value: Any, ts: float) -> bytes | None:
 
 
 def _value_error(name: str, value: Any) -> str:
-    """Why a field cannot have a value; "" if it can."""
+    """The reason why a field cannot have a value; "" if it can."""
     if name == "available":
         return "" if isinstance(value, bool) else f"{value!r} is neither true nor false"
     if name == "price":
         is_price = _is_number(value) and 0 <= value <= MAX_NUMBER
-        return "" if is_price else f"{value!r} is no number from 0 to {MAX_NUMBER:g}"
+        return "" if is_price else f"{value!r} is not a number from 0 to {MAX_NUMBER:g}"
     if name == "category":
-        return "" if isinstance(value, str) and CATEGORY_NAME.search(value) else f"{value!r} is no path a/b/c"
+        return (
+            "" if isinstance(value, str) and CATEGORY_NAME.search(value) else f"{value!r} is not a path a/b/c"
+        )
     if name in TEXT_FIELDS:
-        return "" if isinstance(value, str) and value.strip() else f"{value!r} is no text"
+        return "" if isinstance(value, str) and value.strip() else f"{value!r} is not a text"
     if name.startswith(GROUPS["attributes"]):
         is_value = isinstance(value, str) or (_is_number(value) and abs(value) <= MAX_NUMBER)
         return "" if is_value else f"{value!r} is neither text nor a finite number"

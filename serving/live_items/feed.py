@@ -72,13 +72,13 @@ def _csv_value(name: str, text: str) -> Any:
         return None
     if name == "available":
         if (value := BOOLEANS.get(text.strip().lower())) is None:
-            raise ValueError(f"available: {text!r} is none of {', '.join(BOOLEANS)}")
+            raise ValueError(f"available: {text!r} is not one of {', '.join(BOOLEANS)}")
         return value
     if name == "price":
         try:
             return float(text)
         except ValueError:
-            raise ValueError(f"price: {text!r} is no number") from None
+            raise ValueError(f"price: {text!r} is not a number") from None
     return text
 
 
@@ -95,7 +95,7 @@ def _read_parquet(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _flat_fields(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a change from the columns of a row, without those that are not given."""
+    """The fields of a change from the columns of a row, without empty ones."""
     fields: dict[str, Any] = {}
     attributes: dict[str, Any] = {}
     vectors: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The features of a new item, and its vector: what an export computes of it, computed while serving.
+"""Features and vector of a new item, computed while serving as an export would.
 
 title, category, … ─ schema.json ─▶ codes, tokens ─ item_tower.ts ─▶ packed vector
 """

@@ -1,4 +1,4 @@
-"""The rows of new items: spare ones at the end of the bundle's, and what is written to them."""
+"""Rows of new items: spare rows at the end of the bundle's columns, and the values written to them."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,10 @@ FULL = "all {count:,} spare rows are taken: python export.py update --live URI t
 
 
 class NewItemRows:
-    """Item id → spare row. Rows are taken in order; one that was given back is taken last.
+    """Item id → spare row.
 
-    Workers may give an item different rows: nothing outside of a process depends on them.
+    Rows are taken in order; a returned row is taken last. Workers may give an item different rows, because
+    nothing outside a process depends on rows.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -35,7 +36,7 @@ class NewItemRows:
 
     @property
     def no_room(self) -> str:
-        """Why another item finds no row, and what to do; "" if one does."""
+        """The reason why no row is free, and the remedy; "" if one is free."""
         if not self.n_spare:
             return NO_ROOM
         return "" if self._free else FULL.format(count=self.n_spare)
@@ -47,7 +48,7 @@ class NewItemRows:
         return self._encoder
 
     def take(self, item_id: str) -> tuple[int, bool] | None:
-        """The item's row, and whether another item had it before; None if all rows are taken."""
+        """The item's row, and whether another item used it before; None if all rows are taken."""
         if (row := self.rows.get(item_id)) is not None:
             return row, False
         if not self._free:

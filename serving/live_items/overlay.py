@@ -3,9 +3,9 @@
     fields of items ─┬─ of the bundle ─▶ its row ───╮
                      ╰─ new ─ item tower ─▶ a spare row ─┴─▶ columns ─▶ mask, lists ─▶ later requests
 
-The columns lie in files that the process maps copy-on-write (serving/storage/mapped_table.py): a change
-copies the pages that it touches, and the file never changes. Numbers are written in place; the mask of the
-available items is replaced, last, so a request that took the earlier one keeps it.
+The columns are files that the process maps copy-on-write (serving/storage/mapped_table.py): a change copies
+the pages that it touches, and the file never changes. Numbers are written in place. The mask of available
+items is replaced last, so a running request keeps the mask with which it started.
 """
 
 import threading
@@ -31,7 +31,7 @@ NO_COLUMNS: Mapping[str, float] = {}  # one object for all items: the garbage co
 
 
 class BundleValues(NamedTuple):
-    """What the bundle has of an item that live changes may overwrite."""
+    """The bundle's values of an item that live changes may overwrite."""
 
     available: bool
     price: float
@@ -40,7 +40,7 @@ class BundleValues(NamedTuple):
 
 
 class ServedItem(NamedTuple):
-    """An item as it serves now."""
+    """The current state of an item."""
 
     is_new: bool  # the bundle lacks it
     available: bool
@@ -52,7 +52,7 @@ class ServedItem(NamedTuple):
 class LiveItems:
     """Applies live changes to the parts of a recommender. Safe to share between threads.
 
-    It refers to no recommender, so that a replaced one is freed.
+    It holds no reference to a recommender, so that a replaced recommender is freed.
     """
 
     def __init__(
@@ -82,7 +82,10 @@ class LiveItems:
         eligibility_filter.set_available(EligibleItems(bundle.available.copy()), {})
 
     def apply(self, items: Mapping[str, Mapping[str, Any]]) -> None:
-        """Let items have these live fields, by item id, and no others: without any, those of the bundle."""
+        """Set the live fields of items, by item id.
+
+        Fields that are not given return to the bundle's values.
+        """
         with self._lock:
             new, self._waiting = self._waiting, {}
             for item_id, fields in items.items():
@@ -100,7 +103,7 @@ class LiveItems:
                 self._publish([*items, *new])
 
     def served(self, item_id: str) -> ServedItem | None:
-        """The item as it serves now; None for one that is neither in the bundle nor new."""
+        """The current state of an item; None for an item that is neither in the bundle nor new."""
         row = self.bundle.item_rows.row(item_id)
         if not row:
             return None
@@ -155,7 +158,7 @@ class LiveItems:
         self.bundle.item_columns[name][row] = min(max(value, low), high)
 
     def _place_new(self, new: Mapping[str, Mapping[str, Any]]) -> None:
-        """Give new items rows, as far as there are any, and write what changed of them."""
+        """Give new items rows, as long as rows are free, and write their changed values."""
         rows: list[int] = []
         encoded: list[Mapping[str, Any]] = []
         for item_id, fields in new.items():
@@ -195,7 +198,7 @@ class LiveItems:
             self._set_available(row, available=False, is_indexed=False)
 
     def _publish(self, item_ids: Sequence[str]) -> None:
-        """Let later requests see what was written of these items, the rules of the shop first."""
+        """Match the shop's rules again, then make the written values visible to later requests."""
         self._generation += 1
         rows = self.new_rows.rows
         self.bundle.item_rows.set_new_rows(rows)

@@ -31,7 +31,7 @@ NO_ROWS = np.zeros(0, np.int64)
 
 
 class EligibleItems(NamedTuple):
-    """The items that a request may show."""
+    """The items that a slate may show."""
 
     mask: NDArray[np.bool_]  # [N+1] bool by item row; shared between requests: read only
     n_removed: int = 0  # items of the index that were removed one by one
@@ -71,7 +71,8 @@ class EligibleItems(NamedTuple):
     def restrict_catalog(self, catalog: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The catalog with only the eligible items available; itself without a restriction.
 
-        Candidate sources read `available`. Without the restriction ineligible items would take places.
+        Candidate sources read `available`. Without the restriction, ineligible items would displace eligible
+        ones.
         """
         if not self.n_removed and not self.has_categories:
             return catalog
@@ -80,7 +81,10 @@ class EligibleItems(NamedTuple):
 
 
 class AvailableItems(NamedTuple):
-    """The available items at one time. A request takes them once, and reads one state of live items."""
+    """The available items at one time.
+
+    A request takes this object once, so it reads one consistent state of live items.
+    """
 
     everything: EligibleItems  # of a request without restrictions
     category_mask: Callable[[frozenset[str]], NDArray[np.bool_]]  # paths → [N+1] bool, available items
@@ -105,17 +109,17 @@ class EligibilityFilter:
         self._items = self._available_items(EligibleItems(available), {})
 
     def set_available(self, everything: EligibleItems, new_categories: Mapping[int, str]) -> None:
-        """Let later requests show `everything`; those in flight keep what they took.
+        """Let later requests show `everything`; requests in flight keep the earlier items.
 
         Args:
-            everything: the available items; nobody writes to its mask any more.
+            everything: the available items; its mask must not change afterwards.
             new_categories: row → category path of the items that the bundle lacks.
         """
         self._items = self._available_items(everything, new_categories)
 
     @property
     def available_items(self) -> AvailableItems:
-        """What is available now."""
+        """The currently available items."""
         return self._items
 
     def _available_items(self, everything: EligibleItems, categories: Mapping[int, str]) -> AvailableItems:
@@ -142,10 +146,10 @@ class EligibilityFilter:
         rules: RulesInForce | None = None,
         available: AvailableItems | None = None,
     ) -> EligibleItems:
-        """What a request may show under the rules in force.
+        """The items that a request may show under the rules in force.
 
-        `query` is of the checkout and its user's history. Until it is known, earlier purchases do not count.
-        `available` are the items that were taken before `rules`; None for those of now.
+        `query` holds the checkout and its user's history; without it, earlier purchases are not excluded.
+        `available` are the items taken before `rules`; None for the current ones.
         """
         eligible, category_mask, _ = self._items if available is None else available
         if checkout.categories is not None:
@@ -164,7 +168,7 @@ class EligibilityFilter:
     def without_purchases(
         self, eligible: EligibleItems, policy: SlatePolicy, query: QueryArrays
     ) -> EligibleItems:
-        """`eligible` without what the user bought so shortly before the checkout that the policy excludes it.
+        """`eligible` without items whose recent purchase the policy excludes.
 
         `query` is of the checkout and its user's history.
         """
@@ -177,9 +181,9 @@ class EligibilityFilter:
         return eligible.without(self._without_repeatable(rows, policy))
 
     def capped_rows(self, policy: SlatePolicy, shown: Mapping[str, ImpressionCount]) -> tuple[int, ...]:
-        """Rows of the items that the frequency cap leaves out, those that give way first at the front.
+        """Rows of the items that the frequency cap removes, in the order in which the cap gives way.
 
-        `shown` are the user's impressions by item id.
+        `shown` holds the user's impressions by item id.
         """
         if policy.frequency_cap is None or not shown:
             return ()

@@ -1,6 +1,6 @@
-"""Encoding of a checkout: raw facts → the tensors that the exported modules read.
+"""Encodes a checkout: turns raw facts into the tensors that the exported modules read.
 
-Only attribute values become codes here. The modules compute ages, counts, ratios and matches, by the code of
+Only attribute values become codes here. The modules compute ages, counts, ratios and matches with the code of
 training.
 """
 
@@ -70,7 +70,7 @@ class FeatureEncoder:
     def encode(self, checkout: Checkout, stored: UserHistory, ts: int) -> tuple[Tensor, ...]:
         """One checkout as the tensors QUERY_FIELDS, B = 1.
 
-        `stored` gives the profile, and the history if the checkout brings none.
+        `stored` provides the profile, and the history if the checkout has none.
         """
         return to_tensors(self.encode_arrays(checkout, stored, ts))
 

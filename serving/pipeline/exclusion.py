@@ -1,4 +1,4 @@
-"""Items that a shopper has just bought: what the slate leaves out, and what no measure counts.
+"""Excluded items: recently bought items, which a slate does not show and metrics do not count.
 
     basket ─────────────────────────── exclude_basket ──────────╮
     purchases of the history, by age ─ exclude_bought_within ───┴─ without `repeat_categories` ─▶ excluded
@@ -19,7 +19,7 @@ UNIT_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 
 
 class ExclusionRule(NamedTuple):
-    """Which purchases keep an item off the slate."""
+    """The rule for purchases that exclude an item from the slate."""
 
     basket: bool = False  # the lines just paid
     bought_within: int = 0  # seconds before the checkout in which earlier purchases count; 0: none
@@ -62,7 +62,7 @@ def excluded_keys(
 
 
 def category_path(text: str) -> str:
-    """A category path in its one spelling: `/ food / dairy /` and `food > dairy` are `food/dairy`."""
+    """A category path in normal form: `/ food / dairy /` and `food > dairy` become `food/dairy`."""
     return "/".join(part.strip() for part in re.sub(r"\s+>\s+", "/", text).split("/") if part.strip())
 
 

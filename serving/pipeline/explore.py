@@ -1,7 +1,7 @@
-"""Exploration of the last slot: sometimes it shows a candidate that the ranker is less sure of.
+"""Exploration of the last slot: with a small probability it shows another candidate.
 
-Without exploration the ranker's labels only confirm its choices. One slot explores, among the candidates next
-in order. Each item's propensity is exact and logged, for inverse propensity scoring of other policies
+Without exploration, labels only confirm the ranker's choices. One slot explores among the next best
+candidates. Each item's propensity is exact and logged, for inverse propensity scoring of other policies
 (Horvitz and Thompson 1952).
 """
 
@@ -21,8 +21,8 @@ def explore_last_slot(
     """A slate [n] of candidate positions whose last slot explores with chance ε, and its propensities [n].
 
     `score` and `eligible` [C] are of all candidates. The pool holds the item of the last slot and the best
-    eligible candidates outside the slate. With chance ε one of the pool is drawn uniformly. The last item
-    therefore has propensity 1 - ε + ε / pool, each other of the pool ε / pool, and earlier slots 1.
+    eligible candidates outside the slate. With probability ε, an item of the pool is drawn uniformly. So the
+    last item has the propensity 1 - ε + ε / pool, every other item of the pool ε / pool, and earlier slots 1.
     """
     propensity = np.ones(len(slate))
     if not len(slate):

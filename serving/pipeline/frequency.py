@@ -1,9 +1,9 @@
-"""Frequency cap: an item that was shown often enough and drew no response makes room for another.
+"""Frequency cap: an item that was shown often without a response makes room for another item.
 
     earlier slates ─ within the window ─ since the item's last click, cart or purchase ─▶ capped items
 
 Advertising caps impressions by user and time in the same way (Buchbinder et al., "Frequency capping in online
-advertising", WADS 2011, section 1). Here an order counts once, however often its page is loaded.
+advertising", WADS 2011, section 1). Here an order counts once, even if its page is loaded several times.
 """
 
 from collections import Counter
@@ -26,7 +26,9 @@ MAX_TIMES = 1000  # more than a store remembers
 
 @dataclass(frozen=True, slots=True)
 class FrequencyCap:
-    """How often an item may be shown without a response. Raises ValueError for a value out of range.
+    """The number of times that an item may be shown without a response.
+
+    Raises ValueError for a value out of range.
 
     Args:
         times: slates of one user that may show the item.
@@ -63,7 +65,7 @@ def read_frequency_cap(settings: object) -> FrequencyCap | None:
 
 
 class ImpressionCount(NamedTuple):
-    """How often, and when last, a user was shown an item without a response since."""
+    """The number and last time of a user's impressions of an item since the last response."""
 
     n_orders: int
     last_ts: int  # Unix seconds (UTC)
@@ -74,12 +76,13 @@ def count_impressions(
 ) -> dict[str, ImpressionCount]:
     """The impressions of a user within the cap's window, by item; none without a cap.
 
-    Slates since this order's own first one do not count: an order asked for again has the same slate.
+    Slates since this order's own first slate are ignored, so a repeated request for the order gets the same
+    slate.
 
     Args:
         history: of the user, with the impressions.
         ts: Unix seconds (UTC) of the checkout.
-        viewed_only: count only slates that were really on screen.
+        viewed_only: count only slates that were reported as viewed.
     """
     if cap is None or not history.impressions:
         return {}
@@ -116,19 +119,19 @@ def count_by_item(
 
 
 def capped_items(cap: FrequencyCap, counts: Mapping[str, ImpressionCount]) -> list[str]:
-    """The items that a slate leaves out, those that give way first at the front.
+    """The items that the cap removes, in the order in which the cap gives way.
 
-    These are the least shown, and of equally often shown ones those that were shown longest ago.
+    The least shown comes first; among equals, the item shown longest ago.
     """
     capped = [item for item, count in counts.items() if count.n_orders >= cap.times]
     return sorted(capped, key=counts.__getitem__)
 
 
 def lift_cap(rows: Sequence[int], eligible: NDArray[np.bool_], n_slots: int) -> list[int]:
-    """The capped rows that stay out, so that `n_slots` items stay eligible where there are as many.
+    """The capped rows that are still removed when `n_slots` items must stay eligible.
 
     Args:
-        rows: item rows by `capped_items`; those that give way first are at the front.
+        rows: item rows of `capped_items`, in the order in which the cap gives way.
         eligible: [N+1] bool, without the cap.
     """
     capped = [row for row in rows if eligible[row]]
@@ -139,7 +142,7 @@ def lift_cap(rows: Sequence[int], eligible: NDArray[np.bool_], n_slots: int) -> 
 
 
 def _last_responses(checkout: Checkout, history: UserHistory, start: int, ts: int) -> dict[str, int]:
-    """Item → time of the user's last event after `start`, the lines just paid among them."""
+    """Item → time of the user's last event after `start`, including the lines just paid."""
     if checkout.history is None:
         recent = np.flatnonzero(history.ts > start).tolist()
         responses = [(history.item_id[k], int(history.ts[k])) for k in recent]

@@ -15,7 +15,7 @@ LAST_SLATE_BYTES = 300  # of a LastSlate beside its items
 
 
 class LastSlate(NamedTuple):
-    """What a user was shown last, with tier `cached`."""
+    """The last slate of a user, for the tier `cached`."""
 
     items: RankedItems
     order: bytes | None  # digest of the order's id
@@ -24,7 +24,7 @@ class LastSlate(NamedTuple):
 
 
 class LastSlateCache:
-    """The last slates of the users that were answered last. Safe to share between threads.
+    """The last slates of recent users. Safe to share between threads.
 
     Args:
         size, max_bytes: as of LRUCache.
@@ -68,7 +68,7 @@ class LastSlateCache:
     def show(self, checkout: Checkout) -> tuple[RankedItems | None, list[int]]:
         """The last slate of the user, and the rows of its items that were shown too often.
 
-        It counts as shown once more, unless it is that of the same order. None without a last slate.
+        The slate counts as shown again, unless it belongs to the same order. None without a last slate.
         """
         user = None if checkout.user_id is None else digest_text(checkout.user_id)
         last = None if user is None else self._slates.get(user)

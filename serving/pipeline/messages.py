@@ -1,4 +1,4 @@
-"""Texts of reasons by language: those of messages.toml, and those that a shop puts in their place."""
+"""Texts of reasons by language: from messages.toml, or the shop's own."""
 
 import difflib
 import tomllib
@@ -25,7 +25,7 @@ REASON_FIELDS: Mapping[str, tuple[str, ...]] = {
 
 
 class Messages:
-    """Texts by language and code. Every language has all codes; what a file lacks is English.
+    """Texts by language and code. Every language has all codes; missing texts are English.
 
     Args:
         texts: language → code → template.
@@ -48,7 +48,7 @@ class Messages:
 
 
 def read_messages(path: Path | None = None) -> Messages:
-    """The texts of this release, with those of a file in their place.
+    """The texts of this release, overridden by a file's texts.
 
     Raises OSError, or ValueError that names the file, the language and the fault.
     """

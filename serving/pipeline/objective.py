@@ -1,9 +1,9 @@
-"""Objectives: what a slate's items are ordered by, an expression over tasks and item columns.
+"""Objectives: expressions over tasks and item columns that order the items of a slate.
 
     text ─ parse_objective ─▶ tree ─ check_objective ─▶ served ─ log_objective ─▶ scores
 
-The grammar is in objective_grammar.py, the check in objective_ranges.py. The name of a binary task stands for
-its reported probability, that of an amount or count for its mean, that of an item column for its value.
+The grammar is in objective_grammar.py, the check in objective_ranges.py. A binary task's name stands for its
+reported probability, an amount's or count's name for its mean, an item column's name for its value.
 """
 
 from collections.abc import Collection, Mapping

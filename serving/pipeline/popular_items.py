@@ -1,4 +1,4 @@
-"""Popularity lists from the export: the items that are shown if no model answers in time."""
+"""Popularity lists from the export, shown if no model answers in time."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,8 @@ Accepts = Callable[[NDArray[np.int32]], NDArray[np.bool_]]
 class PopularityFallback:
     """Available items by falling popularity, over all and by leaf category.
 
-    Items that the bundle has as unavailable, and that came since, are merged into the lists by their orders.
+    Items that were unavailable at export and became available later are merged into the lists by their
+    orders.
 
     Args:
         rank: [N+1] popularity rank among the available items, -1 for the others.
@@ -38,7 +39,7 @@ class PopularityFallback:
         self._returned = all_items[:0]  # by falling orders
 
     def set_returned(self, rows: NDArray[np.int32]) -> None:
-        """Merge these rows, in any order, into the lists; those of an earlier call leave them."""
+        """Merge these rows, in any order, into the lists; they replace the rows of an earlier call."""
         self._returned = rows[np.lexsort([rows, -self.orders[rows]])]
 
     def _popularity(self, row: int) -> tuple[float, int]:
@@ -47,7 +48,7 @@ class PopularityFallback:
     def iter_popular(self, eligible: NDArray[np.bool_], accepts: Accepts | None = None) -> Iterator[int]:
         """The rows of `eligible` [N+1], by falling popularity.
 
-        `accepts` is called for blocks of rows [n] as they are reached: which of them may come.
+        `accepts` is called for blocks of rows [n]; it returns which rows are allowed.
         """
         listed = self._iter_listed(eligible, accepts)
         if not len(self._returned):

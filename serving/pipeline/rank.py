@@ -35,7 +35,7 @@ class PredictionRows(NamedTuple):
         row_by_name = {task.name: row for row, task in enumerate(tasks)}
 
         def factors(name: str | None) -> tuple[int, ...]:
-            """Rows whose product is a task's expectation, conditional on nothing."""
+            """Rows whose product is a task's unconditional expectation."""
             if name is None:
                 return ()
             task = tasks[row_by_name[name]]
@@ -50,8 +50,8 @@ class PredictionRows(NamedTuple):
 class RankedItems(NamedTuple):
     """n items in the order of a tier.
 
-    Tuples, because slates are cached: arrays would pin the memory around them, and the garbage collector
-    would visit lists again and again.
+    Tuples are used because slates are cached: arrays would pin the memory around them, and the garbage
+    collector would visit lists repeatedly.
     """
 
     tier: str
@@ -127,7 +127,7 @@ class SlateSelector:
     """Selects slates from predictions, by the item columns of a bundle.
 
     Args:
-        items: what the selection reads of them.
+        items: the item columns that the selection reads.
         tasks: name → kind, in the order of the ranker's output.
         item_columns: by name, those that the policies' objectives read, each [N+1] without NaN.
     """
@@ -198,9 +198,9 @@ class SlateSelector:
     ) -> NDArray[np.bool_]:
         """[n] bool: the candidates that the last slot of the slate `columns` may show instead.
 
-        These are eligible, and not of a product that the earlier slots show as often as the policy allows.
-        Under rules they obey the caps and floors. None may if the slate itself cannot: SlateBuilder then
-        shows other items, and no draw must change which.
+        They are eligible, keep the product cap, and under rules obey the caps and floors. If the slate itself
+        breaks a limit, no candidate may replace its last item, because SlateBuilder then shows other items
+        independently of the draw.
         """
         can_show: NDArray[np.bool_] = eligible[item]
         earlier_rows = item[columns[:-1]]

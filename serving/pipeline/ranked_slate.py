@@ -19,7 +19,7 @@ def rank_slate(
     outputs: NDArray[np.float32],
     rng: np.random.Generator,
 ) -> RankedItems:
-    """The items of the open slots, in order, and behind them the pinned items that are candidates.
+    """The items of the open slots in order, followed by the pinned items that are candidates.
 
     `outputs` [T, ΣC] are the ranker's for the candidates of one checkout.
     """

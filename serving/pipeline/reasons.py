@@ -1,10 +1,10 @@
-"""Why an item is shown: the strongest claim about it that is true, in the language of the request.
+"""Reasons: the strongest true claim about an item, in the language of the request.
 
     pinned ▸ bought together with a line just paid ▸ bought before ▸ bought with the basket ▸ bought next
     ▸ bought by similar shoppers ▸ popular in its category ▸ popular ▸ no claim
 
-A claim rests on the candidate source that proposed the item, and on the basket where it names one. A slate of
-an earlier order (tier `cached`) makes no claim about today's basket that its lists do not prove.
+A claim is based on the candidate source that proposed the item, and on the basket if it names a line. The
+slate of an earlier order (tier `cached`) makes no unproven claim about the current basket.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,7 +61,7 @@ class CopurchaseLists(NamedTuple):
 def read_copurchase_lists(bundle: Bundle) -> CopurchaseLists | None:
     """The lists of the source `co_purchase`, in place; None for a bundle without the file.
 
-    Exports of earlier releases lack it, and those whose source of that name reads other lists.
+    Exports of earlier releases lack the file, and so do exports whose `co_purchase` source reads other lists.
     """
     if COPURCHASE_FILE not in bundle.manifest["files"]:
         return None
@@ -97,7 +97,7 @@ class ReasonWriter:
 
         Args:
             sources: row → candidate sources or fallback lists that proposed the item.
-            is_earlier_basket: whether the sources are those of another order.
+            is_earlier_basket: whether the sources belong to another order.
         """
         together = [row for row, names in sources.items() if "co_purchase" in names and PINNED not in names]
         seeds = {} if self._lists is None else self._lists.strongest_seeds(together, basket_rows)

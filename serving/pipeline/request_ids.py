@@ -1,11 +1,10 @@
-"""Request ids that remember what their slate showed, so that any worker of any host can check feedback.
+"""Request ids that encode the items of their slate, so that any worker of any host can check feedback.
 
     9f3a01c25be07c4417d2e6a0 1c3 0f9 a41 77e 2b0 c58
     24 random digits         3 of each item, in the order of the slots
 
-The digits of an item are a hash of its id under the random ones. An item that was not shown has the digits of
-one of six by chance once in 680 times. The log knows it for certain: training joins feedback by request and
-item.
+An item's digits are a hash of its id, salted with the random digits. An item that was not shown matches one
+of six by chance once in 680 times. The log has the exact items: training joins feedback by request and item.
 """
 
 import re
@@ -25,7 +24,7 @@ def new_request_id(item_ids: Iterable[str]) -> str:
 
 
 def shown_state(request_id: str | None, item_id: str) -> Literal["yes", "no", "unknown"]:
-    """Whether the slate of a request id showed an item; unknown of an id that was made elsewhere."""
+    """Whether the slate of a request id showed an item: yes, no, or unknown for a foreign id."""
     if request_id is None or not FORMAT.fullmatch(request_id):
         return "unknown"
     digits = _item_digits(request_id[:N_RANDOM], item_id)

@@ -1,4 +1,4 @@
-"""What the rules of the shop did to a slate and to each of its items, in words for operators."""
+"""Effects of the shop's rules on a slate and its items, as text for operators."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,7 +19,7 @@ def item_rules(
 def slate_effects(
     rules: RulesInForce, limits: SlotLimits | None, rows: Sequence[int]
 ) -> tuple[RuleEffect, ...]:
-    """The rules in force and what they did to the slate of `rows`."""
+    """The rules in force and their effects on the slate of `rows`."""
     effects = {rule: f"hides {n} item{'s' * (n != 1)}" for rule, n in rules.hidden.items()}
     row_list = list(rows)
     for boost in rules.boosts:

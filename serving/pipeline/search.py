@@ -19,8 +19,8 @@ def search_eligible(
 ) -> NDArray[np.int64]:
     """[1, K ≤ n_rows] rows of the eligible items nearest to `vector` [1, D], best first; -1 past the last.
 
-    A few removed items cost less to fetch and drop than to filter inside the index. Items that the index
-    lacks are searched exactly.
+    If few items are removed, they are fetched and dropped, which is cheaper than a filter inside the index.
+    Items that the index lacks are searched exactly.
     """
     rows = _search_index(index, vector, n_rows, eligible)
     if eligible.unindexed is None or not n_rows:
@@ -46,8 +46,8 @@ def propose_candidates(
 ) -> Candidates:
     """The candidates of one checkout: `query` (encode.QUERY_FIELDS), its `vector` [1, D].
 
-    Without a deadline. Raises what the index or the module raises, and StageSkipped for output that is not
-    finite.
+    It has no deadline. Raises the exceptions of the index and the module, and StageSkipped for output that is
+    not finite.
     """
     n_rows = int(bundle.manifest["candidates"]["ann"])
     ann_rows = torch.from_numpy(search_eligible(bundle.index, vector, n_rows, eligible))

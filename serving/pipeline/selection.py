@@ -28,7 +28,7 @@ class Selection(NamedTuple):
 
 
 class SlateItems(NamedTuple):
-    """Facts of all items that a selection reads, by item row."""
+    """Item columns that a selection reads, by item row."""
 
     leaf: NDArray[np.int64]  # [N+1] leaf category, 0 for unknown
     product: NDArray[np.integer]  # [N+1] equal for items that differ in their pack alone; 0: no other pack
@@ -56,7 +56,7 @@ def select_slates(
         score: [n, C] from `score_candidates`, finite where eligible.
         eligible: [n, C] bool; False also for the padding of a row.
         item: [n, C] item rows, distinct within a row.
-        limits: of rules, for one row (n = 1); only the open slots get columns. It counts what is selected.
+        limits: of rules, for one row (n = 1); only open slots get columns. It counts the selected items.
     """
     if limits is not None:
         return _select_greedily(*_append_pins(score, eligible, item, limits), items, policy, limits)
@@ -168,7 +168,7 @@ class _GroupCap:
         self.count = np.zeros(group.shape, np.int64)  # selected of each candidate's group
 
     def penalties(self) -> NDArray[np.float64]:
-        """[n, C]: what is taken from the utility of candidates whose group is full."""
+        """[n, C]: the penalty on the utility of candidates whose group is full."""
         return np.where((self.count >= self.limit) & (self.group > 0), self.penalty, 0.0)
 
     def add_selected(self, rows: NDArray[np.int64], column: NDArray[np.int64]) -> None:

@@ -62,8 +62,8 @@ class SlateBuilder:
         Appends to `reasons` if other tiers top up the slate or fewer than six items are eligible.
 
         Args:
-            product_cap: most items of one product, until slots would stay empty. A slate that the policy
-                selected keeps it already, or gave way.
+            product_cap: maximum number of items of one product, unless slots would stay empty. A slate
+                selected by the policy already obeys it, or already gave way.
         """
         rules = eligible.rules
         limits = rule_limits(rules, eligible.mask)
@@ -101,7 +101,10 @@ class SlateBuilder:
         return BuiltSlate(tuple(items), tier, effects)
 
     def _top_up(self, slots: SlotRows, basket_rows: list[int]) -> None:
-        """Fill the slots with bestsellers. What a limit kept out comes last, as the limits give way."""
+        """Fill the slots with bestsellers.
+
+        Items that a limit kept out come last, when the limits give way.
+        """
         slots.add_all(self.popularity_fallback.iter_category_bestsellers(basket_rows), "category")
         self._add_popular(slots)
         slots.add_waiting()
@@ -116,7 +119,7 @@ class SlateBuilder:
             slots.add_waiting()
 
     def _add_popular(self, slots: SlotRows) -> None:
-        """Add popular items, and those that floors lack, until all slots are taken or none is left."""
+        """Add popular items, and items that floors need, until all slots are taken or no item is left."""
         limits = slots.limits
         if limits is None:
             slots.add_all(self.popularity_fallback.iter_popular(slots.eligible), "popularity")
@@ -130,7 +133,7 @@ class SlateBuilder:
             slots.add_all(rows, "popularity")
 
     def _slot(self, row: int, tier: str | None, ranked: RankedItems | None) -> _Slot:
-        """An item with what `ranked` has of it, if its tier is that or it is pinned (tier None)."""
+        """An item, with the predictions of `ranked` if it comes from that tier or is pinned (tier None)."""
         if ranked is None or tier not in (ranked.tier, None) or row not in ranked.item_row:
             return _Slot(row, None, 0, (tier or PINNED,))
         position = ranked.item_row.index(row)

@@ -1,4 +1,4 @@
-"""The slate policy: which six of the scored candidates a slate shows, and in which order.
+"""The slate policy: selects and orders six of the scored candidates.
 
     candidates [n, C] ─ objective ─▶ score [n, C] ─ selection.py ─▶ six columns of each row
 
@@ -32,7 +32,7 @@ SLOTS = 6
 
 @dataclass(frozen=True, slots=True)
 class SlatePolicy:
-    """How slates are selected. Raises ValueError for a value out of range.
+    """Settings of slate selection. Raises ValueError for a value out of range.
 
     Args:
         objective: an expression over tasks and item columns (serving/pipeline/objective.py).
@@ -48,11 +48,12 @@ class SlatePolicy:
             Goldstein, SIGIR 1998, section 2), from 0 (off) to 1. Relevance is the score divided by the best
             one, in the units of what a slot earns. Similarity is the largest cosine of the item's vector with
             the items selected before.
-        exclude_basket: leave out what was just paid.
-        exclude_bought_within: leave out what the shopper bought in this time before the checkout, as "7d".
+        exclude_basket: leave out items that were just paid.
+        exclude_bought_within: leave out items that the shopper bought in this time before the checkout, as
+            "7d".
         repeat_categories: category paths (a or a/b) whose items may be shown again, with all below them.
-        frequency_cap: leave out what the shopper was shown so often without a response; None for no cap. It
-            gives way before a slot stays empty.
+        frequency_cap: leave out items that the shopper was shown too often without a response; None for no
+            cap. It gives way before a slot stays empty.
     """
 
     objective: str = "purchase * value"
@@ -87,7 +88,7 @@ class SlatePolicy:
 
     @property
     def exclusion(self) -> ExclusionRule:
-        """Which purchases keep an item off the slate."""
+        """The rule for purchases that exclude an item from the slate."""
         within = self.exclude_bought_within
         seconds = 0 if within is None else duration_seconds(within, "slate.exclude_bought_within")
         return ExclusionRule(self.exclude_basket, seconds)
@@ -112,7 +113,7 @@ def policy_tree(policy: SlatePolicy, amounts: tuple[str, ...]) -> ScoredTree:
 def check_policy(policy: SlatePolicy, tasks: Mapping[str, str], item_columns: Mapping[str, Range]) -> None:
     """Raises ValueError, as `check_objective`, for a policy that cannot score every item.
 
-    What passes has passed for every revenue weight: a power from 0 to 1 of an amount lies in the same range.
+    The check covers every revenue weight, because a power from 0 to 1 of an amount lies in the same range.
     """
     full_weight = replace(policy, revenue_weight=1.0)
     check_objective(policy_tree(full_weight, amount_names(tasks)).tree, tasks, item_columns)
@@ -146,14 +147,14 @@ def score_candidates(
 
 
 def amount_names(tasks: Mapping[str, str]) -> tuple[str, ...]:
-    """The tasks whose outputs the revenue weight bends."""
+    """The tasks to whose outputs the revenue weight applies."""
     return tuple(name for name, kind in tasks.items() if kind == "amount")
 
 
 def impute_column(name: str, values: NDArray[np.floating]) -> NDArray[np.floating]:
     """Values of an item column in any shape, the mean where one is missing (NaN).
 
-    Raises ValueError if all are missing: without any margin, an order by margin would be one by revenue.
+    Raises ValueError if all are missing: without margins, an order by margin would be an order by revenue.
     """
     is_known = np.isfinite(values)
     if not is_known.any():

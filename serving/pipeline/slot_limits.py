@@ -1,7 +1,8 @@
 """The slots of a slate under the rules of the shop: pins, caps and floors.
 
-Pins stand in their slots; the other slots are open. A cap or floor counts pinned items, too. Where not all
-can hold, this gives way first: the policy's category cap, its product cap, floors, caps. Nothing else does.
+Pinned items keep their slots; the other slots are open. Caps and floors count pinned items too. If not all
+limits can hold, they give way in this order: the policy's category cap, its product cap, floors, caps.
+Nothing else gives way.
 """
 
 import numpy as np
@@ -15,7 +16,7 @@ FLOOR_PENALTY, CAP_PENALTY = 1.6e7, 3.2e7
 
 
 class SlotLimits:
-    """What the open slots of a slate may still show.
+    """The limits that the open slots of a slate must obey.
 
     Args:
         rules: in force.
@@ -38,7 +39,7 @@ class SlotLimits:
         self._missing = [len(rows) for rows in self._supply]  # items that each floor lacks and can get
 
     def _floor_supply(self, k: int) -> list[int]:
-        """As many eligible items of a floor as it lacks beside the pinned ones, by falling popularity."""
+        """The eligible items that a floor needs besides the pinned items, by falling popularity."""
         floor = self.rules.floors[k]
         n_missing = floor.number - int(floor.mask[self.pinned_rows].sum())
         rows: list[int] = []
@@ -50,7 +51,7 @@ class SlotLimits:
         return rows[: max(0, n_missing)]
 
     def is_forced(self) -> bool:
-        """Whether every open slot that is left is needed for a floor."""
+        """Whether floors need every remaining open slot."""
         n_missing = sum(self._missing)
         return n_missing > 0 and n_missing >= self._n_left
 
@@ -76,7 +77,7 @@ class SlotLimits:
         return is_accepted
 
     def penalties(self, rows: NDArray[np.integer]) -> NDArray[np.float64]:
-        """What is taken from the utility of item rows of any shape; 0 for those that are accepted."""
+        """The penalty on the utility of item rows of any shape; 0 for accepted rows."""
         penalty = np.zeros(np.shape(rows))
         for cap, room in zip(self.rules.caps, self._room, strict=True):
             if room <= 0:
@@ -117,7 +118,7 @@ def rule_limits(rules: RulesInForce | None, eligible: NDArray[np.bool_]) -> Slot
 
 
 def _take_slots(pins: tuple[Pin, ...], eligible: NDArray[np.bool_]) -> dict[int, Pin]:
-    """The pins that have their slot, by slot: of eligible items, each slot and each item once."""
+    """The pins in force, by slot: only eligible items, each slot and each item once."""
     taken: dict[int, Pin] = {}
     rows: set[int] = set()
     for pin in pins:

@@ -1,4 +1,4 @@
-"""The item rows of a slate in the making: distinct, eligible, few of one product, and under the rules."""
+"""The item rows of a slate that is being built: distinct, eligible, and within all limits."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ class SlotRows:
         eligible: [N+1] bool.
         product: [N+1] codes, 0 for an item that is its only pack.
         product_cap: most items of one product; None for any number.
-        limits: of rules, whose pins have their slots already; None for none.
+        limits: of rules; pins already have their slots; None for no limits.
 
     Attributes:
         tiers: row → the tier that it comes from, in the order of the open slots.
@@ -47,7 +47,7 @@ class SlotRows:
     def add(self, row: int, tier: str, is_capped: bool = True) -> bool:
         """Add a row, if it is eligible and new; returns whether it has a slot.
 
-        A row that the rules keep out waits; with `is_capped` so does one above the product cap.
+        A row that the rules reject waits; with `is_capped`, a row above the product cap waits too.
         """
         if self.is_full() or row in self.tiers or row in self._pinned or not self.eligible[row]:
             return False
@@ -67,7 +67,7 @@ class SlotRows:
     def add_all(self, rows: Iterable[int], tier: str, is_capped: bool = True) -> None:
         """Add rows until all slots are taken or MAX_WAITING of them wait.
 
-        It also ends where floors need every slot that is left: other rows come next.
+        It also ends when floors need every remaining slot.
         """
         limit, was_forced = len(self._waiting) + MAX_WAITING, self.is_forced()
         for row in rows:
@@ -85,7 +85,7 @@ class SlotRows:
             self.add(row, tier, is_capped=False)
 
     def in_order(self) -> list[int]:
-        """All rows in the order of the slots; where items lack, pinned ones stand as far back as they can."""
+        """All rows in the order of the slots; with empty slots, pinned items move up as little as needed."""
         if self.limits is None:
             return [*self.tiers]
         rows = [*self.tiers]

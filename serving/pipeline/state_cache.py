@@ -1,10 +1,11 @@
-"""Caches of slates and query vectors, by the state that they follow from.
+"""Caches of slates and query vectors, keyed by all inputs of a request.
 
-The state is everything that the modules read of a request. Its time counts to the minute, because no age in
-days changes within one. Each recommender has caches of its own: no result of another bundle is reused.
+The key covers everything that the modules read of a request. Time is rounded to the minute, because ages in
+days hardly change within a minute. Each recommender has its own caches, so no result of another bundle is
+reused.
 
-Keys are digests of a fixed size, because a request may bring ids of any number and length. The bytes of a
-cache are bounded, too.
+Keys are digests of fixed size, because a request may hold any number of ids of any length. The bytes of a
+cache are bounded too.
 """
 
 import threading
@@ -89,7 +90,7 @@ def digest_text(text: str) -> bytes:
 def filter_fingerprint(
     exclude: Iterable[str], categories: Iterable[str] | None, capped_rows: Sequence[int]
 ) -> bytes:
-    """16 bytes that identify what a request leaves out, in any order; b"" if it leaves out nothing."""
+    """16 bytes that identify the exclusions of a request, in any order; b"" without exclusions."""
     exclude = sorted(set(exclude))
     if not exclude and categories is None and not capped_rows:
         return b""

@@ -1,10 +1,10 @@
-"""The read of the user's history, and what happens when the store is slow.
+"""Reads the user's history with a time limit, and continues without it if the store is slow or fails.
 
 - After STORE_TIMEOUT_MS the read is abandoned with its thread, and ranking continues without a history.
 - A read that raises, or returns something else, also leaves ranking without a history.
-- A damaged history is no failure of the store: its user is ranked without one, and it is set aside.
+- A damaged history is not a failure of the store: its user is ranked without one, and it is set aside.
 - After several failures in a row the store's circuit breaker opens, and requests do not read it for a while.
-- Reads that never return use up threads of a pool of their own, and no more than it has.
+- Reads that never return occupy only threads of their own pool.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from .request_state import RequestState
 
 
 class HistoryReader(NamedTuple):
-    """A store, and what is done about the damaged histories in it."""
+    """A store, and the handling of its damaged histories."""
 
     store: Store
     corrupt_histories: CorruptHistories

@@ -1,1 +1,1 @@
-"""What keeps a request in time: deadline, circuit breaker, thread pools, admission."""
+"""Keeps requests within their time: deadline, circuit breaker, thread pools, admission."""

@@ -1,6 +1,7 @@
 """Calls that the caller abandons if they take too long, such as reads from a disk that hangs.
 
-A thread cannot be interrupted: an abandoned call keeps its own until it returns, and its result is dropped.
+A thread cannot be interrupted: an abandoned call keeps its thread until it returns, and its result is
+dropped.
 """
 
 import threading
@@ -21,7 +22,7 @@ class AbandonableCalls:
         self._threads: dict[Hashable, threading.Thread] = {}  # abandoned ones
 
     def is_running(self, name: Hashable) -> bool:
-        """Whether an abandoned call of this name has not returned."""
+        """Whether an abandoned call of this name is still running."""
         thread = self._threads.get(name)
         if thread is not None and not thread.is_alive():
             del self._threads[name]
@@ -29,7 +30,7 @@ class AbandonableCalls:
         return thread is not None
 
     def run(self, name: Hashable, function: Callable[[], Result], seconds: float) -> Result:
-        """What the function returns. Raises what it raises.
+        """Call the function and return its result. Raises its exceptions.
 
         Raises AbandonedCall if it does not return in time, or if an earlier call of this name still runs.
         """

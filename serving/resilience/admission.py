@@ -1,4 +1,4 @@
-"""Admission control: each request gets the models, a fallback or a refusal, and none waits past its deadline.
+"""Admission control: each request gets the models, a fallback or a refusal, always before its deadline.
 
     arrives ─ event loop behind? ─ yes ─▶ Overloaded (503)
                     │ no
@@ -9,10 +9,10 @@
 - The models are in time if the queue, at their recent service time, ends before QUEUE_TARGET_SHARE of the
   deadline. So the queue never exceeds what can be answered in time.
 - A fallback on the event loop takes less time than a hand-over to a thread. A refusal costs less still.
-- The time that a request lies in its socket cannot be measured. The loop reads all sockets at once, and
-  answers what it read before it reads again: a request may have waited as long as the previous iteration
-  took, and so may the models' answer. One long iteration may be a pause of the process. Several in a row are
-  overload. After a pause in the requests, as long as the deadline, the iteration before it says nothing.
+- The time that a request waits in its socket cannot be measured. The loop reads all sockets and answers these
+requests before it reads again, so a request may have waited as long as the previous iteration took. One long
+iteration may be a pause of the process; several in a row are overload. After a gap between requests as long
+as the deadline, the previous iteration is ignored.
 
 All methods run on the event loop, which alone changes `in_flight`. Threads share `_jobs`.
 """
@@ -118,7 +118,7 @@ class AdmissionController:
         return fallback("the models did not answer in time")
 
     def close(self) -> None:
-        """Start no more jobs. Nobody waits for running ones."""
+        """Start no more jobs. Running jobs are not awaited."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _socket_wait(self, arrival_time: float, now: float) -> float:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 class CircuitBreaker:
     """Opens after `failure_threshold` failures in a row; lets one request try again after `reset_timeout`.
 
-    It stays open while an abandoned call has not returned: each trial could cost another thread for good.
-    Concurrent failures count once. Safe to share between threads.
+    It stays open while an abandoned call is still running, because each trial could occupy another thread
+    forever. Concurrent failures count once. Safe to share between threads.
 
     Attributes:
         on_state_change: called with True when it opens, with False when the part works again.
@@ -63,7 +63,7 @@ class CircuitBreaker:
                 self.on_state_change(True)
 
     def record_abandoned(self) -> None:
-        """Count a call that nobody waits for any more."""
+        """Count an abandoned call."""
         with self._lock:
             self.abandoned += 1
 

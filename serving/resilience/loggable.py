@@ -1,7 +1,7 @@
-"""Errors as a log may hold them: without what a request sent.
+"""Errors for the log, without values of a request.
 
-The message of an error often quotes a value: KeyError the key, ValueError the text that it cannot read. Such
-a value may be the id of a user or an item.
+Messages of errors often quote a value: KeyError quotes the key, ValueError the unreadable text. Such a value
+may be the id of a user or an item.
 """
 
 import sqlite3
@@ -13,9 +13,9 @@ REDIS_ERRORS = ("ConnectionError", "TimeoutError", "BusyLoadingError", "ReadOnly
 
 
 def loggable_message(error: BaseException) -> str:
-    """One line: the error's type, and its message if that quotes no value.
+    """One line: the error's type, and its message if the message quotes no value.
 
-    Of another error the place where it was raised, and its cause.
+    For other errors: the place of the raise, and the cause.
     """
     name = type(error).__name__
     if isinstance(error, OSError) and error.errno is not None and error.strerror:

@@ -11,7 +11,8 @@ import torch
 def set_single_thread() -> None:
     """Give torch and faiss one thread in the calling Python thread.
 
-    Both keep that number per Python thread; without it each would start a pool of its own for each.
+    Both libraries keep this number per Python thread; otherwise each would start its own thread pool for
+    every Python thread.
     """
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
@@ -21,8 +22,7 @@ def set_single_thread() -> None:
 def freeze_garbage_collector() -> None:
     """Exempt all present objects from garbage collection until the process exits.
 
-    Once per process: they are the libraries' objects. A later bundle adds few, and freezing cached slates
-    would take time.
+    It runs once per process, because most objects belong to libraries. A later bundle adds few objects.
     """
     gc.collect()
     gc.freeze()

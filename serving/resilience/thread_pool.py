@@ -1,7 +1,7 @@
 """A thread pool whose tasks the caller may abandon.
 
-concurrent.futures runs some hundred lines of Python for a hand-over and its return, in two threads and with
-cold processor caches. This pool needs a few locks and a queue, all of them in C.
+concurrent.futures runs about a hundred lines of Python for every task, in two threads. This pool needs only a
+few locks and a queue, all implemented in C.
 """
 
 import atexit
@@ -33,7 +33,7 @@ class Task:
         return True
 
     def cancel(self) -> bool:
-        """Keep it from running. False if a thread has it already."""
+        """Cancel the task. Returns False if a thread already runs it."""
         return self._claim.acquire(blocking=False)
 
     def run(self) -> None:
@@ -61,9 +61,9 @@ class ThreadPool:
         weakref.finalize(self, self._state.close)
 
     def submit(self, function: Callable[[], None]) -> Task:
-        """The function as a task. It waits while all threads are busy.
+        """Queue the function as a task.
 
-        Raises RuntimeError if the pool has no thread and the system gives none.
+        Raises RuntimeError if the pool has no thread and cannot start one.
         """
         task, state = Task(function), self._state
         with state.lock:
@@ -101,7 +101,7 @@ _open_pools: "weakref.WeakSet[_PoolState]" = weakref.WeakSet()
 
 @atexit.register
 def _wait_for_tasks_at_exit() -> None:
-    """A thread that returns from C++ to a finished interpreter crashes the process."""
+    """Wait for tasks: a thread that returns from C++ to a finished interpreter crashes the process."""
     end_time = time.monotonic() + SHUTDOWN_TIMEOUT_S
     while any(pool.idle < pool.started for pool in _open_pools) and time.monotonic() < end_time:
         time.sleep(0.005)

@@ -1,1 +1,1 @@
-"""What a bundle's files hold, mapped and checked."""
+"""A bundle's files, mapped and verified."""

@@ -1,4 +1,4 @@
-"""Bundle folder → checked, loaded modules, index and catalog.
+"""Loads a bundle folder: verified modules, index and catalog.
 
 The only file of `serving` that calls `torch.jit`.
 """
@@ -57,7 +57,7 @@ class BundleError(RuntimeError):
 
 
 class Candidates(NamedTuple):
-    """What `candidates` gives of B checkouts: the fields of models.schema.Candidates."""
+    """Output of `candidates` for B checkouts: the fields of models.schema.Candidates."""
 
     offsets: Tensor  # [B+1] int64
     item: Tensor  # [ΣC] int64, rows
@@ -68,10 +68,10 @@ class Candidates(NamedTuple):
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a recommender needs. Rows are item rows; row 0 is the unknown item.
+    """The loaded parts of a bundle.
 
-    Everything with a row per item lies in mapped files (serving/storage/mapped_table.py): loading copies
-    none of it.
+    Rows are item rows; row 0 is the unknown item. All data with a row per item stays in mapped files
+    (serving/storage/mapped_table.py); loading does not copy it.
     """
 
     folder: Path
@@ -144,7 +144,7 @@ def open_bundle(path: str | Path, trust: Sequence[Path] = ()) -> Bundle:
 
 
 def version_folder(path: str | Path) -> Path:
-    """The version folder that `path` is or, in a bundle root, that its `current` link names."""
+    """The version folder: `path` itself, or the target of `current` in a bundle root."""
     path = Path(path)
     if (path / CURRENT).is_symlink():
         folder = (path / CURRENT).resolve()  # a later change of the link does not mix two versions
@@ -230,7 +230,7 @@ def read_arrow(file: str) -> pa.Table:
 
 
 def verify_checksum(file: Path, expected: str | None) -> None:
-    """Raises BundleError unless the file is there with the SHA-256 that the manifest has of it."""
+    """Raises BundleError unless the file exists and has the SHA-256 of the manifest."""
     if not file.is_file():
         raise BundleError(file, "the file is missing")
     if expected is None:
@@ -240,7 +240,7 @@ def verify_checksum(file: Path, expected: str | None) -> None:
 
 
 def _read(file: Path, reader: Callable[[str], T]) -> T:
-    """What `reader` makes of the file; its errors become BundleError."""
+    """The result of `reader` for the file; its errors become BundleError."""
     try:
         return reader(str(file))
     except (RuntimeError, ValueError, OSError, pa.ArrowException) as error:
@@ -248,7 +248,7 @@ def _read(file: Path, reader: Callable[[str], T]) -> T:
 
 
 def open_module(file: Path) -> Callable[..., Any]:
-    """A TorchScript module of a bundle. Raises BundleError for a file that is none."""
+    """A TorchScript module of a bundle. Raises BundleError for any other file."""
     module: Callable[..., Any] = _read(file, _load_module)
     return module
 

@@ -1,11 +1,11 @@
-"""A bundle root behind a URI (s3://bucket/shop), and its copy on this machine, which is served.
+"""Mirrors a bundle root at a URI (s3://bucket/shop) to a local copy, which is served.
 
     export ─ push_version ─▶ s3://bucket/shop/<version>/…, then s3://bucket/shop/current
     serve  ─ pull_current ─▶ ~/.cache/sextet/bundles/<hash>/<version>/…, then its link `current`
 
-`current` is written last on both sides, so it always names a whole version. What serves checks the hashes of
-every file, as of any bundle. After a pull the copy keeps the newest N_KEPT versions, and those that a process
-has served in the last IN_USE_SECONDS; what a killed process left in part is removed.
+`current` is written last on both sides, so it always names a complete version. Serving verifies the hash of
+every file. After a pull, the copy keeps the newest N_KEPT versions, and versions that a process served in the
+last IN_USE_SECONDS; partial files of killed processes are removed.
 """
 
 import argparse
@@ -34,7 +34,7 @@ VERSION = re.compile(r"\w[\w.-]*")
 
 
 def bundle_path(text: str) -> Path:
-    """A bundle of this machine as it is; of a URI the local copy, with the version that `current` names.
+    """The local path of a bundle: a path itself, or a URI's local copy with the version of `current`.
 
     For command lines: raises ArgumentTypeError.
     """
@@ -67,7 +67,7 @@ def has_version(root: Path) -> bool:
 
 
 def refresh(root: Path, served: Iterable[str] = ()) -> None:
-    """Pull `current` if no process of this machine has looked for POLL_INTERVAL_S. Raises RemoteError.
+    """Pull `current`, unless a process of this machine did so within POLL_INTERVAL_S. Raises RemoteError.
 
     Args:
         served: versions of the root that this process serves; they are kept.
@@ -82,13 +82,13 @@ def refresh(root: Path, served: Iterable[str] = ()) -> None:
 
 
 def pull_current(root: Path, remote: RemoteFolder | None = None, n_kept: int = N_KEPT) -> str:
-    """Copy the version that the remote `current` names, and let the local one name it; returns its name.
+    """Copy the version that the remote `current` names, point the local `current` at it, and return its name.
 
     Raises RemoteError if there is none or it cannot be copied; the local `current` then stays.
 
     Args:
-        remote: None for the one that the root is the copy of.
-        n_kept: the newest versions of the root that stay.
+        remote: the remote root; None for the one that `root` mirrors.
+        n_kept: number of newest versions to keep.
     """
     remote = _remote(root) if remote is None else remote
     with lock_file(root / LOCK_FILE):
@@ -107,7 +107,10 @@ def pull_current(root: Path, remote: RemoteFolder | None = None, n_kept: int = N
 
 
 def pull_versions(root: Path, n_latest: int) -> None:
-    """Copy the latest versions that are there, published or not, to go back to one. Raises RemoteError."""
+    """Copy the latest remote versions, published or not, so that a rollback can choose one.
+
+    Raises RemoteError.
+    """
     remote = _remote(root)
     manifests = [name for name in remote.list_files() if name.endswith(f"/{MANIFEST}")]
     names = {name.partition("/")[0] for name in manifests if name.count("/") == 1}
@@ -119,7 +122,7 @@ def pull_versions(root: Path, n_latest: int) -> None:
 
 
 def push_version(root: Path, version: str) -> None:
-    """Copy a version of the local root to the remote one, then let `current` name it. Raises RemoteError."""
+    """Copy a local version to the remote root, then point the remote `current` at it. Raises RemoteError."""
     remote, folder = _remote(root), root / version
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     names.sort(key=lambda name: name == MANIFEST)  # the manifest last
@@ -127,14 +130,14 @@ def push_version(root: Path, version: str) -> None:
     copied = remote.list_files()
     wrong = [n for n in names if copied.get(f"{version}/{n}", (0,))[0] != (folder / n).stat().st_size]
     if wrong:
-        raise RemoteError(f"{remote}/{version}: {', '.join(wrong[:5])} did not arrive whole; export again")
+        raise RemoteError(f"{remote}/{version}: {', '.join(wrong[:5])} are incomplete; export again")
     if (root / STORE_FILE).is_file():
         remote.upload(root, [STORE_FILE])
     set_remote_version(root, version)
 
 
 def pull_store(root: Path) -> None:
-    """Copy `store.arrow` if it is another one there. Raises RemoteError."""
+    """Copy `store.arrow` if the remote file differs. Raises RemoteError."""
     with lock_file(root / LOCK_FILE):
         _download_store(_remote(root), root)
 
@@ -149,7 +152,7 @@ def push_store(root: Path) -> None:
 
 
 def set_remote_version(root: Path, version: str) -> None:
-    """Let the remote `current` name a version that is there. Raises RemoteError."""
+    """Point the remote `current` at a version that exists there. Raises RemoteError."""
     _remote(root).write_text(CURRENT, version)
 
 
@@ -174,7 +177,7 @@ def _download_version(remote: RemoteFolder, root: Path, version: str) -> None:
 
 
 def _remove_old_versions(root: Path, n_kept: int) -> None:
-    """Remove versions beyond the newest, and what a killed process left. The caller holds the lock."""
+    """Remove old versions, and partial files of killed processes. The caller holds the lock."""
     for partial in root.glob(f"{PARTIAL_PREFIX}*"):
         shutil.rmtree(partial, ignore_errors=True)
     names = list_versions(root)

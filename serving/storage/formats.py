@@ -1,4 +1,4 @@
-"""Bundle formats: the one that this release writes, and how it reads those before.
+"""Bundle formats: the current format, and readers of earlier formats.
 
     format  ranker.ts              Catalog    items.arrow                         manifest
     10      as 9; of the candidates, 5 fields                                     scored
@@ -66,7 +66,7 @@ class TaskOutput(NamedTuple):
     control: str | None = None  # the task over whose probability its own is the uplift
 
     def is_unconditional(self) -> bool:
-        """Whether its output is conditional on no other task."""
+        """Whether the task's output is unconditional."""
         return self.given is None or (self.kind == "binary" and self.joint)
 
 
@@ -141,7 +141,7 @@ def manifest_scored(manifest: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def manifest_sales(manifest: Mapping[str, Any]) -> int:
-    """The last columns of the item vectors that hold sales; bundles of earlier releases have none."""
+    """The number of last columns of item vectors that hold sales; 0 in bundles of earlier releases."""
     return int(manifest["dims"].get("sales", 0))
 
 
@@ -162,7 +162,7 @@ def objective_columns(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def adapt_modules(modules: Mapping[str, Any], format_version: int) -> dict[str, Callable[..., Any]]:
-    """The modules of a bundle as those of today's format are called."""
+    """The modules of a bundle, adapted to the calls of the current format."""
     if format_version not in EARLIER_VERSIONS:
         return dict(modules)
     candidates, ranker = modules["candidates"], modules["ranker"]
@@ -190,9 +190,9 @@ def adapt_modules(modules: Mapping[str, Any], format_version: int) -> dict[str, 
 
 
 def read_numeric_columns(items: MappedTable, format_version: int) -> dict[str, NDArray[Any]]:
-    """The columns of NUMERIC_DTYPES and OPTIONAL_DTYPES under today's names; `available` as booleans.
+    """The columns of NUMERIC_DTYPES and OPTIONAL_DTYPES under current names; `available` as booleans.
 
-    A missing optional column has width 0. Without the column `product` no two items are of one product.
+    A missing optional column has width 0. Without the column `product`, every item is its own product.
     """
     old_names = OLD_COLUMN_NAMES.get(format_version, {})
     numbers = {

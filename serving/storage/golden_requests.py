@@ -25,7 +25,7 @@ def checkout_to_json(checkout: Checkout) -> str:
 
 
 def checkout_from_json(text: str) -> Checkout:
-    """The inverse of `checkout_to_json`. Raises ValueError or TypeError for text that is no checkout."""
+    """The inverse of `checkout_to_json`. Raises ValueError or TypeError for text that is not a checkout."""
     fields: dict[str, Any] = json.loads(text)
     fields["basket"] = [Line(**line) for line in fields["basket"]]
     if fields.get("history") is not None:

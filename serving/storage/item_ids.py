@@ -1,4 +1,4 @@
-"""Item ids → item rows, by a hash table in a file, which processes share; each would build a dict of its own.
+"""Finds item rows by item ids, with a hash table in a file that processes share.
 
     id ─ CRC-32 of its UTF-8 ─▶ slot ─ the row of another id? on to the next slot ─▶ its row, or 0: unknown
 
@@ -23,7 +23,7 @@ class ItemRowMap:
         item_id: [N+1] ids by row; the id of row 0 counts as unknown.
         slots: [2^k] as `build_slots` makes them.
 
-    Raises ValueError for slots of another number of ids.
+    Raises ValueError for slots of a different number of ids.
     """
 
     def __init__(self, item_id: pa.StringArray, slots: NDArray[np.int32]) -> None:
@@ -58,12 +58,11 @@ class ItemRowMap:
         return [rows[item_id] for item_id in item_ids]
 
     def set_new_rows(self, new_rows: Mapping[str, int]) -> None:
-        """Find these further ids, too, in their rows; those of an earlier call are forgotten."""
+        """Also find these new ids; they replace the ids of an earlier call."""
         self._new_rows = dict(zip(encode_utf8(new_rows), new_rows.values(), strict=True))
 
     def _prefetch(self, first_slots: list[int]) -> None:
-        """Read the memory that the lookup reads, so that the processor waits for it once for all ids, and not
-        three times for each."""
+        """Touch the memory of the lookup for all ids first, so that the processor waits only once."""
         slots, offsets, text = self._arrays
         text.take(offsets.take(slots.take(np.array(first_slots, np.int64))), mode="clip")
 

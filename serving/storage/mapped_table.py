@@ -1,8 +1,8 @@
-"""An Arrow IPC file of one record batch, as columns that stay in the file.
+"""An Arrow IPC file of one record batch, whose columns stay in the file.
 
-Processes share the pages of a file that they map, and loading reads and copies nothing. The map is
-copy-on-write: what a process writes stays its own and never reaches the file. (A read-only map would do as
-well, but torch warns of such memory.)
+Processes share the pages of a mapped file, and loading copies nothing. The map is copy-on-write: writes of a
+process stay private and never reach the file. (A read-only map would be enough, but torch warns about such
+memory.)
 """
 
 from mmap import ACCESS_COPY, mmap

@@ -1,4 +1,4 @@
-"""Ed25519 signatures of versions: who exported this bundle?
+"""Ed25519 signatures of versions, which prove who exported a bundle.
 
 `manifest.sig` holds the 64 bytes of the signature of `manifest.json`, which holds the hashes of all other
 files. Needs the library `cryptography`: pip install 'sextet[sign]'. Without it:

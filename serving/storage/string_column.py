@@ -1,6 +1,6 @@
 """A column of strings, read in place.
 
-Arrow makes two objects for a string before Python has its own, and a request reads hundreds of strings.
+Arrow creates two objects per string in addition to Python's own, and a request reads hundreds of strings.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,13 +1,13 @@
-"""Nearest items of a query vector: only eligible ones, and as many as there are.
+"""Finds the nearest eligible items of a query vector.
 
     query ─ coarse centroids ─▶ lists ─ codes ─▶ k · refine_factor ─ int8 vectors ─▶ k best
                  │                 │ ╰─ id selector: ineligible ids are never scored
                  │                 ╰─ of every shard, then the best of all
                  ╰─ lists far behind the nearest one are skipped
 
-Shards hold different items under the same centroids, so a query chooses its lists once for all shards. A
-filter that leaves too few items in the probed lists widens the search. A filter that leaves few items at all
-makes the search exact.
+Shards hold different items under the same centroids, so a query chooses its lists once for all shards. If a
+filter leaves too few items in the probed lists, the search widens. If a filter leaves few items in total, the
+search is exact.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class SearchParams:
-    """How much of an index is searched.
+    """Search parameters of an index.
 
     Args:
         probes: lists of an inverted file (nprobe), or nodes that a graph keeps in view (efSearch).
@@ -67,7 +67,9 @@ class ProbedLists(NamedTuple):
 def read_index(file: str) -> faiss.Index:
     """An index file with its inverted lists memory-mapped: processes share them, and loading is quick.
 
-    Lists of fast-scan codes and graphs are read as a whole. Raises RuntimeError for a file that is no index.
+    Lists of fast-scan codes and graphs are read as a whole.
+
+    Raises RuntimeError for a file that is not an index.
     """
     index = faiss.read_index(file, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
     ivf = faiss.try_extract_index_ivf(index)
@@ -84,7 +86,7 @@ class ItemIndex:
     Args:
         shards: each finds item rows of its own; all have inner product and the same centroids.
         packed_vectors: [N+1, D+8], the row-wise int8 item vectors.
-        search_params: how much of the shards is searched.
+        search_params: the search parameters of the shards.
 
     Raises ValueError where metric, dimensions or centroids do not fit.
     """
@@ -105,15 +107,15 @@ class ItemIndex:
         if self.ivf_indexes[0] is not None:
             centroids = ivf_centroids(self.ivf_indexes[0])
             if not all(np.array_equal(centroids, ivf_centroids(ivf)) for ivf in self.ivf_indexes[1:]):
-                raise ValueError("the shards of the index are of different builds")
+                raise ValueError("the shards of the index come from different builds: export again")
             self.centroids = torch.from_numpy(centroids.T.copy())
 
     def search(self, queries: Vectors, k: int, eligible: NDArray[np.bool_] | None = None) -> Rows:
         """The `k` nearest item rows of each query [B, D], best first: [B, k], -1 where the probed lists hold
         no more.
 
-        With `eligible` [N+1] only such rows are found, and -1 stands only behind all of them that are in the
-        index. Raises ValueError for queries that are not finite or of another width, and for a negative k.
+        With `eligible` [N+1] only such rows are returned, and -1 appears only after all indexed eligible
+        rows. Raises ValueError for queries that are not finite or have a wrong width, and for a negative k.
         """
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise ValueError(f"queries of shape {queries.shape}, expected [B, {self.dim}]")
@@ -182,9 +184,10 @@ class ItemIndex:
         return np.take_along_axis(rows, np.argsort(-scores, axis=1, kind="stable")[:, :k], 1)
 
     def probe_lists(self, queries: Vectors, probes: int, margin: float) -> ProbedLists:
-        """The lists to search: the `probes` whose centroids are nearest, and of those the ones in the margin.
+        """The lists to search: those of the `probes` nearest centroids that lie within the margin.
 
-        The index's own quantizer would sort `probes` lists for every query, though few are in the margin.
+        The index's own quantizer would sort `probes` lists for every query, although few are within the
+        margin.
         """
         # torch keeps to the one thread that serving gives it.
         assert self.centroids is not None

@@ -1,6 +1,6 @@
-"""The versions in a bundle root, and which of them serves.
+"""The versions in a bundle root, and the one that serves.
 
-`current` is a symbolic link that is only ever replaced in one step, so that every reader finds a version.
+`current` is a symbolic link that is always replaced in one step, so every reader finds a version.
 """
 
 import os
@@ -31,7 +31,8 @@ def list_versions(root: Path) -> list[str]:
 
 def earlier_versions(root: Path) -> list[str]:
     """Names of the versions older than the one that `current` names, the newest first; without a `current`
-    all of them."""
+    all of them.
+    """
     link = root / CURRENT
     current = Path(os.readlink(link)).name if link.is_symlink() else None
     return [name for name in reversed(list_versions(root)) if current is None or name < current]
@@ -40,7 +41,9 @@ def earlier_versions(root: Path) -> list[str]:
 def find_version(root: Path, version: str) -> Path:
     """The folder of a version, published or not. Raises BundleError if there is none."""
     if Path(version).name != version:
-        raise BundleError(root, f"{version!r} is no name of a version", "give the name of a folder")
+        raise BundleError(
+            root, f"{version!r} is not the name of a version", "give the name of a version's folder"
+        )
     parents = [folder for folder in (root, root / CHALLENGER_FOLDER) if folder.is_dir()]
     for parent in parents:
         if (parent / version / MANIFEST).is_file():
@@ -50,7 +53,7 @@ def find_version(root: Path, version: str) -> Path:
 
 
 def set_current_version(root: Path, version: str) -> None:
-    """Let `current` name a version, in one step."""
+    """Point `current` at a version, in one step."""
     with write_atomically(root / CURRENT) as link:
         link.unlink(missing_ok=True)
         link.symlink_to(version)

@@ -49,7 +49,7 @@ class ArrowStore:
 
     @classmethod
     def open(cls, path: str | Path) -> "ArrowStore":
-        """Map `store.arrow`. Raises FileNotFoundError, or ValueError if it is no store."""
+        """Map `store.arrow`. Raises FileNotFoundError, or ValueError if it is not a store."""
         if not Path(path).is_file():
             raise FileNotFoundError(
                 f"{path}: no such event store; python export.py writes one beside the bundles"
@@ -58,7 +58,7 @@ class ArrowStore:
         try:
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         except pa.ArrowInvalid as error:
-            raise ValueError(f"{path} is no Arrow file: {error}") from error
+            raise ValueError(f"{path} is not an Arrow file: {error}") from error
         for name, expected in STORE_SCHEMA.items():
             if name not in table.column_names:
                 raise ValueError(f"{path}: column {name} is missing; export again")

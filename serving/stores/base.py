@@ -36,8 +36,8 @@ class UserHistory:
     def without_order(self, order_id: str | None) -> "UserHistory":
         """The history without the events that were appended under the key `order_id`.
 
-        The lines of a checkout may be recorded before its slate is asked for. They are its basket, and would
-        count twice.
+        The lines of a checkout may be recorded before its slate is requested. They are the basket of the
+        request and would count twice.
         """
         if order_id is None or self.key_hash is None:
             return self
@@ -72,10 +72,9 @@ class Store(Protocol):
 
     A store with a memory of impressions is an ImpressionStore too (serving/stores/impressions.py), one whose
     orders can be amended an OrderStore (orders.py), one that sets damaged histories aside a QuarantineStore
-    (quarantine.py).
-    Every method raises OSError (TimeoutError and ConnectionError among them) while the store is unavailable,
-    ValueError where what is given cannot be stored, and its subclass CorruptHistoryError (quarantine.py)
-    where what is stored of a user is no history.
+    (quarantine.py). Every method raises OSError (TimeoutError and ConnectionError among them) while the store
+    is unavailable, ValueError for input that cannot be stored, and its subclass CorruptHistoryError
+    (quarantine.py) for a damaged history.
     """
 
     def get(self, user_id: str) -> UserHistory:
@@ -88,19 +87,19 @@ class Store(Protocol):
         profile: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> None:
-        """Add events, late ones too, and attributes. They are stored when it returns.
+        """Store events (also late ones) and attributes before returning.
 
-        The newest `max_events` events by `ts` are kept, of equal ones those that arrived last. An attribute
-        replaces the one of the same name. With `idempotency_key`, an order's id, a retry is safe: an append
-        whose key is among the user's last 256 (serving.stores.chunks.MAX_IDEMPOTENCY_KEYS) changes nothing.
-        `get` has the keys in `UserHistory.key_hash`, so that the slate of an order leaves its own lines out
-        of the history. A store that returns None there counts them twice.
+        The newest `max_events` events by `ts` are kept; among equal times, the last to arrive. An attribute
+        replaces an earlier attribute of the same name. With `idempotency_key`, an order's id, a retry is
+        safe: an append whose key is among the user's last 256 (serving.stores.chunks.MAX_IDEMPOTENCY_KEYS)
+        changes nothing. `get` has the keys in `UserHistory.key_hash`, so that the slate of an order leaves
+        its own lines out of the history. A store that returns None there counts them twice.
         """
 
     def append_many(self, users: Iterable[tuple[str, UserHistory]]) -> None:
         """Append many histories at once. The same history of a user counts once, as under a key of its own.
 
-        Not all or nothing: if it fails, some users may have been stored. A retry is safe.
+        The call is not atomic: if it fails, some users may be stored already. A retry is safe.
         """
 
     def close(self) -> None:

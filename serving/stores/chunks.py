@@ -1,4 +1,4 @@
-"""Packed chunks, which the writable stores keep by user: one for each append, in order of arrival.
+"""Packed chunks: the writable stores keep one chunk per append and user, in order of arrival.
 
 An append is then one small write, whatever the history, and reading decodes a few blobs. When a user has more
 than MAX_CHUNKS chunks, the store merges them into one. A chunk is
@@ -9,9 +9,9 @@ than MAX_CHUNKS chunks, the store merges them into one. A chunk is
     events     [n] ts, quantity, price, kind and, but for `sxt1`, the key's number from 1 on, 0 for none
     words      JSON in UTF-8: [[n item ids], profile]; of `sxt3` [[n item ids], profile, kind of change]
 
-Reading drops duplicates and applies the changes of orders (stores/orders.py), so no store has to look before
-it writes. Changes of orders and merged chunks are `sxt3`, appends under a key `sxt2`, all others `sxt1`.
-Earlier releases wrote `sxt1` and `sxt2` alone: of the events of an `sxt1` the keys are unknown.
+Reading drops duplicates and applies order changes (stores/orders.py), so stores never read before a write.
+Changes of orders and merged chunks are `sxt3`, appends under a key `sxt2`, all others `sxt1`. Earlier
+releases wrote `sxt1` and `sxt2` alone: of the events of an `sxt1` the keys are unknown.
 """
 
 import json
@@ -81,12 +81,12 @@ def pack_in_batches(
 
 
 def unpack(chunks: Sequence[bytes], max_events: int) -> UserHistory:
-    """The history that a user's chunks hold. Raises CorruptHistoryError for bytes that are no chunk."""
+    """The history that a user's chunks hold. Raises CorruptHistoryError for bytes that are not a chunk."""
     return _replay(chunks, max_events)[0]
 
 
 def unpack_order(chunks: Sequence[bytes], order_id: str, max_events: int) -> UserHistory | None:
-    """The events of an order; None if the chunks do not know it. Raises as `unpack` does."""
+    """The events of an order; None for an unknown order. Raises as `unpack` does."""
     history, keys = _replay(chunks, max_events)
     key = idempotency_hash(order_id)
     if key.to_bytes(KEY_BYTES, "little") not in {known[:KEY_BYTES] for known in keys}:
@@ -138,9 +138,9 @@ def _newest_events(history: UserHistory, max_events: int) -> UserHistory:
 
 
 def _split_chunk(chunk: bytes) -> ChunkContent:
-    """What a chunk holds. Raises ValueError unless it is whole."""
+    """The content of a chunk. Raises ValueError for a damaged chunk."""
     if len(chunk) < HEAD.size:
-        raise ValueError(f"{len(chunk)} bytes are no chunk of events")
+        raise ValueError(f"{len(chunk)} bytes are not a chunk of events")
     magic, checksum, n_events, n_keys = HEAD.unpack_from(chunk)
     if magic not in EVENT_DTYPES:
         known = " or ".join(map(repr, EVENT_DTYPES))

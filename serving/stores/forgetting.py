@@ -1,4 +1,4 @@
-"""Deletion of all that a store holds of a user, its bytes included."""
+"""Deletes all data of a user from a store, including the bytes on disk."""
 
 import sqlite3
 import time
@@ -25,9 +25,10 @@ class ForgettingStore(Protocol):
     """A store that can delete users."""
 
     def forget(self, user_ids: Sequence[str]) -> int:
-        """Delete all that is stored of the users. Returns the number of records, 0 for unknown users.
+        """Delete all data of the users.
 
-        No byte of them is left when it returns. Raises what `Store.append` raises; a retry is safe.
+        Returns the number of records, 0 for unknown users. No byte of it is left when the call returns.
+        Raises the errors of `Store.append`; a retry is safe.
         """
 
 
@@ -39,8 +40,8 @@ def can_forget(store: object) -> TypeGuard[ForgettingStore]:
 def delete_sqlite_users(path: Path, user_ids: Sequence[str]) -> int:
     """Delete the users' rows from an SQLite file that other processes may have open.
 
-    Deleted bytes stay in the free space of a file, also those of earlier merges. So the file is written anew
-    (VACUUM) and its write-ahead log is cut to nothing. Writers wait meanwhile, readers do not.
+    Deleted bytes stay in the free space of a file, including bytes of earlier merges. So the file is
+    rewritten (VACUUM) and its write-ahead log is truncated. Writers wait meanwhile, readers do not.
 
     Raises sqlite3.Error, and TimeoutError where readers keep the log in use.
     """
@@ -58,7 +59,9 @@ def delete_sqlite_users(path: Path, user_ids: Sequence[str]) -> int:
         deadline = time.monotonic() + LOCK_TIMEOUT
         while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{path}: others read its log, which holds deleted rows; do it again")
+                raise TimeoutError(
+                    f"{path}: other processes still read the log with the deleted rows: repeat the command"
+                )
             time.sleep(0.05)
     return n_deleted
 
@@ -67,7 +70,7 @@ def rewrite_arrow_store(path: Path, user_ids: Collection[str]) -> int:
     """Replace a `store.arrow` by one without the users. Returns how many it had; 0 leaves the file as it is.
 
     Processes that have mapped the file keep the old one until they open it anew. Raises OSError, or
-    ArrowInvalid for a file that is no store.
+    ArrowInvalid for a file that is not a store.
     """
     remove_abandoned_partials(path.parent, f".{path.name}.*.partial")
     users = pa.array(sorted(user_ids), pa.string())

@@ -1,4 +1,4 @@
-"""Slates that a user was shown: the memory behind the frequency cap (serving/pipeline/frequency.py).
+"""The slates that a user was shown, stored for the frequency cap (serving/pipeline/frequency.py).
 
 A store keeps the newest MAX_SLATES of a user apart from the history, one small record each, in order of
 arrival: a JSON list [order key, ts, [item ids]]. A view of a slate, where views are recorded, is a record
@@ -17,7 +17,7 @@ MAX_SLATES = 64  # of a user: a month of two orders a day
 
 
 class ShownSlate(NamedTuple):
-    """What a user was shown after one order."""
+    """A slate that a user was shown after one order."""
 
     order_key: str  # the checkout's order_id, else the slate's request_id
     ts: int  # Unix seconds (UTC) of the checkout
@@ -33,7 +33,7 @@ class ReadableRecords(NamedTuple):
 
 @runtime_checkable
 class ImpressionStore(Protocol):
-    """A store that keeps what its users were shown, too: `get` has it in `UserHistory.impressions`."""
+    """A store that also keeps impressions; `get` returns them in `UserHistory.impressions`."""
 
     def append_impressions(self, user_id: str, slate: ShownSlate) -> None:
         """Add a slate. It is stored when this returns; the newest MAX_SLATES of the user are kept.
@@ -48,10 +48,10 @@ def keeps_impressions(store: object) -> TypeGuard[ImpressionStore]:
 
 
 def record_impressions(store: object, checkout: Checkout, slate: Slate, now: int) -> bool:
-    """Store what the user was shown. Returns False where there is nothing to store.
+    """Store a user's impressions.
 
-    That is the case for guests, for slates that are empty or withheld, and for stores that keep no
-    impressions.
+    Returns False if there is nothing to store: for guests, for empty or withheld slates, and for stores that
+    keep no impressions.
 
     Args:
         now: Unix seconds (UTC), the time of a checkout without one.
@@ -69,7 +69,7 @@ def record_impressions(store: object, checkout: Checkout, slate: Slate, now: int
 
 
 def record_view(store: object, user_id: str, order_key: str, ts: int) -> None:
-    """Store that a slate was really on screen; nothing where the store keeps no impressions.
+    """Store that a slate was viewed; does nothing if the store keeps no impressions.
 
     Raises OSError and ValueError as `append_impressions` does.
     """
@@ -78,7 +78,7 @@ def record_view(store: object, user_id: str, order_key: str, ts: int) -> None:
 
 
 def viewed_order_keys(slates: Iterable[ShownSlate]) -> set[str]:
-    """The order keys of the slates that were really on screen."""
+    """The order keys of viewed slates."""
     keys = (slate.order_key for slate in slates)
     return {key.removeprefix(VIEWED) for key in keys if key.startswith(VIEWED)}
 
@@ -91,7 +91,7 @@ def pack_slate(slate: ShownSlate) -> bytes:
 def unpack_slates(records: Iterable[bytes]) -> tuple[ShownSlate, ...]:
     """The slates of a user's records, in that order.
 
-    Raises CorruptHistoryError for bytes that are no record.
+    Raises CorruptHistoryError for bytes that are not a record.
     """
     try:
         rows = json.loads(b"[" + b",".join(records) + b"]")

@@ -1,12 +1,12 @@
-"""Live state: what a shop changes while it serves, such as rules and stock. All workers and hosts share it.
+"""Live state: changes while the service runs, such as rules and stock, shared by all workers and hosts.
 
     topic      key                        value
     rules      name of a rule             JSON
     items      field and item id          JSON
     forgotten  random text                JSON: hashes of users' ids
 
-An entry has a sequence number, which counts up with every write, so that a reader asks only for what is new.
-The state lies in an SQLite file (any number of processes of one machine) or on a Valkey or Redis server.
+Every write gives its entry the next sequence number, so a reader asks only for newer entries. The state is an
+SQLite file (for processes of one machine) or lives on a Valkey or Redis server.
 """
 
 import sqlite3
@@ -34,7 +34,7 @@ SELECT_NEW = "SELECT topic, key, value, sequence FROM live_state WHERE sequence 
 
 
 class Change(NamedTuple):
-    """An entry that was written; without a value it was removed."""
+    """A changed entry; without a value, the entry was removed."""
 
     topic: str
     key: str
@@ -42,7 +42,7 @@ class Change(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """How far a reader has read."""
+    """The position of a reader."""
 
     generation: str  # of the state; another one means that the file or the server was replaced
     sequence: int
@@ -76,8 +76,8 @@ class SQLiteLiveState:
     """Live state in an SQLite file. Every call opens the file, so that a replaced one is noticed.
 
     Args:
-        create: whether a write creates the file; without it a file that is gone is an error. The file of a
-            store comes back with its histories, or the store would take an empty one for it.
+        create: whether a write creates a missing file; otherwise a missing file is an error. A store's file
+            must not be created here, because it would lack the histories.
     """
 
     def __init__(self, path: Path, create: bool = True) -> None:

@@ -1,7 +1,7 @@
 """Bulk loading of a store: from an exported `store.arrow`, or from the canonical tables of a shop.
 
-Rows are streamed: memory holds one batch. Loading adds to what the store has. A load that broke off is safe
-to repeat, because the same batch of the same file counts once; a file with other rows counts as new.
+Rows are streamed: memory holds one batch. Loading adds to the store's content. An interrupted load is safe to
+repeat, because the same batch of the same file counts once; a file with other rows counts as new.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -35,7 +35,7 @@ IDS = ("user_id", "item_id")
 
 @dataclass(frozen=True)
 class TableFormat:
-    """How tables are written, where that is not as docs/explanation/architecture.md says.
+    """The format of tables that differ from docs/reference/tables.md.
 
     Args:
         columns: `user_id`, or `orders.user_id` of one table → its name in the files.
@@ -84,7 +84,7 @@ def bulk_load(
         progress: called after every batch.
         table_format: how the tables are written.
 
-    Raises FileNotFoundError, ValueError naming the file and the row for a row that is no event, and what
+    Raises FileNotFoundError, ValueError naming the file and the row for a row that is not an event, and what
     `store.append_many` raises.
     """
     is_arrow = path.suffix == ".arrow"

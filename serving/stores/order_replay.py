@@ -1,7 +1,7 @@
-"""Chunks of a user in order of arrival → the history: drops what was sent again, applies changes of orders.
+"""Turns a user's chunks into the history: drops repeated appends and applies order changes.
 
-The rules are those of stores/orders.py. Of an order that an earlier release recorded no content is known: it
-can be changed as long as its events are known to be its own, and never comes back after a cancellation.
+The rules are in stores/orders.py. An order recorded by an earlier release has no content hash: it can be
+changed while its events are known to belong to it, and cannot be recorded again after a cancellation.
 """
 
 from dataclasses import replace
@@ -34,7 +34,7 @@ class OrderReplay:
     """The history of the chunks applied so far.
 
     Attributes:
-        keys: those that were seen, with their contents, in order of arrival.
+        keys: the keys seen so far, with their contents, in order of arrival.
     """
 
     def __init__(self) -> None:

@@ -1,12 +1,11 @@
-"""Changes of an order: it is recorded or amended, cancelled, or some of it is returned.
+"""Changes of an order: recorded or amended, cancelled, or partly returned.
 
     record   the order has these lines; an order that was recorded before has them in place of its own
     cancel   the order leaves the history
     return   quantities leave the order's lines
 
-Changes count in order of arrival, and a content counts once by order: what is sent again changes nothing,
-also after an amendment or a cancellation. A record with a content that the order never had counts even after
-a cancellation.
+Changes apply in order of arrival. The same content counts once per order: a repeated call changes nothing,
+even after an amendment or a cancellation. A record with new content applies even after a cancellation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ class OrderChange:
     Args:
         order_id: not empty.
         events: the lines of a record; of a return the items and how many of each came back.
-        content: text that is equal if the change is sent again, and differs in any other change.
+        content: a text that is equal for a repeated change and different for any other change.
         profile: attributes of the user, of a record.
     """
 

@@ -1,8 +1,8 @@
-"""Connections to the one file of an embedded store, which may be removed or replaced while it is open.
+"""Connections to the file of an embedded store, which may be removed or replaced while it is open.
 
-A connection keeps a file that was removed: what is written there is lost. So the file at the path is
-compared (device and inode) with the one that is open: before and after every transaction, and once a second
-by readers. The new file is opened where there is one; until then every call raises FileNotFoundError.
+A connection keeps using a removed file, so its writes would be lost. Therefore the file at the path is
+compared with the open file (device and inode): before and after every transaction, and once a second by
+readers. A new file is opened when it exists; until then every call raises FileNotFoundError.
 """
 
 import os
@@ -32,7 +32,7 @@ class SQLiteFile:
     Args:
         path: of the file.
         prepare: called with a connection to a file that is new to this process; raises ValueError for a file
-            that is no store.
+            that is not a store.
         timeout: seconds that a new connection waits for a lock.
         synchronous: SQLite's setting, NORMAL or FULL.
     """
@@ -67,7 +67,7 @@ class SQLiteFile:
                 time.sleep(0.01)
 
     def check(self) -> None:
-        """Open the file at the path if it is another one. Raises FileNotFoundError if there is none."""
+        """Reopen the file if the path now has a different file. Raises FileNotFoundError if there is none."""
         self._check_open()
         self._reset_after_fork()
         self._next_check = time.monotonic() + CHECK_INTERVAL_S
@@ -180,11 +180,11 @@ class SQLiteFile:
         return connection
 
     def _leave_file(self) -> None:
-        """Close the connections to a file that is not at the path any more.
+        """Close the connections to a file that is no longer at the path.
 
-        Its write-ahead log is, and SQLite would apply it to the next file at the path. So it is written into
-        the file that it belongs to, and removed; where that fails, it gets another name. If the path is a
-        link that names another file now, the file and its log stay where they are.
+        Its write-ahead log is still there, and SQLite would apply it to the next file at the path. So the log
+        is written into its own file and removed; if that fails, it is renamed. If the path is a link that now
+        names another file, the old file and its log stay where they are.
         """
         idle, self.idle = self.idle, []
         identity, self._identity = self._identity, None
@@ -210,9 +210,11 @@ class SQLiteFile:
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise TimeoutError(f"{self.path}: {error}") from error
             if code == sqlite3.SQLITE_CORRUPT:  # of a page: users of other pages are not affected
-                raise CorruptHistoryError(f"{self.path} is no event store, or damaged: {error}") from error
+                raise CorruptHistoryError(
+                    f"{self.path} is not an event store, or damaged: {error}"
+                ) from error
             if code == sqlite3.SQLITE_NOTADB:
-                raise ValueError(f"{self.path} is no event store, or damaged: {error}") from error
+                raise ValueError(f"{self.path} is not an event store, or damaged: {error}") from error
             raise OSError(f"{self.path}: {error}") from error
 
 

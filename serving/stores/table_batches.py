@@ -1,4 +1,4 @@
-"""Batches of the canonical tables, Parquet or CSV, without a query engine: to fill a store from."""
+"""Reads the canonical tables (Parquet or CSV) in batches, without a query engine, to fill a store."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""URI of an event store or of live state → the store or state.
+"""Opens the event store or live state of a URI.
 
 | URI | store | for |
 |---|---|---|
@@ -43,9 +43,9 @@ def open_store(
         durable: whether an embedded store flushes the disk at every append, so that a power cut loses none.
         create: whether to create an embedded store that does not exist.
 
-    Raises FileNotFoundError, ValueError for a file or class that is no store or for options out of range, and
-    ImportError if a server's client or the module of a class is not installed. The first call connects to a
-    server.
+    Raises FileNotFoundError, ValueError for a file or class that is not a store or for options out of range,
+    and ImportError if a server's client or the module of a class is not installed. The first call connects to
+    a server.
     """
     if max_events < 1 or not read_timeout > 0 or not write_timeout > 0 or (ttl is not None and ttl < 1):
         raise ValueError("max_events and ttl must be 1 or more, timeouts above 0")
@@ -84,7 +84,7 @@ def open_live_state(uri: str | Path, create: bool = True) -> LiveState:
 def _open_own_store(class_path: str, address: str, **options: Any) -> Store:
     """The store that the class at a dotted path makes of an address and the options of `open_store`.
 
-    Raises ImportError for a class that cannot be imported, and ValueError for one whose objects are no store.
+    Raises ImportError for a class that cannot be imported, ValueError for one whose objects are not stores.
     """
     module_name, _, name = class_path.rpartition(".")
     try:
@@ -112,10 +112,10 @@ def bundle_root(bundle: Path) -> Path:
 
 
 def live_state_uri(live: str | None, store: str | None, bundle: Path) -> str | None:
-    """Where the live state lies: `live` if given, else the store, else a file in the bundle root.
+    """The URI of the live state:
 
-    None where neither can hold one: a store of an own class, with a bundle root behind a URI. Hosts that copy
-    such a root would not share the file.
+    `live` if given, else the store, else a file in the bundle root. None if neither can hold it: a store of
+    your own class with a bundle root at a URI, because hosts that copy such a root would not share the file.
     """
     if live is not None:
         return live

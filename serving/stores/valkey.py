@@ -3,10 +3,9 @@
 A user is a list of chunks under `sextet:<user id>`, and a list of the slates that the user was shown under
 `sextet-impressions:<user id>`. Reading both is one round trip; so is an append, an RPUSH and an EXPIRE.
 Damaged records of either are moved to the list `sextet-quarantine:<user id>`, which the server forgets with
-the user.
-Whether the server keeps what it acknowledged depends on its own persistence and replication (`appendfsync
-everysec` may lose a second). Nothing is retried. An append that timed out may have been stored: with an
-idempotency key it is safe to retry.
+the user. The durability of acknowledged writes depends on the server's persistence and replication
+(`appendfsync everysec` may lose a second). Calls are not retried. An append that timed out may have been
+stored; with an idempotency key it is safe to retry.
 
 While the server is unreachable, a call costs a refused connection, or at most the timeout (once to connect,
 once to wait; the lookup of the host's name is not in it). The first call after its return connects anew. A
@@ -239,10 +238,12 @@ class ValkeyStore:
                     return len(damaged)
                 except redis.WatchError:
                     continue  # somebody else appended in the meantime
-        raise TimeoutError(f"{self._address}: user {user_id!r}: others write at the same time")
+        raise TimeoutError(
+            f"{self._address}: user {user_id!r}: other processes keep writing to this user: try again"
+        )
 
     def _records(self, key: bytes) -> list[bytes]:
-        """The records of a key. What is no list is one record, as the server dumps it."""
+        """The records of a key. What is not a list is one record, as the server dumps it."""
         try:
             records: Any = self._writer.lrange(key, 0, -1)
         except redis.ResponseError as error:
@@ -252,7 +253,7 @@ class ValkeyStore:
         return list(records)
 
     def _users(self) -> Iterator[str]:
-        """All users, each once, but for those that come and go meanwhile."""
+        """All users, each once, except users who appear or disappear meanwhile."""
         for prefix, earlier in (
             (KEY_PREFIX, ()),
             (IMPRESSIONS_PREFIX, (KEY_PREFIX,)),

@@ -41,7 +41,7 @@ class ValkeyLiveState:
         with self._translate_errors():
             while not self._try_write(fields, values):
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"live state {self._address}: others write all the time")
+                    raise TimeoutError(f"live state {self._address}: other processes keep writing: try again")
 
     def read(self, after: Cursor) -> Snapshot:
         """What was written after `after`."""

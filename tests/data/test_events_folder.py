@@ -123,7 +123,7 @@ def test_files_that_appear_while_they_are_read_are_an_error(
         return read_tables(*arguments)
 
     monkeypatch.setattr(source, "read_tables", add_file_and_read)
-    with pytest.raises(DataError, match="input files changed while they were read; prepare again"):
+    with pytest.raises(DataError, match="the input files changed during preparation: run the command again"):
         prepare(config(folder))
 
 

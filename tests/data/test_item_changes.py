@@ -276,7 +276,7 @@ def test_tokens_follow_title_and_description(prepared: tuple[pa.Table, FeatureSc
     tokens = sorted(schema.tokens[t - 1] for t in before["i005"]["tokens"])
     assert tokens != sorted(["5", "no", "towel"]), "it has words of the description"
     assert words(item_id="i005", title="Towel No 5") == tokens, "the same title keeps them"
-    # i004 has no title, so its title is its id, which is no word of its text.
+    # i004 has no title, so its title is its id, which is not a word of its text.
     assert "i004" in schema.tokens
     assert (before["i004"]["title"], words(item_id="i004", description="Soap")) == ("i004", ["soap"])
 

@@ -181,7 +181,7 @@ def test_what_the_service_refuses_is_told(version: Path, tmp_path: Path, browser
             other.execute("BEGIN IMMEDIATE")  # another process writes, for longer than the store waits
             browser.click("#pay")
             browser.reads("#problem strong", "Service Unavailable (503)")
-            browser.reads("#problem [data-text=detail]", "the store did not take the checkout")
+            browser.reads("#problem [data-text=detail]", "the store did not record the checkout")
             assert ["503" in said for said in browser.complaints()] == [True]
             browser.reads("#lines .title", "Milk No 8")
             other.rollback()

@@ -141,7 +141,7 @@ def test_orders_are_the_purchases_of_one_second(client: Client, stored: ArrowSto
         ]
         expected = [(ts, [line[1:] for line in lines]) for ts, lines in groupby(bought, lambda line: line[0])]
         assert len(expected) > 3
-        assert len(bought) < len(facts.item_id) or user_id not in ("u001", "u002")  # clicks are no orders
+        assert len(bought) < len(facts.item_id) or user_id not in ("u001", "u002")  # clicks are not orders
         found = [
             (order["ts"], [(line["item_id"], line["quantity"], line["price"]) for line in order["lines"]])
             for order in catalog_queries.past_orders(facts, bundle, 3)

@@ -59,7 +59,7 @@ def test_a_wrong_callback_is_refused(argument: str, message: str) -> None:
     ("settings", "message"),
     [
         (f"{PACKAGE}.LearningRateMonitor, logging_interval: week", "logging_interval should be"),
-        ("pytorch_lightning.loggers.CSVLogger, save_dir: x", "is no callback of Lightning"),
+        ("pytorch_lightning.loggers.CSVLogger, save_dir: x", "is not a callback of Lightning"),
         (f"{PACKAGE}.GradientAccumulationScheduler, scheduling: {{0: 2}}", "set batch_size"),
         (f"{PACKAGE}.EMAWeightAveraging", "cannot be copied"),
     ],

@@ -155,7 +155,7 @@ def test_a_wrong_name_of_a_column_or_table_names_the_right_one(key: str, message
 
 
 def test_columns_of_a_shop_are_mapped_one_by_one() -> None:
-    """A name that is no column of the contract is an attribute."""
+    """A name that is not a column of the contract is an attribute."""
     arguments = [
         "data.columns.orders.order_id=Invoice",
         "data.columns.users.user_id={column: U, type: integer}",

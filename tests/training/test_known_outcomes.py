@@ -36,7 +36,7 @@ def test_a_proxy_click_happens_with_the_first_purchase_of_the_category() -> None
     delay = event_delays(DELAYS, batch(), LEAF, DEFAULT_TASKS, LabelPolicy(True, False))
     assert delay[:, 1].tolist() == [50, 20, 0, 70, 0, 30, 0]
     assert delay[:, 0].tolist() == [20, 20, 0, 70, 0, 30, 0]
-    assert delay[:, 2].tolist() == [0] * 7  # an amount is no event
+    assert delay[:, 2].tolist() == [0] * 7  # an amount is not an event
 
 
 def test_a_logged_click_happens_with_the_checkout() -> None:

@@ -43,7 +43,7 @@ def test_metrics_and_settings_reach_every_logger(stage: Path) -> None:
     log_final_metrics(cfg, stage, tracking.prefix_metrics({"ndcg6": 0.25, "seed": 0, "slice": "all"}, "test"))
     rows = [list(csv.DictReader(file.open())) for file in sorted(stage.glob("csv/version_*/metrics.csv"))]
     assert [row["loss"] for row in rows[0]] == ["0.5"]
-    assert rows[1] == [{"step": "0", "test/ndcg6": "0.25"}], "a seed is no metric"
+    assert rows[1] == [{"step": "0", "test/ndcg6": "0.25"}], "a seed is not a metric"
     assert "retrieval.train.epochs: 100" in (stage / "csv/version_0/hparams.yaml").read_text()
     assert list(stage.glob("mine/**/metrics.csv"))  # its save_dir is not set
     events = EventAccumulator(str(stage / "tensorboard"))
@@ -130,7 +130,7 @@ def test_a_wrong_logger_is_refused(own_loggers: str, argument: str, message: str
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("logger.mine={_target_: own_loggers.NoLogger}", "NoLogger is no logger of Lightning"),
+        ("logger.mine={_target_: own_loggers.NoLogger}", "NoLogger is not a logger of Lightning"),
         ("logger.mine={_target_: own_loggers.Mine}", r"logger\.mine: .*missing.*path"),
     ],
 )

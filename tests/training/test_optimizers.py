@@ -136,7 +136,7 @@ def test_schedules_are_functions_or_classes() -> None:
         ("ranker.train.optimizer=adamw", "expected a class and its settings"),
         ("ranker.train.optimizer={_target_: torch.optim.SGD, nesterov: true}", "Nesterov momentum requires"),
         ("ranker.train.optimizer={_target_: torch.nn.Linear}", r"ranker\.train\.optimizer: "),
-        ("ranker.train.schedule={_target_: own_schedules.NoSchedule}", "is no schedule"),
+        ("ranker.train.schedule={_target_: own_schedules.NoSchedule}", "is not a schedule"),
         ("ranker.train.schedule={_target_: own_schedules.negative}", "the factor of step 0 of 1600 is -1.0"),
         ("ranker.train.schedule={_target_: own_schedules.broken}", "NameError"),
         ("ranker.train.table_optimizer=adam", "runs on GPUs only"),

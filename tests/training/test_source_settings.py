@@ -110,5 +110,7 @@ def test_the_ranker_reads_the_scores_of_all_sources_with_lists_or_of_those_it_na
     cfg.features.scores = ["co_purchase", "ease"]  # as runs of earlier releases
     assert scored_source_names(cfg) == ["co_purchase", "ease"]
     cfg.features.scores = ["transition"]
-    with pytest.raises(ConfigError, match=r"transition is no source with lists\. Did you mean transitions\?"):
+    with pytest.raises(
+        ConfigError, match=r"transition is not a source with lists\. Did you mean transitions\?"
+    ):
         scored_source_names(cfg)

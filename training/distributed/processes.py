@@ -1,9 +1,9 @@
-"""The processes of a run: one, or those that `torchrun` started.
+"""The processes of a run: one process, or all that `torchrun` started.
 
     torchrun --nproc-per-node 2 train.py trainer=distributed
 
-Every process runs the same stages. The first one alone prepares data, gathers candidates and writes files,
-while the others wait; all of them train (training/distributed/sharding.py).
+Every process runs the same stages. Only the first process prepares data, gathers candidates and writes files,
+while the others wait. All processes train (training/distributed/sharding.py).
 """
 
 import gc
@@ -53,7 +53,7 @@ def init_processes(cfg: DictConfig) -> None:
 
 
 def init_single_process_group(backend: str) -> None:
-    """Create a group of this process alone, without a port that another run on the machine may use."""
+    """Create a process group of this process alone, without opening a port."""
     if not dist.is_initialized():
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
@@ -61,8 +61,8 @@ def init_single_process_group(backend: str) -> None:
 def shutdown() -> None:
     """Leave the process group.
 
-    Unreachable sharded models hold the group in reference cycles. Without the collection its threads outlive
-    the interpreter, which aborts the process.
+    Unreachable sharded models keep the group alive in reference cycles. Garbage collection frees it;
+    otherwise its threads outlive the interpreter and abort the process.
     """
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -90,12 +90,12 @@ def stream_share() -> dict[str, Any]:
 
 
 def lock_on_rank_zero(folder: Path) -> AbstractContextManager[None]:
-    """The lock of a folder, which the first process holds for all of them."""
+    """The lock of a folder, which the first process holds for all processes."""
     return lock_folder(folder) if rank() == 0 else nullcontext()
 
 
 def on_rank_zero(work: Callable[[], T]) -> T:
-    """What `work` returns in the first process, in all of them; it must be picklable."""
+    """Run `work` in the first process and return its result in all processes; it must be picklable."""
     if world_size() == 1:
         return work()
     group = dist.new_group(backend="gloo", timeout=RANK_ZERO_TIMEOUT)

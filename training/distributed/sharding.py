@@ -174,7 +174,7 @@ def to_device(tensors: N, device: torch.device) -> N:
 
 
 def sharding_constraints(module: nn.Module) -> dict[str, ParameterConstraints]:
-    """Constraints that shard and fuse every table: data-parallel tables would have no fused optimizer."""
+    """Constraints that shard and fuse every table, because data-parallel tables have no fused optimizer."""
     kinds = [ShardingType.TABLE_WISE.value, ShardingType.COLUMN_WISE.value, ShardingType.ROW_WISE.value]
     fused = [EmbeddingComputeKernel.FUSED.value]
     tables = [part for part in module.modules() if isinstance(part, EmbeddingBagCollection)]
@@ -183,9 +183,9 @@ def sharding_constraints(module: nn.Module) -> dict[str, ParameterConstraints]:
 
 
 def dense_parameters(model: DistributedModelParallel) -> list[nn.Parameter]:
-    """The parameters of the ordinary optimizer: all but those of the tables, whose optimizer is fused.
+    """The parameters of the ordinary optimizer: all except the tables, whose optimizer is fused.
 
-    The same in every process: a table of another process has an empty parameter here.
+    The list is the same in every process: a table of another process has an empty parameter here.
     """
     tables = {
         id(parameter)
@@ -205,7 +205,8 @@ class ShardedStrategy(DDPStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Write a folder: tables and weights by DCP from every rank, the trainer's state by rank 0.
 
-        It appears under its name when complete, so a process that dies leaves the older checkpoint whole.
+        The folder gets its name when it is complete, so a process that dies leaves the older checkpoint
+        intact.
         """
         path, partial = Path(filepath), Path(f"{filepath}.partial")
         if self.is_global_zero:
@@ -222,7 +223,7 @@ class ShardedStrategy(DDPStrategy):
         self.barrier()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """The trainer's part; model and table optimizer are read in place by `load_model_state_dict`."""
+        """The trainer's part; `load_model_state_dict` reads model and table optimizer in place."""
         path = Path(checkpoint_path)
         checkpoint = torch.load(path / TRAINER_STATE, weights_only=False)
         return checkpoint | {"state_dict": {"path": path}}
@@ -247,7 +248,7 @@ class ShardedStrategy(DDPStrategy):
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Full tensors of a checkpoint, by name; needs no process group."""
     if not (path / ".metadata").is_file():
-        raise FileNotFoundError(f"{path} is no checkpoint (no .metadata). Train first: python train.py")
+        raise FileNotFoundError(f"{path} is not a checkpoint (no .metadata). Train first: python train.py")
     return _load_state_dict_from_keys({"model"}, checkpoint_id=path)["model"]
 
 
@@ -272,7 +273,7 @@ class _ResizedTensor(NamedTuple):
 
 
 def _pop_resized_tensors(state: dict[str, Any], path: Path) -> list[_ResizedTensor]:
-    """Remove from `state` what the checkpoint holds in another size.
+    """Remove from `state` the tensors whose size differs in the checkpoint.
 
     Row-wise Adagrad keeps one number per row, and for a table cut into columns one per row and piece.
     """
@@ -303,7 +304,7 @@ def _reshard_tensor(entry: _ResizedTensor, state: dict[str, Any], path: Path) ->
 
 
 def _replace_folder(source: Path, target: Path) -> None:
-    """Replace folder `target` by `source`, in two steps: one is not possible."""
+    """Replace folder `target` by `source`. Two steps are needed, because folders cannot be swapped in one."""
     old = target.with_name(f"{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():

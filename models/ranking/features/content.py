@@ -25,8 +25,8 @@ class ContentFeatures(NamedTuple):
 def content_features(pairs: PairInputs, max_events: int) -> ContentFeatures:
     """Similarity to the latest `max_events` events and basket lines of known items.
 
-    Only their vectors and those of the candidates are unpacked. The batch is padded with the unknown item,
-    whose vector is zero: the candidates take [B, C, E] floats, where no checkout has more than C of them.
+    Only the vectors of these items and of the candidates are unpacked. Candidates are padded with the unknown
+    item, whose vector is zero, to [B, C, E] floats, where C is the largest number of candidates.
     """
     query, content = pairs.query, pairs.catalog.content
     event, event_checkout = latest_events(query, max_events)

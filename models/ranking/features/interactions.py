@@ -64,7 +64,7 @@ class CountBlocks(NamedTuple):
 
 
 class ValueBlocks(NamedTuple):
-    """Blocks that enter as they are: rows [ΣC], in the order of the columns."""
+    """Blocks that enter unchanged: rows [ΣC], in the order of the columns."""
 
     purchases: PurchaseRatios
     views: ViewFeatures

@@ -1,7 +1,7 @@
 """Price, sales and age of the candidate, and the spend to expect of a purchase.
 
-Sales are relative to those of the shop's usual item, and money to its price: a shop that grows, closes for a
-week or changes its prices gives the network the inputs that it was trained on. With `relative` False they
+Sales are relative to the sales of the shop's usual item, and money is relative to its price. So the network's
+inputs keep their range when a shop grows, closes for a week or changes its prices. With `relative` False they
 are absolute (FeatureSelection.relative).
 """
 
@@ -16,8 +16,10 @@ from models.schema import Catalog, Query, seconds_to_days
 
 
 class ItemMarket(NamedTuple):
-    """Snapshot fields of the candidates (models.schema.Catalog) at their checkouts, [ΣC] each: ratios to
-    those of the shop's usual item, where the features are relative."""
+    """Snapshot fields (models.schema.Catalog) of the candidates at their checkouts, [ΣC] each.
+
+    Relative features are ratios to the shop's usual item.
+    """
 
     price: Tensor
     mean_line_spend: Tensor  # in the unit of `price`
@@ -27,7 +29,7 @@ class ItemMarket(NamedTuple):
 
 
 def item_market(pairs: PairInputs, money_unit: Tensor, relative: bool) -> ItemMarket:
-    """The candidates' values of the snapshot fields; `money_unit` [B] is that of the checkouts."""
+    """The candidates' snapshot fields; `money_unit` [B] is the unit of money at each checkout."""
     catalog = pairs.catalog
     usual = pairs.query.snapshot.index_select(0, pairs.checkout) * catalog.leaf.numel()
     row = usual + pairs.candidates.item
@@ -140,8 +142,11 @@ def age_features(pairs: PairInputs, missing_log_age: float, max_age: float) -> A
 
 
 def expected_spend(market: ItemMarket, own: OwnPurchases, user_mean_spend: Tensor) -> Tensor:
-    """Spend to expect of a purchase [ΣC], in usual prices: the first known of the user's mean spend on a line
-    of the item, everyone's, the item's price, and the user's mean spend on any line [ΣC]."""
+    """The expected spend of a purchase [ΣC], in usual prices.
+
+    It is the first known value of: the user's mean spend on a line of the item, all users' mean spend on it,
+    the item's price, and the user's mean spend on any line [ΣC].
+    """
     price, mean_line_spend = market.price, market.mean_line_spend
     spend = torch.where(price > 0, price, user_mean_spend)
     spend = torch.where(mean_line_spend > 0, mean_line_spend, spend)

@@ -87,7 +87,7 @@ class PurchaseLevels(nn.Module):
     def forward(
         self, pairs: PairInputs, purchases: Purchases, user_trips: Tensor
     ) -> tuple[list[Tensor], LevelSums]:
-        """Rows of features [·, ΣC], level by level, and the sums that they come from; `user_trips` [B]."""
+        """Rows of features [·, ΣC], level by level, and the sums behind them; `user_trips` [B]."""
         rates = self.half_lives.numel()
         sums, repurchase = self.sum_by_level(pairs, purchases)
         is_bought = sums.lines > 0
@@ -152,7 +152,8 @@ class PurchaseLevels(nn.Module):
 
     def sum_groups(self, purchases: Purchases, groups: PurchaseGroups, line: Tensor) -> Tensor:
         """The columns of LevelSums for each group [U, rates + 7]; `line` [n] is the purchase of each
-        position of `groups.order`."""
+        position of `groups.order`.
+        """
         decayed = torch.exp2(-purchases.age_days / self.half_lives.unsqueeze(1))  # [rates, P]
         terms = [
             torch.ones_like(purchases.age_days), purchases.in_basket, purchases.spend, purchases.quantity,

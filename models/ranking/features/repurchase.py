@@ -12,9 +12,8 @@ from models.ranking.features.purchases import Purchases, run_starts
 class RepurchaseFeatures(NamedTuple):
     """Block: repurchases of (checkout, item) or (checkout, category) pairs.
 
-    A pair's history answers the question that its label asks of the future. Along the user's known history,
-    "is it bought within the next `horizon_days`?" is true for min(gap, horizon_days) days before every
-    purchase:
+    The features apply the label's question to the past: on how many days of the known history was "bought
+    within the next `horizon_days`" true? It was true for min(gap, horizon_days) days before every purchase:
 
         coverage            days for which it is true; recent_coverage halves their weight every 60 days
         repurchase_rate     share of gaps within the horizon
@@ -42,7 +41,7 @@ def repurchase_features(
 ) -> RepurchaseFeatures:
     """Raw counts and days of U pairs, [U] each.
 
-    `order`, `group_ids` [n] and `min_age` [U] are those of PurchaseGroups.
+    `order`, `group_ids` [n] and `min_age` [U] come from PurchaseGroups.
     """
     n_pairs = min_age.numel()
     age, trips_ago = purchases.age_days.index_select(0, order), purchases.trips_ago.index_select(0, order)

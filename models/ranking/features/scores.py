@@ -25,7 +25,7 @@ def list_score_columns(sources: Sequence[str]) -> list[FeatureColumn]:
 
 
 def list_ratio_columns(sources: Sequence[str]) -> list[FeatureColumn]:
-    """The features of `list_ratio_features`: a source's score over its best of the checkout."""
+    """The features of `list_ratio_features`: a source's score divided by its best score of the checkout."""
     return [FeatureColumn(BLOCK, f"{source}_score_ratio") for source in sources]
 
 
@@ -35,7 +35,7 @@ def list_score_features(pairs: PairInputs) -> Tensor:
 
 
 def list_ratio_features(pairs: PairInputs) -> Tensor:
-    """[K, ΣC] scores of the K sources with lists, relative to the best of the checkout, which has 1."""
+    """[K, ΣC] scores of the K sources with lists, divided by the best score of the checkout."""
     scores = pairs.candidates.list_scores  # [ΣC, K]
     best = torch.full([pairs.query.ts.numel(), scores.shape[1]], 1e-6, device=scores.device)
     checkout = pairs.checkout.unsqueeze(1).expand_as(scores)

@@ -24,8 +24,8 @@ class FeatureSelection:
         blocks: the blocks to keep; None for all.
         sources: names of the candidate sources, by bit of `Candidates.source_mask`: a feature each.
         scored: names of the sources by column of `Candidates.list_scores`: two features each.
-        relative: counts and money relative to those of the shop's usual item, and no feature of the user or
-            of an item's age that grows with the log. False: absolute, as of runs before config version 4.
+        relative: whether counts and money are relative to the shop's usual item, and features that grow with
+        the length of the log are left out. False: absolute features, as in runs before config version 4.
     """
 
     drop: Sequence[str] = ()
@@ -38,7 +38,7 @@ class FeatureSelection:
 def select_columns(columns: Sequence[FeatureColumn], selection: FeatureSelection) -> list[int]:
     """Positions of the selected columns, rising.
 
-    Raises ValueError for a block, name or pattern that fits no column, with the nearest that do.
+    Raises ValueError for a block, name or pattern that fits no column, with similar names.
     """
     blocks = list(dict.fromkeys(column.block for column in columns))
     for block in selection.blocks or ():

@@ -1,5 +1,6 @@
 """A cascade of separate models: click, then purchase of clicked candidates. The classic baseline of
-entire-space models (Ma et al., SIGIR 2018, section 2.1)."""
+entire-space models (Ma et al., SIGIR 2018, section 2.1).
+"""
 
 from collections.abc import Sequence
 

@@ -1,5 +1,6 @@
 """Entire-space multi-task model (Ma et al., "Entire space multi-task model: an effective approach for
-estimating post-click conversion rate", SIGIR 2018, section 2.2)."""
+estimating post-click conversion rate", SIGIR 2018, section 2.2).
+"""
 
 from collections.abc import Sequence
 

@@ -1,8 +1,8 @@
 """Layers of the multi-task networks.
 
 A network is a module `forward(query [B, Q], candidate [ΣC, X], segment [ΣC]) → {task: logit [ΣC]}`. It is
-built from the widths Q (of the checkout's input) and X (of the candidate's) and the task names. A logit is
-that of the task given its parent (models/ranking/tasks.py). `last_shared_weight()` is the last parameter on
+built from the widths Q (of the checkout's input) and X (of the candidate's) and the task names. A logit
+predicts a task given its parent (models/ranking/tasks.py). `last_shared_weight()` is the last parameter on
 which all tasks have a gradient, None if they share no layer: gradients are compared and balanced there. A
 network with gates ends them in an `nn.Softmax` over [ΣC, tasks, experts]; the last one feeds the towers.
 """
@@ -17,7 +17,8 @@ from torch.nn import functional as F
 class SplitLinear(nn.Module):
     """A linear layer over the concatenated inputs of a checkout and a candidate.
 
-    A checkout has hundreds of candidates: its part of the product is computed once and added to each.
+    A checkout has hundreds of candidates, so its part of the product is computed once and added to each
+    candidate's part.
 
     Args:
         query_dim, candidate_dim: Q and X. width: W, of the output.

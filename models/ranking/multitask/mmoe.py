@@ -1,5 +1,6 @@
 """Multi-gate mixture of experts (Ma et al., "Modeling task relationships in multi-task learning with
-multi-gate mixture-of-experts", KDD 2018, section 4)."""
+multi-gate mixture-of-experts", KDD 2018, section 4).
+"""
 
 from collections.abc import Sequence
 

@@ -1,5 +1,6 @@
 """Progressive layered extraction (Tang et al., "Progressive layered extraction (PLE): a novel multi-task
-learning (MTL) model for personalized recommendations", RecSys 2020, section 4)."""
+learning (MTL) model for personalized recommendations", RecSys 2020, section 4).
+"""
 
 from collections.abc import Sequence
 

@@ -9,9 +9,9 @@ MIN_EFFECT_SIZE = 0.02  # log-odds, or a factor of 1.02
 class Cause(NamedTuple):
     """A cause with its evidence.
 
-    `effect_size` is the natural logarithm of a ratio for all causes, so that they can be compared: of the
-    odds in log and replay, of the rates with and without missing events, or of the mean predictions at two
-    traffic mixes.
+    `effect_size` is the natural logarithm of a ratio for all causes, so that causes can be compared: the odds
+    in log and replay, the rates with and without missing events, or the mean predictions at two traffic
+    mixes.
     """
 
     name: str

@@ -48,7 +48,7 @@ class ReconcileOptions:
     days: int = option(56, "newest days of the log to read")
     sample: int = option(400, "requests to replay", metavar="N")
     out: Path | None = option(None, "page to write", metavar="HTML")
-    json: Path | None = option(None, "the same as JSON", metavar="FILE")
+    json: Path | None = option(None, "JSON file to write", metavar="FILE")
 
     def __post_init__(self) -> None:
         if self.days < 1 or self.sample < MIN_REQUESTS:

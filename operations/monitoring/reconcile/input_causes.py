@@ -1,4 +1,4 @@
-"""Causes in the inputs of a request: which other input makes it replay as it was logged?
+"""Causes in the inputs of a request: finds the changed input that makes the replay match the log.
 
 A hypothesis perturbs one input of the requests that differ, and explains the share of the gap that it
 removes. The effect size of a cause is the share of its best hypothesis, times the mean gap.
@@ -110,7 +110,7 @@ def describe_purchase_auc(requests: Sequence[LoggedRequest], differences: NDArra
 
 
 def feature_skew_hypotheses(recommender: Recommender) -> list[Hypothesis]:
-    """Other prices, quantities, context values, profiles and histories than those of the tables."""
+    """Hypotheses: prices, quantities, context values, profiles or histories differ from the tables."""
     hypotheses = [
         *(
             Hypothesis(f"basket prices times {factor:g}", partial(_scale_prices, factor))

@@ -14,7 +14,7 @@ from serving import Checkout, Recommender
 from serving.checkout import MAX_CLOCK_SKEW, SECONDS_PER_DAY
 from serving.stores.base import Store, UserHistory
 
-MAX_LOGIT_GAP = 1.0  # log-odds: larger gaps, and items that are no candidates, count as this
+MAX_LOGIT_GAP = 1.0  # log-odds: larger gaps, and items that are not candidates, count as this
 MATCH_TOLERANCE = 0.01  # log-odds that rounding can cause
 MIN_PROBABILITY = 1e-6
 MAX_EARLY_SECONDS = 28 * SECONDS_PER_DAY  # by which a table may date a purchase too early
@@ -56,7 +56,7 @@ def sample_requests(
 ) -> list[LoggedRequest]:
     """Return up to `count` ranked requests of the recommender's version whose order is known.
 
-    They are of the log's newer half, so that the log has the slates that led to them.
+    They come from the newer half of the log, so that the log also has the slates before them.
     """
     slates, impressions, bundle = log.slates, log.impressions, recommender.bundle
     orders = sources.orders
@@ -99,7 +99,7 @@ def sample_requests(
 
 
 def task_columns(recommender: Recommender) -> list[int]:
-    """Which of click (0) and purchase (1) the bundle predicts."""
+    """The tasks that the bundle predicts, of click (0) and purchase (1)."""
     rows = recommender.task_rows
     return [column for column, factors in enumerate((rows.click, rows.purchase)) if factors is not None]
 

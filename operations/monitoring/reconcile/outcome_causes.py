@@ -1,7 +1,7 @@
 """Causes in outcomes and traffic: late labels, position effect, changed traffic mix.
 
-All three read slates with complete outcomes, and compare observed with predicted outcomes, so that a change
-of the slates themselves does not count. Standard errors are clustered by user.
+All three compare observed with predicted outcomes of slates with complete outcomes, so a change of the slates
+themselves is no cause. Standard errors are clustered by user.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class MatureOutcomes(NamedTuple):
 
 
 def mature_outcomes(log: AttributedLog, windows: AttributionWindows, end: int) -> list[MatureOutcomes]:
-    """Return clicks and purchases whose windows have passed by `end`."""
+    """Return clicks and purchases whose windows are over by `end`."""
     impressions, user = log.impressions, user_codes(log)
     outcomes = []
     for name, prediction, delay, window in (
@@ -89,7 +89,7 @@ def late_labels(log: AttributedLog, outcomes: Sequence[MatureOutcomes]) -> Cause
 
 
 def position_effect(outcomes: Sequence[MatureOutcomes]) -> Cause:
-    """Clicks that fall with the position more than predictions do."""
+    """Tests whether clicks fall faster with the position than predictions do."""
     name, clicks = "position effect", outcomes[0]
     remedy = "weight clicks by position before comparing, or train with ranker.train.position"
     is_first = clicks.position == 1
@@ -108,7 +108,7 @@ def position_effect(outcomes: Sequence[MatureOutcomes]) -> Cause:
 
 
 def traffic_mix(log: AttributedLog, orders: OrderHistory, bundle: Bundle) -> Cause:
-    """Another mix of requests than at the end of the bundle's data, and its effect on predictions."""
+    """A change in the mix of requests since the end of the bundle's data, and its effect on predictions."""
     name = "changed traffic mix"
     remedy = "compare with offline metrics of similar checkouts, and train on newer data"
     end = int(bundle.manifest["data"]["window"]["end"])
@@ -180,9 +180,9 @@ def _shares(segments: NDArray, user: NDArray, names: NDArray) -> tuple[NDArray, 
 
 
 def _compare_calibration(outcome: MatureOutcomes, a: NDArray, b: NDArray) -> tuple[float, float, float]:
-    """Observed over predicted in two parts of the items, and the standard errors by which `a` is below `b`.
+    """Observed over predicted in two parts of the items, and the z-score by which `a` is below `b`.
 
-    Errors are clustered by user, and at least those of independent counts of the predicted size.
+    Errors are clustered by user, and at least as large as for independent counts.
     """
     log_ratios, errors = [], []
     for part in (a, b):

@@ -1,1 +1,1 @@
-"""Rules of the shop: what a slate may, must or should show, whatever the models say."""
+"""Rules of the shop: items that a slate may, must or should show, independent of the models."""

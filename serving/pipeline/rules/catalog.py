@@ -29,14 +29,14 @@ class UnknownName(NamedTuple):
 
 
 class ItemTexts(NamedTuple):
-    """What rules read of an item that the bundle lacks."""
+    """Fields that rules read of an item that the bundle lacks."""
 
     category: str
     brand: str
 
 
 class RowTexts(NamedTuple):
-    """The same of the items at `rows` [n], as they are now."""
+    """Current fields of the items at `rows` [n] that rules read."""
 
     rows: NDArray[np.int64]
     category: pa.StringArray
@@ -45,7 +45,7 @@ class RowTexts(NamedTuple):
 
 
 class RuleCatalog:
-    """What rules read of a bundle's items.
+    """Columns of a bundle's items that rules read.
 
     Args:
         bundle: with `folder`, whose items.arrow has the brands and whose schema.json names the attributes.
@@ -86,7 +86,7 @@ class RuleCatalog:
         return [] if self.brand is None else [name for name in pc.unique(self.brand).to_pylist() if name]
 
     def match(self, match: Match) -> NDArray[np.bool_]:
-        """[N+1] bool: the items that fit every part. Names that the bundle does not have fit no item."""
+        """[N+1] bool: the items that match every part. Unknown names match no item."""
         mask = self._match(match, np.arange(len(self.item_id)), self.category, self.brand)
         if self.new_items:
             rows = np.fromiter(self.new_items, np.int64)
@@ -94,11 +94,11 @@ class RuleCatalog:
         return mask
 
     def match_rows(self, match: Match, texts: RowTexts) -> NDArray[np.bool_]:
-        """[n] bool: which of the items of `texts` fit every part, as they are now."""
+        """[n] bool: whether items of `texts` currently match every part."""
         return self._match(match, texts.rows, texts.category, texts.brand)
 
     def texts_of(self, rows: NDArray[np.int64]) -> RowTexts:
-        """The texts of the items at `rows` [n]; to read them takes longer than to match a rule."""
+        """The texts of the items at `rows` [n]; reading takes longer than matching a rule."""
         category = self.category.take(pa.array(rows)).to_pylist()
         brand = [""] * len(rows) if self.brand is None else self.brand.take(pa.array(rows)).to_pylist()
         new = [
@@ -142,7 +142,7 @@ class RuleCatalog:
         return np.isin(self._codes[:, column].numpy()[rows], codes)
 
     def unknown_names(self, match: Match) -> list[UnknownName]:
-        """The names that the bundle does not have, with the nearest that it has."""
+        """The unknown names, with similar known names."""
         unknown = []
         new_items = tuple(self.new_items.values())
         new_categories = category_prefixes(item.category for item in new_items) if match.categories else ()

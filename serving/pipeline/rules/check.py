@@ -1,7 +1,7 @@
 """Checks rules against a bundle: unknown names, conflicts, and markets with too few items.
 
-Conditions are tried out: every combination of the attribute values that rules name, at every time at which a
-condition begins or ends: hours and days on each day of a week.
+Conditions are tried out: every combination of attribute values that rules name, at every time at which a
+condition begins or ends, on each day of a week.
 """
 
 import time
@@ -23,7 +23,7 @@ MAX_WEEKS = 20  # that are tried, from now on and from dates of conditions on
 
 
 class Finding(NamedTuple):
-    """Something about a rule that its author should know."""
+    """A finding about a rule, for its author."""
 
     rule: str
     text: str
@@ -31,7 +31,7 @@ class Finding(NamedTuple):
 
 
 def check_rules(compiled: CompiledRules, now: float | None = None) -> list[Finding]:
-    """What is wrong with the rules for a bundle: errors first, each once.
+    """The problems of rules for a bundle: errors first, each once.
 
     Args:
         now: Unix seconds (UTC); None for the present.
@@ -62,7 +62,7 @@ def check_rules(compiled: CompiledRules, now: float | None = None) -> list[Findi
 
 
 def name_problems(compiled: CompiledRules) -> dict[str, list[str]]:
-    """Rule → what of it does not fit the bundle: names that it lacks, or no item. Item ids are left out."""
+    """Rule → its mismatches with the bundle: unknown names, or no matching item. Item ids are not checked."""
     problems: dict[str, list[str]] = {}
     for entry in compiled.rules:
         texts = [

@@ -30,7 +30,7 @@ class Pin(NamedTuple):
 
 
 class Boost(NamedTuple):
-    """What is added to the scores of some items."""
+    """A number added to the scores of some items."""
 
     rule: str
     mask: NDArray[np.bool_]  # [N+1]
@@ -38,7 +38,7 @@ class Boost(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """A floor or cap: how many of a slate's items are of a group."""
+    """A floor or cap: a limit on the number of a slate's items in a group."""
 
     rule: str
     mask: NDArray[np.bool_]  # [N+1]
@@ -58,13 +58,13 @@ class CompiledRule(NamedTuple):
 
 
 class RulesInForce:
-    """The rules that one request obeys. Shared between requests and threads; nothing of it changes.
+    """The rules that one request obeys. Immutable; shared between requests and threads.
 
     Attributes:
         key: identifies the rules and what they match; part of the keys of caches.
         names: of all rules in force.
         hidden: rule → items that it hides.
-        pins: by slot, then in the order of the rules, of which the first with an eligible item counts.
+        pins: by slot, then in the order of the rules; the first pin with an eligible item wins.
     """
 
     def __init__(self, version: bytes, rules: Sequence[CompiledRule], positions: tuple[int, ...]) -> None:
@@ -99,13 +99,13 @@ class RulesInForce:
 
     @property
     def fills_slots(self) -> bool:
-        """Whether a rule says more than which items may be shown and how they score."""
+        """Whether a rule fills slots (pin, floor or cap) instead of hiding or boosting items."""
         return bool(self.pins or self.floors or self.caps)
 
     def restrict(self, mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
-        """The items of `mask` [N+1] that no rule hides, and how many fewer these are.
+        """The items of `mask` [N+1] that no rule hides, and the number of hidden items.
 
-        `mask` is shared between requests. The result of the last ones is kept.
+        `mask` is shared between requests; recent results are cached.
         """
         if self._is_hidden is None:
             return mask, 0
@@ -131,7 +131,7 @@ class CompiledRules:
 
     Args:
         rules: in the order of their names.
-        previous: what they replace; a rule that is the same, for the same catalog, is not compiled again.
+        previous: the rules to replace; an unchanged rule for the same catalog is not compiled again.
         changed_rows: [n] rows of items that changed since `previous`; None for none.
     """
 
@@ -169,12 +169,12 @@ class CompiledRules:
     def in_force(
         self, checkout: Checkout, ts: int, stored_profile: Mapping[str, str] | None
     ) -> RulesInForce | None:
-        """The rules that the request obeys; None for none.
+        """The rules that apply to the request; None if there are none.
 
         Args:
             ts: Unix seconds (UTC) of the request.
-            stored_profile: of the user in the store; None before the store was read. Until then a rule that
-                hides items for some profiles hides them for all whose profile may be one.
+            stored_profile: of the user in the store; None before the store was read. Until then, a rule that
+                hides items for some profiles hides them for every profile that may match.
         """
         profile = {**(stored_profile or {}), **checkout.profile}
         facts = RequestFacts(checkout.context, profile, stored_profile is not None, ts)

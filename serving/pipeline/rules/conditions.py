@@ -1,4 +1,4 @@
-"""When a rule is in force: attributes of the request, and time.
+"""Conditions of rules: attributes of the request, and time.
 
 context, profile ─ equality ─╮
 hours, days, from, until ────┴─▶ in force
@@ -21,7 +21,7 @@ AttributeValues = tuple[tuple[str, frozenset[str]], ...]  # attribute → the va
 
 
 class RequestFacts(NamedTuple):
-    """What conditions read of a request."""
+    """Facts of a request that conditions read."""
 
     context: Mapping[str, Any]
     profile: Mapping[str, Any]
@@ -34,8 +34,9 @@ class When:
     """The conditions of a rule; all of them must hold.
 
     Args:
-        context, profile: attributes with the values that they may have.
-        hours: first minute of the day and the one after the last; over midnight if the first is later.
+        context, profile: attributes with their allowed values.
+        hours: the first minute of the day, and the minute after the last; spans midnight if the first is
+            later.
         days: positions in DAYS; empty for every day.
         start, end: Unix seconds (UTC), the end excluded.
         zone: of hours and days.
@@ -52,7 +53,7 @@ class When:
     def holds(self, facts: RequestFacts, if_unknown: bool) -> bool:
         """Whether the conditions hold.
 
-        `if_unknown` is the answer for an attribute of the profile that the store has not told yet.
+        `if_unknown` is the answer for a profile attribute before the store was read.
         """
         return self.holds_at(facts.ts) and self.holds_for(facts, if_unknown)
 

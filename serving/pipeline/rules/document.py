@@ -44,7 +44,7 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Which items a rule is about: those that fit every part; several values in a part are a choice."""
+    """The items that a rule matches: they match every part; several values in a part mean any of them."""
 
     items: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
@@ -55,11 +55,12 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule, checked by itself; whether a bundle has its names is another matter (catalog.py).
+    """A rule, checked by itself; catalog.py checks its names against a bundle.
 
     Args:
         kind: one of KINDS.
-        number: slot of a pin (1 for the first), factor of a boost, least or most items of a floor or cap.
+        number: the slot of a pin (1 is the first), the factor of a boost, or the minimum or maximum of a
+            floor or cap.
         allowed: of an age restriction, attributes of the profile with the values that allow the items.
         content: the rule as it was written, JSON values only.
     """
@@ -165,7 +166,7 @@ def _read_allowed(body: FieldReader) -> AttributeValues:
 
 
 def _with_timezone(content: dict[str, Any], timezone: str) -> dict[str, Any]:
-    """The rule with the file's time zone written into its conditions, so that it stands for itself."""
+    """The rule with the file's time zone written into its conditions, so that it is complete by itself."""
     when = content.get("when")
     if timezone != "UTC" and when and when.keys() & {"hours", "days", "from", "until"}:
         when.setdefault("timezone", timezone)
@@ -182,5 +183,5 @@ def _to_json(value: Any) -> Any:
 
 
 def log_factor(rule: Rule) -> float:
-    """What a boost adds to a score, which is a logarithm."""
+    """The number that a boost adds to a score, which is a logarithm."""
     return math.log(rule.number)

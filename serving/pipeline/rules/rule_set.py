@@ -1,4 +1,4 @@
-"""The rules of the shop for one loaded bundle. They are replaced while it serves, and so are items."""
+"""The rules of the shop for one loaded bundle. Rules and items can change while the bundle serves."""
 
 import threading
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ class RuleSet:
         self._lock = threading.Lock()
 
     def replace(self, rules: Iterable[Rule]) -> None:
-        """Obey these rules, in place of those before."""
+        """Replace the rules."""
         rules = tuple(rules)
         with self._lock:
             self.compiled = CompiledRules(rules, self.catalog, self.compiled) if rules else None

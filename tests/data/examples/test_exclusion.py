@@ -1,4 +1,4 @@
-"""Purchases of what a slate leaves out are no outcomes."""
+"""Purchases of what a slate leaves out are not outcomes."""
 
 import json
 import re

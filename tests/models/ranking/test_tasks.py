@@ -35,7 +35,7 @@ def test_the_default_tasks_of_the_config_are_those_of_the_code() -> None:
         ({}, "tasks is empty"),
         ({"click": 3}, "tasks.click is 3"),
         ({"Click": CLICK}, "tasks.Click: a task's name"),
-        ({"margin": CLICK}, "is none of min"),
+        ({"margin": CLICK}, "is not min"),
         ({"click": {**CLICK, "wieght": 1}}, "tasks.click.wieght: no such key. Did you mean weight?"),
         ({"click": {"kind": "binary"}}, "tasks.click.label is missing"),
         ({"click": {**CLICK, "kind": "binry"}}, "Did you mean binary?"),

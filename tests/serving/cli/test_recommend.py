@@ -67,7 +67,7 @@ def test_a_bundle_or_store_that_cannot_serve_exits_with_1(
     assert "no such event store" in capsys.readouterr().err
     (tmp_path / "bad.arrow").write_text("text")
     assert main(["recommend", "--bundle", str(version), "--store", str(tmp_path / "bad.arrow")]) == 1
-    assert "is no Arrow file" in capsys.readouterr().err
+    assert "is not an Arrow file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

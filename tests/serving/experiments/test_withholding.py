@@ -239,7 +239,7 @@ def test_a_service_withholds_the_share_and_logs_what_it_would_have_shown(served:
 
 
 def test_preparation_reads_the_ghosts_of_a_service(served: ServedShop) -> None:
-    """They are no impressions, take no clicks, and are outcomes of their checkouts."""
+    """They are not impressions, take no clicks, and are outcomes of their checkouts."""
     rows = logged(served.folder / "events")
     ghosts: dict[str, set[str]] = {}
     for row in rows:

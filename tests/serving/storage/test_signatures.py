@@ -121,7 +121,7 @@ def test_a_manifest_names_files_of_its_own_folder(copy: Path, tmp_path: Path, na
 
 @pytest.mark.parametrize("name", ["..", "../root", "/tmp", "a/../b", ""])
 def test_a_version_is_a_name(root: Path, name: str) -> None:
-    with pytest.raises(BundleError, match=r"is no name of a version|there is no version"):
+    with pytest.raises(BundleError, match=r"is not the name of a version|there is no version"):
         find_version(root, name)
     with pytest.raises(BundleError, match="there is no version"):
         roll_back(root, name or "..")

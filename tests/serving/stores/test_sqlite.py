@@ -49,7 +49,9 @@ def test_a_locked_database_stops_a_reader_shortly(tmp_path: Path) -> None:
 def test_a_file_that_is_no_store(tmp_path: Path) -> None:
     file = tmp_path / "events.db"
     file.write_text("no database at all, " * 100)
-    with pytest.raises(ValueError, match=r"events\.db is no event store, or damaged: file is not a database"):
+    with pytest.raises(
+        ValueError, match=r"events\.db is not an event store, or damaged: file is not a database"
+    ):
         open_store(file)
     file.unlink()
     sqlite3.connect(file).execute("CREATE TABLE t (x)").connection.close()
@@ -83,7 +85,7 @@ def test_damage_is_reported(tmp_path: Path) -> None:
     assert len(store.get("u78").ts) == 10
     store.close()
     file.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="is no event store, or damaged"):
+    with pytest.raises(ValueError, match="is not an event store, or damaged"):
         [open_store(file).get(f"u{k}") for k in range(400)]
 
 

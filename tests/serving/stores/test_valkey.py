@@ -74,7 +74,7 @@ def test_a_server_that_hangs(server: ValkeyServer) -> None:
             assert_times_out(store.append, "u", [EVENT])
     finally:
         os.kill(process, signal.SIGCONT)
-    # A late answer is no answer to the next call. Some appends may have been stored.
+    # A late answer is not an answer to the next call. Some appends may have been stored.
     assert set(retry(store.get, "u").item_id) == {"i001"}
     assert retry(store.get, "nobody").item_id == []
     retry(store.append, "v", [EVENT])
