@@ -1,4 +1,4 @@
-"""Raw files → the prepared folder (docs/explanation/architecture.md), built once for the same input.
+"""Raw files → the prepared folder (docs/reference/prepared_folder.md), built once for the same input.
 
     prepare(cfg) → artifacts/prepared/<key>/
 

@@ -9,7 +9,7 @@
 A call only appends to a queue. A thread empties the queue every FLUSH_INTERVAL_S into a journal
 (serving/events/journal.py), which becomes a Parquet file when it is full or old enough. The journal of a
 killed process becomes one when any process opens the log, or rotates. The rows are events as `data=tables`
-reads them, with the predictions beside them (docs/explanation/architecture.md).
+reads them, with the predictions beside them (docs/reference/impression_log.md).
 """
 
 import atexit

@@ -35,7 +35,7 @@ IDS = ("user_id", "item_id")
 
 @dataclass(frozen=True)
 class TableFormat:
-    """How tables are written, where that is not as docs/explanation/architecture.md says.
+    """How tables are written, if they differ from docs/reference/canonical_tables.md.
 
     Args:
         columns: `user_id`, or `orders.user_id` of one table → its name in the files.
