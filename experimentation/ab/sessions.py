@@ -5,7 +5,8 @@
     orders: sold ─▶ purchased_slots; returned; all lines ─────╯              ╰─▶ sums by user before the test
 
 The attribution rules are those of training labels (docs/reference/impression_log.md; the code is
-data/tables/attribution.py): a slot earns when it is clicked and bought. Users are randomized, so a user is a row whatever the number of sessions.
+data/tables/attribution.py): a slot earns when it is clicked and bought. Users are randomized, so a row is a
+user, whatever the number of sessions.
 
 `revenue` is what the slot is credited with. `order_revenue` is all that a user paid, less returns: the lines
 after the user's first slate of the test, until the test ends. A checkout whose slate was withheld (kind
