@@ -1,6 +1,6 @@
 """Any shop's own files: the canonical tables in one folder.
 
-See docs/explanation/architecture.md, canonical tables.
+docs/reference/canonical_tables.md lists their columns.
 """
 
 import difflib

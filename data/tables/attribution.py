@@ -6,9 +6,8 @@
     ghost                      ─▶ its checkout, as an impression's; no feedback joins it
 
 Any table of events with a column `request_id` is an impression log; `serving.ImpressionLog` writes one. The
-rules stand in docs/explanation/architecture.md; every row that they exclude is counted.
-`data/examples/outcomes.py` makes
-outcomes of the result.
+rules stand in docs/reference/impression_log.md; every row that they exclude is counted.
+`data/examples/outcomes.py` makes outcomes of the result.
 """
 
 from collections.abc import Collection, Mapping

@@ -10,11 +10,12 @@ from documentation.reference.tables import cell, code, table
 
 INTRODUCTION = """# HTTP routes
 
-The routes of `sextet serve`, with bodies, answers and errors. This page is generated from the service's
-OpenAPI document, which a running service has at `/openapi.json`, and as a page at `/docs`.
+Here you look up the bodies, answers and errors of each route of `sextet serve`. The page is generated from
+the service's OpenAPI document. A running service has the document at `/openapi.json`, and as a page at
+`/docs`.
 
-Errors are `application/problem+json` (RFC 9457). Keys, deadlines and limits:
-[Operate the service](../how_to/operate.md).
+Keys, errors, the deadline, and what each route does beyond its schema:
+[HTTP conventions](http_conventions.md).
 """
 
 

@@ -23,7 +23,7 @@ CONTENT = {
     "commands": "every command and its options",
     "http": "the routes of the service: bodies, answers, errors",
     "metrics": "what Prometheus reads from the service",
-    "tables": "the columns of `orders`, `items`, `users` and `events`",
+    "tables": "types of the columns of `orders`, `items`, `users` and `events`",
     "python": "the classes and functions of `serving`",
 }
 

@@ -3,12 +3,13 @@
 from data.tables.contract import ACCEPTED_TYPES, CANONICAL_TYPES, EVENT_KINDS, TABLES, TABLES_WITH_ATTRIBUTES
 from documentation.reference.tables import code, table
 
-INTRODUCTION = """# Tables
+INTRODUCTION = """# Column types
 
-The columns of `orders`, `items`, `users` and `events`. This page is generated from the contract that
-preparation checks (`data/tables/contract.py`). What each column means:
-[canonical tables](../explanation/architecture.md#canonical-tables). How files may look: [Tables of a
-shop](../how_to/bring_data.md).
+Here you look up which types a column of `orders`, `items`, `users` and `events` may have. The page is
+generated from the contract that preparation checks (`data/tables/contract.py`).
+
+What each column means: [canonical tables](canonical_tables.md). How files may look:
+[bring your shop's data](../how_to/bring_data.md).
 """
 
 
@@ -29,7 +30,8 @@ def table_page() -> str:
         parts.append(f"## {name}\n")
         parts.append(table(("column", "accepted types", "type in Sextet", "required", "may be null"), rows))
         if name in TABLES_WITH_ATTRIBUTES:
-            parts.append("Every further column is an attribute, which the models read.\n")
+            attribute = "[attribute](canonical_tables.md#attributes)"
+            parts.append(f"Every further column is an {attribute}, which the models read.\n")
         if name == "events":
             kinds = ", ".join(code(kind) for kind in EVENT_KINDS)
             parts.append(f"`kind` is one of {kinds}, or a kind that the label of a task names.\n")

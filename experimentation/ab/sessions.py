@@ -4,7 +4,7 @@
     clicks, purchases ─▶ feedback, joined with slots ─────────┼─▶ user_events ─▶ sums by user and day
     orders: sold ─▶ purchased_slots; returned; all lines ─────╯              ╰─▶ sums by user before the test
 
-The attribution rules are those of training labels (docs/explanation/architecture.md,
+The attribution rules are those of training labels (docs/reference/impression_log.md,
 data/tables/attribution.py): a slot earns when it is clicked and bought. Users are randomized, so a row is a
 user, whatever the number of sessions. `revenue` is the revenue attributed to the slot. `order_revenue` is
 everything a user paid, minus returns, from the user's first slate of the test until its end. A checkout whose

@@ -46,7 +46,7 @@ def check_columns(schema: pa.Schema, file: Path) -> list[str]:
     if missing := [name for name in REQUIRED_COLUMNS if name not in schema.names]:
         raise ValueError(
             f"{file}: no column {' and no '.join(missing)}; it has {', '.join(schema.names) or 'none'}."
-            " To do: write a row per checkout with the columns that docs/explanation/architecture.md lists"
+            " To do: write a row per checkout with the columns that docs/reference/batch_files.md lists"
         )
     for name, expected in INPUT_SCHEMA.items():
         if name in schema.names and not _is_castable(schema.field(name).type, expected):

@@ -20,7 +20,7 @@ class BatchOptions(BundleOptions):
     """Write the slates of all checkouts of a Parquet file.
 
     example: %(prog)s --bundle bundle --checkouts checkouts.parquet --out slates.parquet
-    The columns are listed in docs/explanation/architecture.md; user_id and basket_item_id are required. No
+    The columns are listed in docs/reference/batch_files.md; user_id and basket_item_id are required. No
     experiment assigns or withholds slates here.
     exit codes: 0 written, 1 the bundle, store or file cannot serve or a row is bad, 2 wrong arguments
     """

@@ -9,7 +9,7 @@ Shown = Literal["yes", "no", "unknown"]  # whether a slate had the item of a fee
 
 @dataclass(frozen=True, slots=True)
 class BundleInfo:
-    """The bundle that serves: docs/explanation/architecture.md#http has the fields."""
+    """The bundle that serves; docs/reference/http_conventions.md lists the fields."""
 
     version: str
     created: str

@@ -165,7 +165,7 @@ def _tokens(text: str) -> list[Token]:
             continue
         match = TOKEN.match(text, start)
         if match is None:
-            hint = HINTS.get(text[start], "see the grammar in docs/explanation/architecture.md")
+            hint = HINTS.get(text[start], "see the grammar in docs/reference/objective.md")
             raise _syntax_error(text, start + 1, f"unexpected {text[start]!r}", hint)
         word = match.group()
         tokens.append(Token(str(match.lastgroup), SIGNS.get(word, word), start + 1))

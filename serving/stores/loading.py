@@ -35,7 +35,7 @@ IDS = ("user_id", "item_id")
 
 @dataclass(frozen=True)
 class TableFormat:
-    """The format of tables that differ from docs/reference/tables.md.
+    """The format of tables that differ from docs/reference/canonical_tables.md.
 
     Args:
         columns: `user_id`, or `orders.user_id` of one table → its name in the files.

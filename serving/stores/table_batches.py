@@ -83,7 +83,7 @@ def _require_columns(file: Path, names: Mapping[str, str], found: Sequence[str])
     if not missing:
         return
     listed = ", ".join(name if names[name] == name else f"{names[name]} ({name})" for name in missing)
-    text = f"{file}: no column {listed} (docs/reference/tables.md). Found: {', '.join(found)}"
+    text = f"{file}: no column {listed} (docs/reference/canonical_tables.md). Found: {', '.join(found)}"
     similar = suggest_columns(missing, [name for name in found if name not in names.values()])
     pairs = " ".join(f"'{name}={column}'" for name, column in similar.items())
     raise ValueError(f"{text}. By another name? --column {pairs}" if similar else text)

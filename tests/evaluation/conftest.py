@@ -1,4 +1,4 @@
-"""A prepared folder of a few checkouts, laid out as docs/explanation/architecture.md says."""
+"""A prepared folder of a few checkouts, laid out as docs/reference/prepared_folder.md says."""
 
 import json
 from pathlib import Path

@@ -78,7 +78,7 @@ def attribute_rows(
 def attribute_plainly(
     log: list[dict[str, Any]], orders: list[dict[str, Any]], purchase: int | None
 ) -> tuple[Counter, dict[str, dict[str, int]]]:
-    """The rules of docs/explanation/architecture.md, by loops."""
+    """The rules of docs/reference/impression_log.md, by loops."""
     paid: dict[str, tuple[int, str]] = {}
     for line in orders:
         if line["quantity"] > 0:
