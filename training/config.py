@@ -37,6 +37,7 @@ from training.errors import ConfigError
 METRICS = ("ndcg6", "hit6", "precision6", "revenue6", "discovery_ndcg6", "recall300")
 OBJECTIVE_METRICS = tuple(f"validation/{name}" for name in METRICS)  # of evaluation/validation.py
 REMOVABLE_ENTRIES = ("tasks", "logger", "callbacks")  # mappings, of which null takes an entry out
+OPTIONAL_GROUPS = ("bundle.slate.frequency_cap",)  # groups of keys that null turns off
 TABLE_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd", "adam", "rowwise_adam")
 CHOICES = {
     "objective_metric": OBJECTIVE_METRICS,
@@ -128,8 +129,9 @@ def _check_key(
     if replaces_class(override, reference):
         return True
     if key not in leaves:
-        if key.rpartition(".")[0] in REMOVABLE_ENTRIES and all(value is None for value in values):
-            return True  # takes the entry out
+        may_be_null = key.rpartition(".")[0] in REMOVABLE_ENTRIES or key in OPTIONAL_GROUPS
+        if may_be_null and all(value is None for value in values):
+            return True  # takes the entry out, or turns the group off
         raise ConfigError(_group_message(key, values[0], leaves))
     for value in values:
         _check_type(key, leaves[key], value)

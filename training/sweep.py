@@ -89,7 +89,7 @@ def sweep_rows(jobs: Sequence[tuple[list[str], JobReturn]]) -> list[dict[str, An
     common = set.intersection(*(set(overrides) for overrides, _ in jobs)) if len(jobs) > 1 else set()
     rows = []
     for overrides, job in jobs:
-        own = " ".join(each for each in overrides if each not in common) or "defaults"
+        own = " ".join(each.lstrip("+") for each in overrides if each not in common) or "defaults"
         result = job.return_value if job.status == JobStatus.COMPLETED else None
         row: dict[str, Any] = {"overrides": own, "run": "", "objective": None}
         if isinstance(result, RunResult):

@@ -81,7 +81,7 @@ def test_failed_jobs_stand_last_and_common_overrides_are_not_repeated(tmp_path: 
     rows = sweep_rows([job(0.1, "a=1", "seed=0"), job(None, "a=1", "seed=1"), job(0.3, "a=1", "seed=2")])
     assert [row["overrides"] for row in rows] == ["seed=2", "seed=0", "seed=1"]
     assert [row["objective"] for row in rows] == [0.3, 0.1, None]
-    (only,) = sweep_rows([job(0.1, "a=1")])
+    (only,) = sweep_rows([job(0.1, "++a=1")])
     assert only["overrides"] == "a=1"
 
 

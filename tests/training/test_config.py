@@ -202,6 +202,12 @@ def test_a_mapping_of_columns_adds_to_that_of_a_file(tmp_path: Path) -> None:
     assert config.data.columns.users == {"user_id": "Nr", "city": "Ort"}
 
 
+def test_null_turns_the_frequency_cap_off() -> None:
+    assert compose_config("export", ["bundle.slate.frequency_cap=null"]).bundle.slate.frequency_cap is None
+    with pytest.raises(ConfigError, match="is a group of keys"):
+        compose_config("export", ["bundle.slate.frequency_cap=2"])
+
+
 def test_keys_of_tasks_and_classes_may_be_added() -> None:
     """Hydra adds a key with `++`, whether or not the user wrote a sign."""
     arguments = ["tasks.click.weight=2", "+tasks.wishlist={kind: binary, label: wishlist}", "seed=1",
