@@ -114,9 +114,7 @@ def registered_run_id(client: MlflowClient, uri: str) -> str:
     """
     match = REGISTERED.fullmatch(uri)
     if match is None:
-        raise ValueError(
-            f"{uri} has another form than models:/<name>@<alias> and models:/<name>/<version>"
-        )
+        raise ValueError(f"{uri} has another form than models:/<name>@<alias> and models:/<name>/<version>")
     name, alias, number = match["name"], match["alias"], match["version"]
     try:
         if alias is not None:

@@ -1,4 +1,4 @@
-"""A shop's tables in a database or a lake: each is a table there, or a SQL query (docs/how_to/read_a_database.md).
+"""A shop's tables in a database or a lake: each is a table or a SQL query (docs/how_to/read_a_database.md).
 
 One command reads the database once: every table is copied to sorted Parquet, and is a file from then on.
 """

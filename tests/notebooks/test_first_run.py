@@ -53,7 +53,8 @@ def test_every_cell_runs(tmp_path: Path) -> None:
 
 
 def test_the_page_names_what_there_is() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "how_to" / "use_from_python.md").read_text(), re.DOTALL)
+    page = (ROOT / "docs" / "how_to" / "use_from_python.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     statements = [node for block in blocks for node in ast.parse(block).body]
     imports = [node for node in statements if isinstance(node, ast.Import | ast.ImportFrom)]
     assert len(imports) > 8
