@@ -28,7 +28,7 @@ from serving.pipeline.selection import SlateItems
 from training.build_two_tower import build_two_tower
 from training.candidate_sources import open_source_tables
 from training.errors import ConfigError
-from training.mlflow_stages import find_run_folder
+from training.mlflow_stages import REGISTERED_SCHEME, find_run_folder
 from training.prepared_data import PreparedData
 from training.recalibration import recalibrate_at
 from training.remote_runs import fetch_remote_run
@@ -61,7 +61,7 @@ class ExportableRun(NamedTuple):
 
 
 def find_run(run: str, tracking_uri: str) -> Path:
-    """The folder of a run: a folder, `latest`, `best`, a URI or an MLflow run id.
+    """The folder of a run: a folder, `latest`, `best`, a URI, an MLflow run id or a registered model.
 
     Raises ExportError if there is none.
     """
@@ -77,12 +77,15 @@ def find_run(run: str, tracking_uri: str) -> Path:
             f"run={run}: there is no {DEFAULT_RUNS / run} below {Path.cwd()}. Give the run's folder: "
             f"run=<paths.runs>/{run}"
         )
-    if "/" in run or Path(run).is_symlink():
+    is_registered = run.startswith(REGISTERED_SCHEME)
+    if not is_registered and ("/" in run or Path(run).is_symlink()):
         raise ExportError(f"run={run}: no such folder. Train first: python train.py")
     try:
         folder = find_run_folder(tracking_uri, run)
     except (ValueError, KeyError) as error:
-        raise ExportError(f"run={run}: {error}. Give a run folder or the id of an MLflow run") from error
+        raise ExportError(
+            f"run={run}: {error}. Give a run folder, the id of an MLflow run, or models:/<name>@<alias>"
+        ) from error
     return folder.resolve()
 
 

@@ -9,6 +9,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,8 @@ FOLDER_TAG = "stage_folder"  # the name of the folder whose files a run of MLflo
 REPORT_FILE, REPORT_FOLDER = "report.json", "evaluation-test"
 RUN_FILES = (STAGE_MANIFEST, CONFIG_FILE, WEIGHTS_FILE, VECTORS_FILE, "health.json")
 REFERENCES = ("prepared", "retrieval", "candidates", CONTINUED)  # of a manifest, to other folders
+REGISTERED_SCHEME = "models:/"
+REGISTERED = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@:]+)|/(?P<version>\d+))")
 TRAINING_EXAMPLES = "train.parquet"  # of the prepared folder and of the candidates; only training reads them
 
 
@@ -104,17 +107,41 @@ def _files_below(folder: Path) -> Iterator[tuple[Path, str]]:
             yield file, (Path(folder.name) / name.parent).as_posix()
 
 
+def registered_run_id(client: MlflowClient, uri: str) -> str:
+    """The id of the run of a registered model: models:/sextet@champion, models:/sextet/3.
+
+    Raises ValueError for another form, an unknown model and a version that has no run.
+    """
+    match = REGISTERED.fullmatch(uri)
+    if match is None:
+        raise ValueError(f"{uri} has another form than models:/<name>@<alias> and models:/<name>/<version>")
+    name, alias, number = match["name"], match["alias"], match["version"]
+    try:
+        if alias is not None:
+            version = client.get_model_version_by_alias(name, alias)
+        else:
+            version = client.get_model_version(name, number)
+    except MlflowException as error:
+        raise ValueError(f"{uri} is not in the model registry: {error}") from error
+    if not version.run_id:
+        raise ValueError(f"{uri} has no run in MLflow: register a version with the id of a ranker's run")
+    return str(version.run_id)
+
+
 def find_run_folder(tracking_uri: str, run_id: str) -> Path:
     """The folder of an MLflow run: the folder of its training, or else a copy of its files in MLflow.
 
-    Raises ValueError for an unknown id, for a run of another stage, and for a run without files.
+    `run_id` may also name a registered model: models:/sextet@champion. Raises ValueError for an unknown id or
+    model, for a run of another stage, and for a run without files.
     """
     file, place = tracking.database_file(tracking_uri), tracking_uri
     if file is not None:
         place = f"{file} (mlflow.tracking_uri= names another; relative paths are below the working folder)"
         if not file.is_file():  # a client would create it
             raise ValueError(f"{run_id} is not a run folder, and there is no database of MLflow at {place}")
-    client = MlflowClient(tracking_uri)
+    client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
+    if run_id.startswith(REGISTERED_SCHEME):
+        run_id = registered_run_id(client, run_id)
     try:
         run = client.get_run(run_id)
     except MlflowException as error:

@@ -111,7 +111,7 @@ def test_kustomize_renders_the_manifests() -> None:
     assert mounted == made
     assert "sextet-rules" in made
     assert "sextet" not in made  # with a hash of its content
-    assert pod["containers"][0]["image"] == "registry.example.com/sextet:0.1.0"
+    assert pod["containers"][0]["image"] == "registry.example.com/sextet:0.2.0"
 
 
 def test_the_pod_is_restricted_and_has_time_to_stop() -> None:

@@ -37,7 +37,7 @@ from training.trained_run import open_run
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 RUN = Path("artifacts/runs/latest")
-# What the fixture was trained with: incremental retraining needs it (CHANGELOG.md, Upgrading).
+# What the fixture was trained with: incremental retraining needs it (CHANGELOG.md, Upgrade).
 AS_TRAINED = [
     "features.relative=false", "features.scores=[co_purchase,ease]", "features.drop=co_purchase_score_ratio",
     "~retrieval.sources.transitions", "~retrieval.sources.transitions_decay",

@@ -1,6 +1,5 @@
 """From tables in a bucket to a slate of a bundle in the bucket, with the commands of
-docs/how_to/bring_data.md.
-"""
+docs/how_to/read_remote_data.md."""
 
 import json
 from collections.abc import Callable

@@ -14,7 +14,7 @@ from zipfile import ZipFile
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DIST_INFO = "sextet-0.1.0.dist-info"
+DIST_INFO = "sextet-0.2.0.dist-info"
 
 
 @pytest.fixture(scope="module")

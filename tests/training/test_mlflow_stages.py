@@ -93,3 +93,22 @@ def test_a_run_without_files_says_what_to_do(trained: tuple[DictConfig, RunStage
         find_run(str(run_id), uri)
     with pytest.raises(ExportError, match="neither a run folder nor a run"):
         find_run("0123456789", uri)
+
+
+def test_a_registered_model_stands_for_its_run(trained: tuple[DictConfig, RunStages]) -> None:
+    cfg, stages = trained
+    uri = cfg.mlflow.tracking_uri
+    client = MlflowClient(uri, registry_uri=uri)
+    client.create_registered_model("sextet")
+    run_id = tracking.read_run_id(stages.ranker)
+    version = client.create_model_version("sextet", str(stages.ranker), run_id)
+    client.set_registered_model_alias("sextet", "champion", version.version)
+    assert find_run("models:/sextet@champion", uri) == stages.ranker.resolve()
+    assert find_run(f"models:/sextet/{version.version}", uri) == stages.ranker.resolve()
+    with pytest.raises(ExportError, match="models:/sextet@other is not in the model registry"):
+        find_run("models:/sextet@other", uri)
+    with pytest.raises(ExportError, match="models:/sextet has another form than models:/<name>@<alias>"):
+        find_run("models:/sextet", uri)
+    unlinked = client.create_model_version("sextet", str(stages.ranker))
+    with pytest.raises(ExportError, match="has no run in MLflow: register a version with the id"):
+        find_run(f"models:/sextet/{unlinked.version}", uri)
