@@ -13,8 +13,9 @@ INTRODUCTION = """# HTTP routes
 The routes of `sextet serve`, with bodies, answers and errors. This page is generated from the service's
 OpenAPI document, which a running service has at `/openapi.json`, and as a page at `/docs`.
 
-Errors are `application/problem+json` (RFC 9457). Keys, deadlines and limits:
-[Operate the service](../how_to/operate.md).
+Errors are `application/problem+json` (RFC 9457). Examples: [Send requests](../how_to/send_requests.md).
+Keys: [Secure the service](../how_to/secure.md#protect-the-routes-by-keys). Limits:
+[Service lifecycle and limits](service_lifecycle.md#limits).
 """
 
 
