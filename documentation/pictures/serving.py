@@ -3,7 +3,7 @@
 from documentation.pictures.drawing import Box, Drawing
 
 DEADLINE_MS = 100
-# Of docs/how_to/operate.md, "Measured": `python -m benchmarks.serving`, one request in process, a million
+# Of docs/results/serving.md: `python -m benchmarks.serving`, one request in process, a million
 # items.
 STAGE_MS = (
     ("store", 0.1),

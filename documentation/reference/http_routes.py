@@ -15,7 +15,8 @@ the service's OpenAPI document. A running service has the document at `/openapi.
 `/docs`.
 
 Keys, errors, the deadline, and what each route does beyond its schema:
-[HTTP conventions](http_conventions.md).
+[HTTP conventions](http_conventions.md). Examples: [Send requests](../how_to/send_requests.md). Limits:
+[Service lifecycle and limits](service_lifecycle.md#limits).
 """
 
 

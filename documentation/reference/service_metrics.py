@@ -6,7 +6,7 @@ INTRODUCTION = """# Metrics
 
 Every metric of `GET /metrics`: its name, type, labels and meaning. This page is generated from the
 collectors in `serving/http/metrics.py`. What to do when one moves:
-[Operate the service](../how_to/operate.md#metrics).
+[Watch the service](../how_to/watch_the_service.md#metrics).
 
 A histogram has the series `…_bucket`, `…_sum` and `…_count`. Every worker reports the sum of all workers.
 """

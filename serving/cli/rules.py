@@ -23,7 +23,7 @@ class RulesOptions:
     """
 
     action: str = argument("action: check", choices=("check",))
-    file: Path = argument("rules (docs/how_to/rules.md), a TOML file")
+    file: Path = argument("rules (docs/reference/rules.md), a TOML file")
     bundle: Path = option(
         Path("bundle"), "bundle root or version folder; or s3://, gs://, abfs://", parse=bundle_path
     )

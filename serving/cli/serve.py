@@ -79,7 +79,7 @@ class ServeOptions:
     )
     messages: Path | None = option(
         None,
-        "texts of the items' reasons (docs/how_to/rules.md), in place of those of the release",
+        "texts of the items' reasons (docs/how_to/show_reasons.md), in place of those of the release",
         metavar="FILE",
     )
     log_format: Literal["text", "json"] = option("text", "format of the log on stderr")

@@ -123,7 +123,7 @@ class FeedbackIn(BaseModel):
 class ReasonOut(BaseModel):
     """The reason why an item is shown."""
 
-    code: str = Field(description="as in docs/how_to/rules.md: co_purchase, buy_again, category, …")
+    code: str = Field(description="as in docs/how_to/show_reasons.md: co_purchase, buy_again, category, …")
     params: dict[str, str] = Field(description="fields of the text: item, category")
     text: str = Field(description="words for the page, in the language of the request")
 

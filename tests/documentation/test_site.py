@@ -109,7 +109,7 @@ def check_search(site: Path) -> None:
         browser.driver.get(f"file://{site}/tutorials/own_shop.html")
         browser.driver.find_element("css selector", "input[name=query]").send_keys("frequency cap")
         browser.until(
-            lambda: "Operating the service" in " ".join(browser.texts(".md-search-result__article"))
+            lambda: "Cap how often an item is shown" in " ".join(browser.texts(".md-search-result__article"))
         )
         assert browser.complaints() == []
         loaded: list[str] = browser.run("return performance.getEntriesByType('resource').map((e) => e.name)")

@@ -9,7 +9,7 @@
     [rules.new-coffee]
     pin = { item = "1082185", slot = 2 }
 
-docs/how_to/rules.md describes every kind.
+docs/reference/rules.md describes every kind.
 """
 
 import math

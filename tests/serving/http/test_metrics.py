@@ -30,10 +30,9 @@ def exposed_metrics() -> dict[str, set[str]]:
 
 
 def documented_metrics() -> dict[str, set[str]]:
-    """Name → labels, of the table in docs/how_to/operate.md."""
-    section = (
-        (ROOT / "docs" / "operations.md").read_text().partition("\n## Metrics\n")[2].partition("\n## ")[0]
-    )
+    """Name → labels, of the table in docs/how_to/watch_the_service.md."""
+    page = (ROOT / "docs" / "how_to" / "watch_the_service.md").read_text()
+    section = page.partition("\n## Metrics\n")[2].partition("\n## ")[0]
     metrics: dict[str, set[str]] = {}
     for row in section.splitlines():
         if row.startswith("| `sextet_"):
