@@ -4,7 +4,7 @@
 
 Every run is evaluated on the test window of NEWEST's log, with its weights on that day's prices, popularity
 and neighbours (training/catalog_refresh.py), as retraining evaluates a champion. So only the weights are old.
-The log of a run ends at `data.until`; docs/how_to/retrain.md has the commands. A run takes a minute.
+The log of a run ends at `data.until`; docs/explanation/retraining.md has the commands. A run takes a minute.
 """
 
 import sys

@@ -80,7 +80,7 @@ def evaluate_uplift(options: UpliftOptions) -> int:
         if rows:
             print(f"\n{heading}\n{text_table(rows)}")
     if not tables["Log"]:
-        print("\nno slate of this split was held back: see docs/how_to/experiment.md on withholding")
+        print("\nno slate of this split was held back: see docs/how_to/hold_back_slates.md")
     print(f"\nwritten: {options.out / 'uplift.json'}")
     return 0
 

@@ -5,5 +5,5 @@
                                          ╰─────────────────────── beliefs of the next day ◀──────────────╯
 
 comparison.py runs every policy in the same shops and computes the regret; page.py draws it.
-docs/how_to/experiment.md reports the results and what follows for `--explore`.
+docs/results/exploration.md has the results, docs/explanation/exploration.md what follows for `--explore`.
 """

@@ -6,5 +6,6 @@
     page.py ◀─ evaluate.py ◀─ estimators.py ◀─ importance_weights.py, plackett_luce.py
                              ╰ incremental.py ◀─ uplift_terms.py, of slates that were held back
 
-docs/how_to/experiment.md lists the assumptions of each estimator and the measured coverage.
+docs/explanation/off_policy.md lists the assumptions of each estimator, docs/results/off_policy.md the
+measured coverage.
 """

@@ -72,7 +72,7 @@ class ServeOptions:
         "served", "slates that the frequency cap counts: all, or those with feedback `viewed`"
     )
     experiments: Path | None = option(
-        None, "A/B tests (docs/how_to/experiment.md); needs --log", metavar="FILE"
+        None, "A/B tests (docs/how_to/run_an_ab_test.md); needs --log", metavar="FILE"
     )
     rules: Path | None = option(
         None, "rules of the shop (docs/how_to/rules.md), followed live", metavar="FILE"

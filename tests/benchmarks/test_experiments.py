@@ -1,4 +1,4 @@
-"""Error rates of fewer simulated tests: docs/how_to/experiment.md has the figures of the same functions."""
+"""Error rates of fewer simulated tests: docs/results/experiments.md has the figures of the same functions."""
 
 import pytest
 
