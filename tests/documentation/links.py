@@ -17,7 +17,20 @@ LINK = re.compile(r"\]\(([^)\s]+)(?: \"[^\"]*\")?\)|(?:src|href)=\"([^\"]+)\"")
 HEADING = re.compile(r"^#+ +(.+?) *#*$", re.MULTILINE)
 SCHEME = re.compile(r"[a-z]+:")
 PAGE_NAME = re.compile(r"(?<![\w/.*{}-])([\w./-]*\w\.md)\b(?:#([\w-]+))?")
-TEXT_SUFFIXES = ("", ".py", ".yaml", ".yml", ".toml", ".conf", ".service", ".ipynb", ".json", ".sql", ".sh", ".txt")
+TEXT_SUFFIXES = (
+    "",
+    ".py",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".conf",
+    ".service",
+    ".ipynb",
+    ".json",
+    ".sql",
+    ".sh",
+    ".txt",
+)
 GENERATED = tuple(f"{folder}reference/{name}.md" for name in REFERENCE_PAGES for folder in ("docs/", ""))
 # Where names of pages stand for examples.
 UNREAD = ("tests/documentation/", "documentation/", "tests/fixtures/", "LICENSE", ".dockerignore")
@@ -86,7 +99,9 @@ def files_that_name_pages() -> list[Path]:
     """The tracked text files that are no pages."""
     names = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
     files = [ROOT / name for name in names if not name.startswith(UNREAD)]
-    return [file for file in files if file.suffix in TEXT_SUFFIXES and file.is_file() and not file.is_symlink()]
+    return [
+        file for file in files if file.suffix in TEXT_SUFFIXES and file.is_file() and not file.is_symlink()
+    ]
 
 
 def broken_names(file: Path) -> Iterator[str]:

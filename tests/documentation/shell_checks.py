@@ -120,7 +120,9 @@ def _curl_problem(arguments: Sequence[str]) -> str | None:
     if parts.hostname not in LOCAL_HOSTS or (parts.port != 8000 and not parts.path.startswith("/v1/")):
         return None
     body = next((v for o, v in zip(arguments, arguments[1:], strict=False) if o in BODY_OPTIONS), None)
-    method = next((v for o, v in zip(arguments, arguments[1:], strict=False) if o in ("-X", "--request")), None)
+    method = next(
+        (v for o, v in zip(arguments, arguments[1:], strict=False) if o in ("-X", "--request")), None
+    )
     method = (method or ("POST" if body is not None else "GET")).lower()
     if body is not None and not body.startswith("@") and "$" not in body:
         try:

@@ -9,7 +9,21 @@ COMMENT = re.compile(r"""('[^']*'|"(?:\\.|[^"\\])*")|(?:^|(?<=\s))#[^\n]*""")
 VARIABLE = re.compile(r"('[^']*')|\$\{?(\w+)\}?")
 PLACEHOLDER = re.compile(r"<([A-Za-z][\w .-]*)>(?!\()")
 ASSIGNMENT = re.compile(r"(\w+)=(.*)", re.DOTALL)
-PREFIX_WORDS = ("if", "then", "else", "elif", "do", "while", "until", "!", "time", "exec", "{", "sudo", "nohup")
+PREFIX_WORDS = (
+    "if",
+    "then",
+    "else",
+    "elif",
+    "do",
+    "while",
+    "until",
+    "!",
+    "time",
+    "exec",
+    "{",
+    "sudo",
+    "nohup",
+)
 WORDS_WITHOUT_COMMAND = ("for", "done", "fi", "}", "esac", "case")
 UNKNOWN_VALUE = "$"  # in a word whose value the shell finds out
 

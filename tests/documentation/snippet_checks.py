@@ -117,7 +117,9 @@ def _toml_problems(block: Block, folder: Path) -> Iterator[str]:
     if stem.startswith("serve"):
         with contextlib.redirect_stderr(io.StringIO()):
             names = {spec.name for spec in option_specs(ServeOptions)}
-            local = {key for key, value in content.items() if not str(value).startswith(("s3:", "gs:", "abfs:"))}
+            local = {
+                key for key, value in content.items() if not str(value).startswith(("s3:", "gs:", "abfs:"))
+            }
             if local == set(content):
                 ServeOptions.from_arguments(config=file)
             elif unknown := set(content) - names:
