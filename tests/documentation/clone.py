@@ -63,22 +63,21 @@ def run_python(folder: Path, variables: dict[str, str], *arguments: str) -> None
 
 
 def build_shop(folder: Path, variables: dict[str, str]) -> None:
-    """The tutorial's shop in a clone: tables, a run in MLflow, a bundle, a store, reports and the example of A/B tests."""
+    """The tutorial's shop in a clone: tables, a run in MLflow, a bundle, a store, a log of A/B tests."""
     (script,) = (block for block in page_blocks(SHOP_PAGE) if block.path == SHOP_SCRIPT)
     (folder / SHOP_SCRIPT).write_text(script.text)
     run_python(folder, variables, SHOP_SCRIPT)
     add_users_and_events(folder / "shop")
     run_python(folder, variables, *TRAIN)
     run_python(folder, variables, "export.py")
-    run_python(
-        folder, variables, "-m", "serving", "load", "--store", "store.db", "--from", "bundle/store.arrow"
-    )
+    load = ("load", "--store", "store.db", "--from", "bundle/store.arrow")
+    run_python(folder, variables, "-m", "serving", *load)
     run_python(folder, variables, "-m", "benchmarks.experiment_log", "artifacts/experiment")
     (folder / "reports").mkdir(exist_ok=True)
 
 
 def add_users_and_events(shop: Path) -> None:
-    """Write users.csv and events.csv where the tutorial does not: a city of each user, and slates with clicks."""
+    """Write users.csv and events.csv where the tutorial does not: cities, and slates with clicks."""
     generator = random.Random(0)
     with (shop / "orders.csv").open(newline="") as file:
         orders = list(csv.DictReader(file))
@@ -93,8 +92,10 @@ def add_users_and_events(shop: Path) -> None:
         for row in {row["order_id"]: row for row in orders}.values():
             seen = datetime.fromisoformat(row["ts"]) + timedelta(minutes=1)
             for position, item in enumerate(generator.sample(items, 6)):
-                event = {"user_id": row["user_id"], "item_id": item, "ts": seen.isoformat(), "kind": "impression",
-                         "order_id": row["order_id"], "position": position, "propensity": 0.1}  # fmt: skip
+                event: dict[str, object] = {
+                    "user_id": row["user_id"], "item_id": item, "ts": seen.isoformat(), "kind": "impression",
+                    "order_id": row["order_id"], "position": position, "propensity": 0.1,
+                }  # fmt: skip
                 rows.append(event)
                 if generator.random() < 0.2:
                     rows.append(event | {"ts": (seen + timedelta(minutes=2)).isoformat(), "kind": "click"})

@@ -23,7 +23,8 @@ from tests.end_to_end.commands import HANG_SECONDS
 SMALL = ("experiment=debug", "data=tables", "data.root=shop")  # where a line sets nothing else
 LARGE_EXPERIMENTS = ("quick", "sequences", "simulated", "overfit", "profile", "incremental")
 SERVICE = re.compile(
-    r"(-m serving|sextet) serve\b(?!.*--(print-config|help))|-m storefront\b(?!.*--help)|mlflow (ui|server)\b|-m http\.server"
+    r"(-m serving|sextet) serve\b(?!.*--(print-config|help))"
+    r"|-m storefront\b(?!.*--help)|mlflow (ui|server)\b|-m http\.server"
 )
 DEFAULT_PORTS = {"serve": 8000, "storefront": 8000, "mlflow": 5000, "http.server": 8000}
 READY_SECONDS = 120
@@ -94,12 +95,9 @@ class PageRunner:
             self._start_service(text.strip().removesuffix("&").strip(), statement.line)
             return
         names = {name for command in simple_commands(statement.text) for name in command.variables}
-        declare = (
-            f"declare -p {' '.join(sorted(names))} >> {shlex.quote(str(self._state))} 2>/dev/null || true"
-        )
-        script = "\n".join(
-            [f"source {shlex.quote(str(self._state))}", self._with_ports(text), declare if names else ""]
-        )
+        state = shlex.quote(str(self._state))
+        keep = f"declare -p {' '.join(sorted(names))} >> {state} 2>/dev/null || true" if names else ""
+        script = f"source {state}\n{self._with_ports(text)}\n{keep}"
         started = time.monotonic()
         finished = subprocess.run(
             ["bash", "-ec", script], cwd=self.folder, capture_output=True, text=True, timeout=HANG_SECONDS,

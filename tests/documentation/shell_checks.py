@@ -1,20 +1,23 @@
 """Shell statements of pages, checked without running them: programs, options, targets of make, routes."""
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from jsonschema import Draft202012Validator
+
 from documentation.reference.http_routes import openapi_document
 from tests.documentation.blocks import Block, Statement, shell_statements, syntax_error
 from tests.documentation.command_options import environment_variables, python_problem, serving_problem
-from tests.documentation.shell_words import PLACEHOLDER, SimpleCommand, simple_commands, without_placeholders
+from tests.documentation.shell_words import PLACEHOLDER, simple_commands, without_placeholders
 from tests.end_to_end.commands import ROOT
 
 PYTHON = ".venv/bin/python"
 TOOLS = (
-    "[", "awk", "cat", "cd", "chmod", "cp", "curl", "cut", "date", "df", "diff", "du", "echo", "false", "find",
+    "[", "awk", "cat", "cd", "chmod", "cp", "curl", "cut", "date", "df", "diff", "du", "echo", "find",
     "git", "grep", "gunzip", "gzip", "head", "kill", "ls", "ln", "make", "mkdir", "mktemp", "mv", "openssl",
     "printf", "pwd", "readlink", "rm", "rmdir", "sed", "set", "sleep", "sort", "source", "split", "stat",
     "tail", "tar", "tee", "test", "touch", "tr", "true", "uniq", "unset", "unzip", "wait", "wc", "xargs",
@@ -23,7 +26,8 @@ TOOLS_ELSEWHERE = (
     "apt-get", "aws", "az", "conda", "createdb", "docker", "dvc", "gcloud", "gsutil", "helm", "journalctl",
     "kubectl", "mail", "minikube", "mlflow", "nginx", "nvidia-smi", "pip", "podman", "psql", "python",
     "python3", "python3.11", "redis-cli", "redis-server", "rsync", "scp", "snakeviz", "ssh", "systemctl",
-    "tensorboard", "useradd", "uv", "valkey-cli", "valkey-server", "/opt/sextet/bin/pip", "promtool", "spark-submit",
+    "tensorboard", "useradd", "uv", "valkey-cli", "valkey-server", "/opt/sextet/bin/pip",
+    "promtool", "spark-submit",
 )  # fmt: skip
 LOCAL_HOSTS = ("localhost", "127.0.0.1")
 OTHER_ROUTES = ("/docs", "/openapi.json", "/redoc")
@@ -119,24 +123,35 @@ def _curl_problem(arguments: Sequence[str]) -> str | None:
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.hostname not in LOCAL_HOSTS or (parts.port != 8000 and not parts.path.startswith("/v1/")):
         return None
-    body = next((v for o, v in zip(arguments, arguments[1:], strict=False) if o in BODY_OPTIONS), None)
-    method = next(
-        (v for o, v in zip(arguments, arguments[1:], strict=False) if o in ("-X", "--request")), None
-    )
-    method = (method or ("POST" if body is not None else "GET")).lower()
-    if body is not None and not body.startswith("@") and "$" not in body:
-        try:
-            json.loads(body)
-        except ValueError as error:
-            return f"the body is no JSON: {error}"
-    if parts.path in OTHER_ROUTES:
+    options = list(itertools.pairwise(arguments))
+    body = next((value for option, value in options if option in BODY_OPTIONS), None)
+    method = next((value for option, value in options if option in ("-X", "--request")), None)
+    return _request_problem((method or ("POST" if body is not None else "GET")).lower(), parts.path, body)
+
+
+def _request_problem(method: str, path: str, body: str | None) -> str | None:
+    """What is wrong with a request, by the OpenAPI document of the service."""
+    document = openapi_document()
+    if path in OTHER_ROUTES:
         return None
-    for route, operations in openapi_document()["paths"].items():
-        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", route), parts.path):
-            return None if method in operations else f"{route} takes no {method.upper()}"
-    return f"there is no route {parts.path}"
-
-
-def names_command(command: SimpleCommand, *words: str) -> bool:
-    """Whether the first words of a command are these."""
-    return command.words[: len(words)] == list(words)
+    fitting = [
+        operations
+        for route, operations in document["paths"].items()
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", route), path)
+    ]
+    if not fitting:
+        return f"there is no route {path}"
+    if method not in fitting[0]:
+        return f"{path} takes no {method.upper()}"
+    if body is None or body.startswith("@") or "$" in body:
+        return None
+    try:
+        content = json.loads(body)
+    except ValueError as error:
+        return f"the body is no JSON: {error}"
+    if "requestBody" not in fitting[0][method]:
+        return f"{path} takes no body"
+    schema = fitting[0][method]["requestBody"]["content"]["application/json"]["schema"]
+    validator = Draft202012Validator({**schema, "components": document["components"]})
+    errors = [f"{error.json_path}: {error.message}" for error in validator.iter_errors(content)]
+    return f"the body does not fit: {errors[0]}" if errors else None

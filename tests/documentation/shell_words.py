@@ -8,6 +8,7 @@ HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1")
 COMMENT = re.compile(r"""('[^']*'|"(?:\\.|[^"\\])*")|(?:^|(?<=\s))#[^\n]*""")
 VARIABLE = re.compile(r"('[^']*')|\$\{?(\w+)\}?")
 PLACEHOLDER = re.compile(r"<([A-Za-z][\w .-]*)>(?!\()")
+PLAIN_VALUE = re.compile(r"[\w./:=,@ \[\]{}+-]*")
 ASSIGNMENT = re.compile(r"(\w+)=(.*)", re.DOTALL)
 PREFIX_WORDS = (
     "if",
@@ -47,9 +48,7 @@ def simple_commands(statement: str, known: dict[str, str] | None = None) -> list
         known: values of variables. A word with another variable keeps its `$`.
     """
     text = COMMENT.sub(lambda match: match[1] or "", _without_heredocs(statement).replace("\\\n", " "))
-    values = known or {}
-    text = VARIABLE.sub(lambda match: match[1] or shlex.quote(values.get(match[2] or "", match[0]))
-                        if match[1] or match[2] in values else match[0], text)  # fmt: skip
+    text = VARIABLE.sub(lambda match: match[1] or _value(match, known or {}), text)
     lexer = shlex.shlex(text, posix=True, punctuation_chars="();<>|&\n")
     lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r", True, ""
     commands: list[SimpleCommand] = []
@@ -75,6 +74,12 @@ def simple_commands(statement: str, known: dict[str, str] | None = None) -> list
     for words in stack:
         _add(commands, words)
     return commands
+
+
+def _value(match: re.Match[str], known: dict[str, str]) -> str:
+    """The value of a variable as the shell puts it in; the variable itself if that is not known."""
+    value = known.get(match[2], UNKNOWN_VALUE)
+    return value if PLAIN_VALUE.fullmatch(value) else match[0]
 
 
 def _without_heredocs(text: str) -> str:

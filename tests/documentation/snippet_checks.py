@@ -19,12 +19,12 @@ from serving.experiments.declaration import read_experiments
 from serving.pipeline.messages import read_messages
 from serving.pipeline.rules.document import read_rules
 from tests.documentation.blocks import Block
-from tests.documentation.command_options import override_problem
+from tests.documentation.command_options import REMOTE, override_problem
 from training.config_files import config_groups
 
 ROOMS = (
-    "benchmarks", "data", "documentation", "evaluation", "experimentation", "exporting", "models", "operations",
-    "reporting", "serving", "sextet", "simulation", "storefront", "training",
+    "benchmarks", "data", "documentation", "evaluation", "experimentation", "exporting", "models", 
+    "operations", "reporting", "serving", "sextet", "simulation", "storefront", "training",
 )  # fmt: skip
 CONFIG_NAMES = ("train", "export", "retrain")
 
@@ -117,10 +117,7 @@ def _toml_problems(block: Block, folder: Path) -> Iterator[str]:
     if stem.startswith("serve"):
         with contextlib.redirect_stderr(io.StringIO()):
             names = {spec.name for spec in option_specs(ServeOptions)}
-            local = {
-                key for key, value in content.items() if not str(value).startswith(("s3:", "gs:", "abfs:"))
-            }
-            if local == set(content):
+            if not any(str(value).startswith(REMOTE) for value in content.values()):
                 ServeOptions.from_arguments(config=file)
             elif unknown := set(content) - names:
                 yield f"unknown options {sorted(unknown)}"

@@ -77,7 +77,8 @@ def test_statements_are_taken_apart() -> None:
     text = "A=1 make x 2> log && B=$(readlink c) && [ -d \"$B\" ] || grep -q '#1' f | wc -l  # count"
     words = [command.words for command in simple_commands(text, {"B": "d e"})]
     assert words == [
-        ["make", "x"], ["readlink", "c"], [], ["[", "-d", "d e", "]"], ["grep", "-q", "#1", "f"], ["wc", "-l"],
+        ["make", "x"], ["readlink", "c"], [], ["[", "-d", "d e", "]"], ["grep", "-q", "#1", "f"],
+        ["wc", "-l"],
     ]  # fmt: skip
 
 
@@ -99,6 +100,7 @@ def test_statements_are_taken_apart() -> None:
         ("curl localhost:8000/v1/recommendation", "there is no route /v1/recommendation"),
         ("curl -X DELETE localhost:8000/v1/recommendations", "takes no DELETE"),
         ("curl localhost:8000/v1/recommendations -d '{a: 1}'", "the body is no JSON"),
+        ("curl localhost:8000/v1/feedback -d '{\"user_id\": 1}'", "the body does not fit"),
         ("echo 'a", "unexpected EOF"),
         ("sextet serve --bundle <BUNDLE>", "placeholder <BUNDLE>"),
     ],

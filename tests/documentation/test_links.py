@@ -52,14 +52,20 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     (tmp_path / "other.md").write_text("# A heading, *twice*\n\n# A heading, twice\n")
     page = tmp_path / "page.md"
     page.write_text(
-        "[a](other.md#a-heading-twice) [b](gone.md) [c](other.md#gone) `[d](e.md)` [e](other.md#a-heading-twice-1)\n"
+        "[a](other.md#a-heading-twice) [b](gone.md) [c](other.md#gone) `[d](e.md)`"
+        " [e](other.md#a-heading-twice-1)\n"
     )
     assert broken_links(page) == ["gone.md", "other.md#gone"]
 
 
 def test_a_url_that_is_not_whole_is_named() -> None:
-    text = "[a](https://a.b/c) [b](https:/a.b) [c](ftp://a.b) [d](https://a.b.) [e](http://localhost:8000) [f](g.md)"
-    assert malformed_links(text) == ["https:/a.b", "ftp://a.b", "https://a.b.", "http://localhost:8000"]
+    text = "[a](https://a.b/c) [b](https:/a.b) [c](ftp://a.b) [d](https://a.b.) [e](http://localhost:8000)"
+    assert malformed_links(text + " [f](g.md)") == [
+        "https:/a.b",
+        "ftp://a.b",
+        "https://a.b.",
+        "http://localhost:8000",
+    ]
 
 
 def test_a_name_of_no_page_is_found(tmp_path: Path) -> None:

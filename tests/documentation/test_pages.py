@@ -81,7 +81,9 @@ def test_trainings_of_pages_are_small() -> None:
     assert small_settings(".venv/bin/python train.py -m seed=0,1") == (
         ".venv/bin/python train.py -m experiment=debug data=tables data.root=shop seed=0,1"
     )
-    line = ".venv/bin/python train.py --config-dir my_configs experiment=[debug,fast_dev_run] data=tables data.root=shop"
+    line = (
+        ".venv/bin/python train.py --config-dir c experiment=[debug,fast_dev_run] data=tables data.root=shop"
+    )
     assert small_settings(line) == line
     assert small_settings("make shop && echo done") == "make -n shop && echo done"
 
