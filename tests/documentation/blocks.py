@@ -3,6 +3,7 @@
 import re
 import subprocess
 import textwrap
+import tomllib
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -79,6 +80,12 @@ def parse_blocks(text: str) -> list[Block]:
             )
         )  # fmt: skip
     return blocks
+
+
+def toml_texts(key: str) -> list[str]:
+    """The TOML blocks of all pages that have a top-level key, such as `rules`."""
+    blocks = [block for page in tracked_pages() for block in page_blocks(page) if block.language == "toml"]
+    return [block.text for block in blocks if not block.is_excerpt and key in tomllib.loads(block.text)]
 
 
 def shell_statements(block: Block) -> list[Statement]:
