@@ -94,9 +94,12 @@ class PageRunner:
         if SERVICE.search(text):
             self._start_service(text.strip().removesuffix("&").strip(), statement.line)
             return
-        names = {name for command in simple_commands(statement.text) for name in command.variables}
+        commands = simple_commands(statement.text)
+        names = " ".join(sorted({name for command in commands for name in command.variables}))
         state = shlex.quote(str(self._state))
-        keep = f"declare -p {' '.join(sorted(names))} >> {state} 2>/dev/null || true" if names else ""
+        keep = f"declare -p {names} >> {state} 2>/dev/null || true\n" if names else ""
+        if any(command.words[:1] == ["cd"] for command in commands):
+            keep += f"printf 'cd %q\\n' \"$PWD\" >> {state}"
         script = f"source {state}\n{self._with_ports(text)}\n{keep}"
         started = time.monotonic()
         finished = subprocess.run(
@@ -202,10 +205,10 @@ def _free_port() -> int:
 
 
 def _stop(service: Service) -> None:
-    """End a service as Ctrl-C does. Raises AssertionError if it had ended, or fails to end."""
+    """End a service as Ctrl-C does. Raises AssertionError if it fails."""
     output = service.output.read_text()[-3000:]
-    assert service.process.poll() is None, f"the service ended: {output}"
-    service.process.send_signal(signal.SIGINT)
+    if service.process.poll() is None:
+        service.process.send_signal(signal.SIGINT)
     try:
         code = service.process.wait(60)
     except subprocess.TimeoutExpired:

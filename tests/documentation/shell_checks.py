@@ -26,7 +26,7 @@ TOOLS_ELSEWHERE = (
     "apt-get", "aws", "az", "conda", "createdb", "docker", "dvc", "gcloud", "gsutil", "helm", "journalctl",
     "kubectl", "mail", "minikube", "mlflow", "nginx", "nvidia-smi", "pip", "podman", "psql", "python",
     "python3", "python3.11", "redis-cli", "redis-server", "rsync", "scp", "snakeviz", "ssh", "systemctl",
-    "tensorboard", "useradd", "uv", "valkey-cli", "valkey-server", "/opt/sextet/bin/pip",
+    "tensorboard", "useradd", "uv", "valkey-cli", "valkey-server",
     "promtool", "spark-submit",
 )  # fmt: skip
 LOCAL_HOSTS = ("localhost", "127.0.0.1")
@@ -84,7 +84,7 @@ def command_problem(words: Sequence[str], folder: Path, is_run: bool) -> str | N
         return None if (ROOT / program).exists() else f"there is no {program}"
     if program in TOOLS or program.startswith(("./", "$")):
         return None
-    if is_run or program not in TOOLS_ELSEWHERE:
+    if is_run or Path(program).name not in TOOLS_ELSEWHERE:
         return f"unknown program {program}"
     return _inner_problem(words, folder)
 
