@@ -62,11 +62,15 @@ class PageRunner:
 
     def run(self, page: Path) -> None:
         """Run every block of a page. Raises AssertionError with the output of one that fails."""
+        self.run_blocks(companion_files(page) + page_blocks(page))
+
+    def run_blocks(self, blocks: list[Block]) -> None:
+        """Run blocks as a page's. Raises AssertionError with the output of one that fails."""
         self._state.write_text("")
         self._ports.clear()
-        blocks = page_blocks(page)
+        blocks = [block for block in blocks if block.is_run]
         uses_wheel = any(block.language == "python" and "sextet" in block.text for block in blocks)
-        for block in [*companion_files(page), *(block for block in blocks if block.is_run)]:
+        for block in blocks:
             if block.path is not None:
                 file = self.folder / block.path
                 file.parent.mkdir(parents=True, exist_ok=True)

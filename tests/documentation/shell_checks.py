@@ -31,6 +31,9 @@ TOOLS_ELSEWHERE = (
 )  # fmt: skip
 LOCAL_HOSTS = ("localhost", "127.0.0.1")
 OTHER_ROUTES = ("/docs", "/openapi.json", "/redoc")
+FAILING_CURL = re.compile(
+    r"-\w*[fiw]\w*|--(fail|fail-with-body|include|write-out)"
+)  # or the status is printed
 BODY_OPTIONS = ("-d", "--data", "--data-binary", "--data-raw", "--json", "-F")
 
 
@@ -79,7 +82,7 @@ def command_problem(words: Sequence[str], folder: Path, is_run: bool) -> str | N
     if program == "make":
         return _make_problem(arguments)
     if program == "curl":
-        return _curl_problem(arguments)
+        return _curl_problem(arguments, is_run)
     if program.startswith(".venv/bin/"):
         return None if (ROOT / program).exists() else f"there is no {program}"
     if program in TOOLS or program.startswith(("./", "$")):
@@ -115,7 +118,7 @@ def _make_problem(arguments: Sequence[str]) -> str | None:
     return f"unknown targets {unknown}" if unknown else None
 
 
-def _curl_problem(arguments: Sequence[str]) -> str | None:
+def _curl_problem(arguments: Sequence[str], is_run: bool) -> str | None:
     """What is wrong with a request to a service of this machine: its route, method or JSON."""
     url = next((word for word in arguments if word.partition(":")[0] in LOCAL_HOSTS or "://" in word), None)
     if url is None:
@@ -123,6 +126,8 @@ def _curl_problem(arguments: Sequence[str]) -> str | None:
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.hostname not in LOCAL_HOSTS or (parts.port != 8000 and not parts.path.startswith("/v1/")):
         return None
+    if is_run and not any(FAILING_CURL.fullmatch(word) for word in arguments):
+        return "an error of the service passes: give -f or --fail-with-body"
     options = list(itertools.pairwise(arguments))
     body = next((value for option, value in options if option in BODY_OPTIONS), None)
     method = next((value for option, value in options if option in ("-X", "--request")), None)

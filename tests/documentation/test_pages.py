@@ -9,8 +9,9 @@ from typing import NamedTuple
 import pytest
 
 from tests.documentation.blocks import page_blocks, page_name, tracked_pages
-from tests.documentation.clone import SHOP_PAGE, build_shop, clone, install_wheel, page_environment
+from tests.documentation.clone import clone, install_wheel, page_environment
 from tests.documentation.runner import PageRunner, restore, small_settings
+from tests.documentation.shop import SHOP_PAGE, build_shop
 from tests.documentation.to_convert import PAGES_TO_CONVERT
 from tests.end_to_end.commands import ROOT
 
@@ -48,7 +49,7 @@ def shop_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShopState]:
     state = ShopState(root / "saved", root / "bare", root / "clone", variables, binaries)
     clone(state.folder)
     restore(state.folder, state.bare)
-    build_shop(state.folder, variables)
+    build_shop(PageRunner(state.folder, variables, binaries))
     restore(state.folder, state.saved)
     yield state
     shutil.rmtree(root)
