@@ -1,75 +1,92 @@
-"""The commands and snippets of the README and the tutorials."""
+"""The commands and snippets of every page run, in a clone with the tutorial's shop; the README's promises."""
 
-import ast
 import re
-import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-import yaml
 
-from tests.documentation.pages import (
-    UNREAD_LANGUAGES,
-    PageRunner,
-    command_lines,
-    page_blocks,
-    page_runner,
-)
+from tests.documentation.blocks import page_blocks, page_name, tracked_pages
+from tests.documentation.clone import clone, install_wheel, page_environment
+from tests.documentation.runner import PageRunner, restore, small_settings
+from tests.documentation.shop import SHOP_PAGE, build_shop
+from tests.documentation.to_convert import PAGES_TO_CONVERT
 from tests.end_to_end.commands import ROOT
-from training.config import compose_config
 
-TUTORIALS = ROOT / "docs" / "tutorials"
-PAGES = [ROOT / "README.md", *(TUTORIALS / f"{n}.md" for n in ("demo", "own_shop", "ab_test", "extension"))]
-PROGRAMS = ("make", "curl", ".venv/bin/python")
+AB_TEST_PAGE = ROOT / "docs" / "tutorials" / "ab_test.md"
 
 
-def shell_lines() -> list[str]:
-    return [
-        line
-        for page in PAGES
+def runs_something(page: Path) -> bool:
+    """Whether a page has a command or a snippet that is run."""
+    return any(
+        block.is_run and (block.language == "bash" or (block.language == "python" and block.path is None))
         for block in page_blocks(page)
-        if block.language == "bash"
-        for line in command_lines(block.text)
-    ]
+    )
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_block_is_a_command_a_file_a_snippet_or_output(page: Path) -> None:
-    blocks = page_blocks(page)
-    assert any(block.language == "bash" for block in blocks)
-    for block in blocks:
-        assert block.language in ("bash", "python", "yaml", "toml", *UNREAD_LANGUAGES), block.text
-        if block.language == "python":
-            ast.parse(block.text)
-        if block.language in ("yaml", "toml"):
-            assert block.path, block.text
+RUN_PAGES = [
+    page for page in tracked_pages() if page_name(page) not in PAGES_TO_CONVERT and runs_something(page)
+]
 
 
-def test_shell_lines_call_programs_of_the_repository() -> None:
-    for line in shell_lines():
-        assert shlex.split(line)[0] in PROGRAMS, line
+class ShopState(NamedTuple):
+    """A clone with the tutorial's shop, trained and exported, as each page finds it."""
+
+    saved: Path
+    bare: Path  # the clone before the tutorial
+    folder: Path  # where it was made and pages run: files may hold absolute paths
+    variables: dict[str, str]
+    binaries: Path  # of an environment with the wheel
 
 
-def test_make_targets_exist() -> None:
-    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    named = {line.split()[1] for line in shell_lines() if line.startswith("make ")}
-    assert named
-    assert named <= set(targets)
+@pytest.fixture(scope="session")
+def shop_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShopState]:
+    root = tmp_path_factory.mktemp("pages")
+    binaries = install_wheel(root / "wheel")
+    variables = page_environment(root / "home", binaries)
+    state = ShopState(root / "saved", root / "bare", root / "clone", variables, binaries)
+    clone(state.folder)
+    restore(state.folder, state.bare)
+    build_shop(PageRunner(state.folder, variables, binaries))
+    restore(state.folder, state.saved)
+    yield state
+    shutil.rmtree(root)
 
 
-def test_overrides_of_every_page_are_accepted(tmp_path: Path) -> None:
-    for page in PAGES:
-        for block in page_blocks(page):
-            if block.path and block.path.startswith("my_configs/"):
-                (tmp_path / block.path).parent.mkdir(parents=True, exist_ok=True)
-                (tmp_path / block.path).write_text(block.text)
-    for line in sorted(set(shell_lines())):
-        words = shlex.split(line)
-        if len(words) > 2 and words[1:2] in (["train.py"], ["export.py"]):
-            folder = tmp_path / "my_configs" if "--config-dir" in words else None
-            overrides = [word for word in words[2:] if "=" in word]
-            compose_config(words[1].removesuffix(".py"), overrides, folder)
+@pytest.fixture
+def runner(shop_state: ShopState, request: pytest.FixtureRequest) -> Iterator[PageRunner]:
+    """A runner in a clone; the page of the shop starts from nothing."""
+    page = request.node.callspec.params["page"]
+    restore(shop_state.bare if page == SHOP_PAGE else shop_state.saved, shop_state.folder)
+    runner = PageRunner(shop_state.folder, shop_state.variables, shop_state.binaries)
+    yield runner
+    runner.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN_PAGES, ids=page_name)
+def test_a_page_runs(page: Path, runner: PageRunner) -> None:
+    runner.run(page)
+    if page == SHOP_PAGE:
+        assert (runner.folder / "bundle" / "current").is_dir()
+    if page == AB_TEST_PAGE:  # the simulated log is the same everywhere
+        outputs = [block.text for block in page_blocks(page) if block.language == "text"]
+        assert len(outputs) > 1
+        assert [text for text in outputs if text.strip() not in runner.output] == []
+        assert (runner.folder / "reports" / "experiment.html").is_file()
+
+
+def test_trainings_of_pages_are_small() -> None:
+    assert small_settings(".venv/bin/python train.py -m seed=0,1") == (
+        ".venv/bin/python train.py -m experiment=debug data=tables data.root=shop seed=0,1"
+    )
+    line = (
+        ".venv/bin/python train.py --config-dir c experiment=[debug,fast_dev_run] data=tables data.root=shop"
+    )
+    assert small_settings(line) == line
+    assert small_settings("make shop && echo done") == "make -n shop && echo done"
 
 
 def test_the_readme_is_short_and_names_six_files() -> None:
@@ -86,44 +103,3 @@ def test_figures_of_the_readme_stand_in_the_results() -> None:
     figures = re.findall(r"\d*\.\d+(?: ± \.\d+)?", table)
     assert len(figures) > 15
     assert [figure for figure in figures if figure not in results] == []
-
-
-def test_yaml_files_of_the_pages_are_mappings() -> None:
-    files = [block for page in PAGES for block in page_blocks(page) if block.language == "yaml"]
-    assert files
-    assert all(isinstance(yaml.safe_load(block.text), dict) for block in files)
-
-
-@pytest.fixture
-def runner(tmp_path: Path) -> Iterator[PageRunner]:
-    yield from page_runner(tmp_path)
-
-
-@pytest.mark.slow
-def test_the_tutorials_run_one_after_the_other(runner: PageRunner) -> None:
-    """The shop of `own_shop` is trained, served, tested and extended; README and demo use its tables."""
-    for name in ("own_shop", "ab_test", "extension", "demo"):
-        runner.run(TUTORIALS / f"{name}.md")
-        if name == "ab_test":  # the simulated log is the same everywhere
-            outputs = [
-                block.text for block in page_blocks(TUTORIALS / "ab_test.md") if block.language == "text"
-            ]
-            assert len(outputs) == 2
-            assert [text for text in outputs if text.strip() not in runner.output] == []
-    runner.run(ROOT / "README.md")
-    bundle = runner.folder / "bundle" / "current"
-    assert bundle.is_dir()
-    assert (runner.folder / "reports" / "experiment.html").is_file()
-
-
-@pytest.mark.slow
-def test_settings_of_the_common_commands_are_accepted() -> None:
-    text = (ROOT / "docs" / "recipes.md").read_text()
-    lines = re.findall(r"^\.venv/bin/python ((?:train|export|retrain)\.py [^#\n]*)", text, re.MULTILINE)
-    checked = 0
-    for line in lines:
-        script, *words = shlex.split(line)
-        if not any(word in ("-m", "update") or "<" in word for word in words):
-            compose_config(script.removesuffix(".py"), [word for word in words if "=" in word])
-            checked += 1
-    assert checked > 8

@@ -1,7 +1,6 @@
 """Withholding: a share of the checkouts gets no slot, and the log keeps what it would have shown."""
 
 import json
-import re
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +28,7 @@ from serving.http.app import create_app
 from serving.http.settings import Settings
 from tests.data.conftest import config
 from tests.data.shop import write_shop
+from tests.documentation.blocks import toml_texts
 from tests.serving.events.logs import TS, logged, slate
 from tests.serving.http.services import BASKET, Client, serving
 
@@ -88,10 +88,7 @@ def test_the_innermost_share_counts(running: Experiments) -> None:
     assert seen == set(SHARES)
 
 
-DOCS = Path(__file__).parents[3] / "docs" / "experiments.md"
-
-
-@pytest.mark.parametrize("text", re.findall(r"```toml\n(.*?)```", DOCS.read_text(), re.DOTALL))
+@pytest.mark.parametrize("text", toml_texts("salt"))
 def test_the_files_of_the_documentation_are_read(tmp_path: Path, text: str) -> None:
     experiments = read_file(tmp_path, text)
     assert experiments.withhold or experiments.active
