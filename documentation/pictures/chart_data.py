@@ -4,8 +4,8 @@
     python -m documentation.pictures.chart_data frontier --size "experiment=quick, seed 0"
     make pictures
 
-Writes docs/results/data/NAME.json: the rows, and the command, commit and machine that its caption names. Run it where
-the report was made, on the same commit.
+Writes docs/results/data/NAME.json: the rows, and the command, commit and machine that its caption names.
+Run it where the report was made, on the same commit.
 """
 
 import json
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from documentation.markdown import DOCS, ROOT
 from serving.command_line import argument, option, run
-from serving.files import write_json
+from serving.files import write_text
 
 DATA_FOLDER = DOCS / "results" / "data"
 CPU_NAMES = re.compile(r"AMD EPYC|Intel Xeon|AMD Ryzen|Intel Core|Apple M\d")
@@ -41,7 +41,7 @@ class ChartSource(NamedTuple):
 class ChartDataOptions:
     """Copy the figures of a chart from a report into docs/results/data."""
 
-    name: str = argument("of the chart: frontier, calibration, loop, drift, latency or index_recall")
+    name: str = argument("of the chart: frontier, calibration, loop or drift")
     reports: Path = option(Path("reports"), "folder of the report")
     size: str = option("", "size of the measurement, for the caption")
     arguments: str = option("", "further arguments of the report's command, for the caption")
@@ -100,17 +100,26 @@ def copy_figures(options: ChartDataOptions) -> int:
         raise ValueError(f"no chart {options.name!r}: choose one of {', '.join(SOURCES)}")
     source = SOURCES[options.name]
     report = json.loads((options.reports / source.report).read_text())
-    file = DATA_FOLDER / f"{options.name}.json"
-    content = {
-        "command": f"{source.command} {options.arguments}".strip(),
-        "commit": read_commit(),
-        "machine": machine_kind(),
-        "size": options.size,
-        "rows": [_rounded(row) for row in source.rows(report)],
-    }
-    write_json(file, content)
-    print(file)
+    rows = [_rounded(row) for row in source.rows(report)]
+    command = f"{source.command} {options.arguments}".strip()
+    origin = {"command": command, "commit": read_commit(), "machine": machine_kind(), "size": options.size}
+    print(write_data(options.name, origin | {"rows": rows}))
     return 0
+
+
+def read_data(name: str) -> dict[str, Any]:
+    """The data file of a chart: command, commit, machine, size and rows."""
+    data: dict[str, Any] = json.loads((DATA_FOLDER / f"{name}.json").read_text())
+    return data
+
+
+def write_data(name: str, data: dict[str, Any]) -> Path:
+    """Write the data file of a chart with a line for each row; return the file."""
+    file = DATA_FOLDER / f"{name}.json"
+    head = "".join(f"  {json.dumps(key)}: {json.dumps(data[key])},\n" for key in data if key != "rows")
+    rows = ",\n".join(f"    {json.dumps(row)}" for row in data["rows"])
+    write_text(file, f'{{\n{head}  "rows": [\n{rows}\n  ]\n}}\n')
+    return file
 
 
 def read_commit() -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from documentation.pictures.charts import draw_index_recall, draw_latency
 from documentation.pictures.drawing import Drawing
 from documentation.pictures.learning import (
     draw_label_window,
@@ -19,7 +20,7 @@ from documentation.pictures.slates import (
 )
 from documentation.pictures.system import draw_code_map, draw_request_path, draw_system
 
-DRAWINGS: dict[str, Callable[[], Drawing]] = {
+DIAGRAMS: dict[str, Callable[[], Drawing]] = {
     "system": draw_system,
     "request_path": draw_request_path,
     "slate": draw_slate,
@@ -37,3 +38,8 @@ DRAWINGS: dict[str, Callable[[], Drawing]] = {
     "forget_user": draw_forget_user,
     "code_map": draw_code_map,
 }
+CHARTS: dict[str, Callable[[], Drawing]] = {
+    "latency": draw_latency,
+    "index_recall": draw_index_recall,
+}
+DRAWINGS = DIAGRAMS | CHARTS

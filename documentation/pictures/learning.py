@@ -27,8 +27,8 @@ def draw_split_timeline() -> Drawing:
     d.line((206, 78), (206, 136), kind="dashed")
     d.text(10, 190, "1  Left out: the horizon reaches into the next split.", "soft")
     d.text(10, 210, "2  Left out: the horizon is not over.", "soft")
-    d.text(10, 230, "The towers learn from the first half of train,", "soft")
-    d.text(10, 248, "the ranker from the second half.", "soft")
+    d.text(10, 230, "By default the towers learn from the first half of", "soft")
+    d.text(10, 248, "train, and the ranker from the second half.", "soft")
     return d
 
 
@@ -40,7 +40,7 @@ def draw_label_window() -> Drawing:
     def at(days: float) -> float:
         return left + days * day
 
-    d.text(10, 22, "Days after the slate (defaults)", "title")
+    d.text(10, 22, "Days after the checkout and its slate (defaults)", "title")
     d.box(Box(left, 38, day, 26), kind="model")
     d.text(at(1) + 8, 56, "click window: 1 day", "soft")
     d.box(Box(left, 76, 14 * day, 26), "horizon: 14 days", kind="data")

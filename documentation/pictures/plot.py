@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from documentation.pictures.drawing import WIDTH, Box, Drawing, Point
@@ -28,6 +28,20 @@ class Axis(NamedTuple):
 
     def tick_labels(self) -> Sequence[str]:
         return self.labels or [f"{tick:,g}" for tick in self.ticks]
+
+
+def linear_axis(values: Iterable[float], from_zero: bool = False, percent: bool = False) -> Axis:
+    """An axis around all values with three to six round ticks."""
+    values = list(values)
+    low, high = min(values), max(values)
+    margin = 0.08 * (high - low)
+    low, high = (0.0 if from_zero else low - margin), high + margin
+    step = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
+    digits = max(0, -math.floor(math.log10(step)))
+    ticks = [round(k * step, digits) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    form = f".{max(0, digits - 2)}%" if percent else f",.{digits}f"
+    return Axis(low, high, ticks, [format(tick, form).replace("%", " %") for tick in ticks])
 
 
 class Plot:

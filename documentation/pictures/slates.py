@@ -14,7 +14,7 @@ def draw_slate() -> Drawing:
     """From the catalog to six items."""
     d = Drawing(520, "Eligible items, sources, 300 candidates, predictions, objective, limits, six items")
     steps = (
-        ("Eligible items", ("available, allowed by the rules,", "not just paid"), "data"),
+        ("Eligible items", ("available, allowed by the rules,", "not just paid, not shown twice"), "data"),
         (
             "Eight sources propose",
             ("nearest vectors, bought before,", "goes with the basket, popular …"),
@@ -23,7 +23,7 @@ def draw_slate() -> Drawing:
         ("300 candidates", ("fused by their ranks in the sources",), "data"),
         ("Ranker predicts", ("p(click), p(purchase), spend",), "model"),
         ("Objective", ("p(purchase) × spend: one score",), "plain"),
-        ("Limits", ("shown twice, same product, category", "cap, diversity, pinned items"), "plain"),
+        ("Limits", ("one pack of a product, category cap,", "diversity, pinned items"), "plain"),
     )
     y, boxes = 14, []
     for title, lines, kind in steps:
@@ -63,7 +63,7 @@ def draw_index() -> Drawing:
     d.box(Box(10, 312, 420, 30), "", ("64 × 32 bits = 256 bytes",), "plain")
     d.box(Box(10, 362, 136, 30), "", ("64 bytes",), "model")
     d.arrow((78, 342), (78, 362))
-    d.text(158, 382, "and 9 bytes for id and list", "soft")
+    d.text(158, 382, "and 9 bytes for id and lists", "soft")
     d.text(10, 412, "A vector takes 73 bytes in a million items.", "soft")
     return d
 
@@ -119,7 +119,7 @@ def draw_forget_user() -> Drawing:
     d.text(10, 252, "With the next training", "title")
     names = d.box(Box(10, 266, 205, 52), "forgotten.txt", ("ids for data.forget",), "data")
     training = d.box(Box(225, 266, 205, 52), "Training", ("drops all their rows",), "model")
-    bundle = d.box(Box(225, 344, 205, 52), "New bundle", ("weights without the user",), "data")
+    bundle = d.box(Box(225, 344, 205, 52), "New bundle", ("trained without the user",), "data")
     d.arrow(names.right, training.left)
     d.arrow(training.bottom, bundle.top)
     d.text(10, 366, "Yours to delete: old runs,", "soft")

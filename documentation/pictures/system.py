@@ -35,8 +35,8 @@ LAYERS_CONTRACT = "rooms are layers"
 def draw_system() -> Drawing:
     """From the shop's tables to a slate, and back into the tables."""
     d = Drawing(448, "Tables train models, a bundle serves them, and slates with their clicks are logged")
-    d.text(104, 22, "Every night: train", "title", "middle")
-    d.text(336, 22, "Every request: serve", "title", "middle")
+    d.text(104, 22, "Training", "title", "middle")
+    d.text(336, 22, "Serving", "title", "middle")
     steps = (
         ("Tables", ("orders, items,", "users, events"), "data"),
         ("Prepare", ("one row per checkout",), "plain"),
