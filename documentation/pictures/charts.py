@@ -60,3 +60,33 @@ def draw_index_recall() -> Drawing:
     d.height = 346
     note(d, data)
     return d
+
+
+def draw_deadline() -> Drawing:
+    """The stages of a median request one after the other, and their sum on the scale of the deadline."""
+    data = read_data("deadline")
+    total = sum(row["ms"] for row in data["rows"])
+    d = Drawing(320, f"Stages of a request: {total:.2f} ms of the {DEADLINE_MS} ms that the deadline allows")
+    d.text(10, 22, f"A median request: {total:.2f} ms in its stages", "title")
+    left, scale, y, elapsed = 112, 48.0, 40.0, 0.0  # scale: pixels of a millisecond
+    for row in data["rows"]:
+        d.text(left - 10, y + 14, row["stage"], anchor="end")
+        d.bar(Box(left + elapsed * scale, y, max(row["ms"] * scale, 2), 18))
+        d.text(left + (elapsed + row["ms"]) * scale + 8, y + 14, f"{row['ms']:g}", "soft")
+        elapsed += row["ms"]
+        y += 27
+    d.line((left, y + 4), (left + 6 * scale, y + 4))
+    for tick in range(7):
+        d.line((left + tick * scale, y + 4), (left + tick * scale, y + 10))
+        d.text(left + tick * scale, y + 26, str(tick), "soft", "middle")
+    d.text(left - 10, y + 26, "ms", "soft", "end")
+    y += 50
+    width = 6 * scale
+    d.text(left - 10, y + 16, "deadline", anchor="end")
+    d.box(Box(left, y, width, 22), kind="plain")
+    d.bar(Box(left, y, width * total / DEADLINE_MS, 22))
+    d.text(left + width * total / DEADLINE_MS + 8, y + 16, "left for load and faults", "soft")
+    d.text(left + width, y + 40, f"{DEADLINE_MS} ms", "soft", "end")
+    d.height = int(y) + 66
+    note(d, data)
+    return d

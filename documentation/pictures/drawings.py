@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from documentation.pictures.charts import draw_index_recall, draw_latency
+from documentation.pictures.charts import draw_deadline, draw_index_recall, draw_latency
 from documentation.pictures.drawing import Drawing
 from documentation.pictures.learning import (
     draw_label_window,
@@ -11,7 +11,8 @@ from documentation.pictures.learning import (
     draw_task_chain,
     draw_two_tower,
 )
-from documentation.pictures.serving import draw_bundle, draw_circuit_breaker, draw_deadline, draw_go_live
+from documentation.pictures.quality_charts import draw_calibration, draw_frontier
+from documentation.pictures.serving import draw_bundle, draw_circuit_breaker, draw_go_live
 from documentation.pictures.slates import (
     draw_experiment_layers,
     draw_forget_user,
@@ -32,14 +33,16 @@ DIAGRAMS: dict[str, Callable[[], Drawing]] = {
     "retrieval_index": draw_index,
     "bundle": draw_bundle,
     "go_live": draw_go_live,
-    "deadline": draw_deadline,
     "circuit_breaker": draw_circuit_breaker,
     "experiment_layers": draw_experiment_layers,
     "forget_user": draw_forget_user,
     "code_map": draw_code_map,
 }
 CHARTS: dict[str, Callable[[], Drawing]] = {
+    "deadline": draw_deadline,
     "latency": draw_latency,
     "index_recall": draw_index_recall,
+    "frontier": draw_frontier,
+    "calibration": draw_calibration,
 }
 DRAWINGS = DIAGRAMS | CHARTS

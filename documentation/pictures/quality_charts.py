@@ -5,7 +5,11 @@ from documentation.pictures.drawing import Box, Drawing
 from documentation.pictures.plot import Axis, Plot, legend, linear_axis, note
 
 FRAME_LEFT, FRAME_WIDTH = 56, 368
-LABELLED_WEIGHTS = (0.0, 0.5, 1.0)
+LABELS = {  # revenue weight → place of its label beside the point, anchor
+    0.0: ((-10, 4.5), "end"),
+    0.5: ((0, 24), "middle"),
+    1.0: ((0, 24), "start"),
+}
 TASK_KINDS = {"click": "second", "purchase": "mark"}
 POLICIES = (
     ("oracle", "line", "oracle"),
@@ -30,8 +34,8 @@ def draw_frontier() -> Drawing:
     plot = Plot(d, frame, x, y, "NDCG@6: more purchases →", "revenue@6 per checkout")
     plot.line([(row["ndcg6"], row["revenue6"]) for row in curve], "mark")
     for row in curve:
-        if row["weight"] in LABELLED_WEIGHTS:
-            plot.label(row["ndcg6"], row["revenue6"], f"weight {row['weight']:g}", (-10, 4.5), "end")
+        if row["weight"] in LABELS:
+            plot.label(row["ndcg6"], row["revenue6"], f"weight {row['weight']:g}", *LABELS[row["weight"]])
     for row in baselines:
         d.dot(*plot.pixel(row["ndcg6"], row["revenue6"]), "second", 4)
         plot.label(row["ndcg6"], row["revenue6"], row["system"], (-9, 4.5), "end")

@@ -1,19 +1,6 @@
-"""The bundle, its way into service, the circuit breaker, and the time of a request."""
+"""The bundle, its way into service, and the circuit breaker."""
 
 from documentation.pictures.drawing import Box, Drawing
-
-DEADLINE_MS = 100
-# Of docs/how_to/operate.md, "Measured": `python -m benchmarks.serving`, one request in process, a million
-# items.
-STAGE_MS = (
-    ("store", 0.1),
-    ("encode", 0.25),
-    ("query_tower", 0.35),
-    ("index", 1.35),
-    ("candidates", 0.65),
-    ("ranker", 2.35),
-    ("slate", 0.1),
-)
 
 
 def draw_bundle() -> Drawing:
@@ -84,31 +71,4 @@ def draw_circuit_breaker() -> Drawing:
     d.arrow((110, 309), (56, 309), (56, 41), (110, 41))
     d.text(48, 180, "works", "soft", "end")
     d.text(220, 356, "Each worker has one circuit breaker per stage.", "soft", "middle")
-    return d
-
-
-def draw_deadline() -> Drawing:
-    """The stages of a median request one after the other, and their sum on the scale of the deadline."""
-    total = sum(duration for _, duration in STAGE_MS)
-    d = Drawing(346, f"Stages of a request: {total:.2f} ms of the 100 ms that the deadline allows")
-    d.text(10, 22, f"A median request: {total:.2f} ms in its stages", "title")
-    left, scale, y, elapsed = 112, 48.0, 40.0, 0.0  # scale: pixels of a millisecond
-    for stage, duration in STAGE_MS:
-        d.text(left - 10, y + 14, stage, anchor="end")
-        d.bar(Box(left + elapsed * scale, y, max(duration * scale, 2), 18))
-        d.text(left + (elapsed + duration) * scale + 8, y + 14, f"{duration:g}", "soft")
-        elapsed += duration
-        y += 27
-    d.line((left, y + 4), (left + 6 * scale, y + 4))
-    for tick in range(7):
-        d.line((left + tick * scale, y + 4), (left + tick * scale, y + 10))
-        d.text(left + tick * scale, y + 26, str(tick), "soft", "middle")
-    d.text(left - 10, y + 26, "ms", "soft", "end")
-    y += 50
-    d.text(left - 10, y + 16, "deadline", anchor="end")
-    width = 6 * scale
-    d.box(Box(left, y, width, 22), kind="plain")
-    d.bar(Box(left, y, width * total / DEADLINE_MS, 22))
-    d.text(left + width * total / DEADLINE_MS + 8, y + 16, "left for load and faults", "soft")
-    d.text(left + width, y + 40, f"{DEADLINE_MS} ms", "soft", "end")
     return d

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 
 from documentation.markdown import DOCS
-from documentation.pictures.chart_data import SOURCES, calibration_rows, frontier_rows, loop_rows, read_data
+from documentation.pictures.chart_data import calibration_rows, frontier_rows, loop_rows, read_data
 from documentation.pictures.colours import DARK, FILLS, LIGHT, MARKS, TEXTS, Palette, contrast
 from documentation.pictures.drawing import STYLE, WIDTH, Box, Drawing, Point
 from documentation.pictures.drawings import CHARTS, DRAWINGS
@@ -139,7 +139,7 @@ def test_both_modes_have_all_colours_of_the_style() -> None:
 @pytest.mark.parametrize("name", CHARTS)
 def test_a_chart_names_command_commit_and_machine(name: str) -> None:
     data, shown = read_data(name), " ".join(text for text, _ in CHARTS[name]().texts)
-    assert re.match(r"python -m [a-z_.]+", data["command"])
+    assert re.match(r"python (-m [a-z_.]+|train\.py)", data["command"])
     assert re.fullmatch(r"[0-9a-f]{7,12}", data["commit"])
     for part in (*data["command"].split(), data["commit"], data["machine"].split(",")[0]):
         assert part in shown
@@ -148,7 +148,8 @@ def test_a_chart_names_command_commit_and_machine(name: str) -> None:
 def test_the_code_map_has_the_packages_of_the_import_contract() -> None:
     layers = read_layers()
     assert sorted(room for layer in layers for room in layer) == sorted(ROOMS)
-    assert layers[0] == ["documentation"] and "serving" in layers[-1]
+    assert layers[0] == ["documentation"]
+    assert "serving" in layers[-1]
 
 
 def test_ticks_are_round_and_inside_the_axis() -> None:
@@ -160,9 +161,9 @@ def test_ticks_are_round_and_inside_the_axis() -> None:
 
 def test_rows_of_a_chart_follow_from_its_report() -> None:
     report = {
-        "system": "ours",
+        "system": "sextet",
         "frontier": [
-            {"system": "ours", "revenue_weight": 0.5, "ndcg6": 0.4, "revenue6": 9.0},
+            {"system": "sextet", "revenue_weight": 0.5, "ndcg6": 0.4, "revenue6": 9.0},
             {"system": "LightGBM", "revenue_weight": 0.5, "ndcg6": 0.4, "revenue6": 9.0},
         ],
         "leaderboard": [
@@ -186,5 +187,5 @@ def test_rows_of_a_chart_follow_from_its_report() -> None:
         {"task": "click", "predicted": 0.1, "observed": 0.1},
         {"task": "click", "predicted": 0.2, "observed": 0.3},
     ]
-    assert loop_rows(report)[0]["revenue"] == 3.0 and "seconds" not in loop_rows(report)[0]
-    assert set(SOURCES) <= set(CHARTS)
+    assert loop_rows(report)[0]["revenue"] == 3.0
+    assert "seconds" not in loop_rows(report)[0]
