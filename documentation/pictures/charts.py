@@ -5,10 +5,11 @@ from documentation.pictures.drawing import Box, Drawing
 from documentation.pictures.plot import Axis, Plot, legend, note
 
 DEADLINE_MS = 100
+LONG_OFFSET = 40  # pixels down to a label, above which a line leads to it
 FRAME_LEFT, FRAME_WIDTH = 52, 372
 SYSTEMS = {  # colour, place of the label beside the last point, anchor
-    "Sextet, 8-bit lists": ("mark", (-28, 42), "start"),
-    "Sextet, 16-bit lists": ("mark", (-6, 22), "start"),
+    "Sextet, 8-bit lists": ("mark", (-6, 22), "start"),
+    "Sextet, 16-bit lists": ("mark", (-6, 44), "start"),
     "hnswlib": ("second", (10, 5), "start"),
     "usearch": ("third", (0, 30), "end"),
     "voyager": ("line", (0, 28), "end"),
@@ -56,6 +57,9 @@ def draw_index_recall() -> Drawing:
         kind, offset, anchor = SYSTEMS[system]
         plot.line([(row["p50_ms"], row["recall"]) for row in points], kind)
         name = f"{system}: {points[-1]['bytes_per_vector']} bytes"
+        if offset[1] > LONG_OFFSET:
+            left, top = plot.pixel(points[-1]["p50_ms"], points[-1]["recall"])
+            d.line((left, top + 6), (left, top + offset[1] - 14))
         plot.label(points[-1]["p50_ms"], points[-1]["recall"], name, offset, anchor)
     d.height = 346
     note(d, data)

@@ -23,7 +23,8 @@ STYLE = f"""<style>
 .picture-svg {{ font-family: system-ui, sans-serif; font-size: {FONT_SIZE}px; }}
 .picture-svg {{ max-width: 100%; height: auto; }}
 .picture-svg text {{ fill: var(--ink); stroke: none; }}
-.picture-svg .soft {{ fill: var(--soft); font-size: {SOFT_FONT_SIZE}px; }}
+.picture-svg .soft, .picture-svg .label {{ fill: var(--soft); font-size: {SOFT_FONT_SIZE}px; }}
+.picture-svg .label {{ paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }}
 .picture-svg .title {{ font-weight: 600; }}
 .picture-svg rect {{ stroke: var(--line); }}
 .picture-svg .paper {{ fill: var(--paper); stroke: none; }}
@@ -115,12 +116,16 @@ class Drawing:
         return box
 
     def text(self, x: float, y: float, text: str, style: str = "", anchor: str = "start") -> None:
-        """Draw a line of text; `style` is title, soft or none, `anchor` start, middle or end."""
+        """Draw a line of text; `anchor` is start, middle or end.
+
+        Args:
+            style: title, soft, label (soft, with room around the letters, over a grid), or none.
+        """
         attribute = f' class="{style}"' if style else ""
         self._parts.append(
             f'<text{attribute} x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(text, quote=False)}</text>'
         )
-        size = SOFT_FONT_SIZE if style == "soft" else FONT_SIZE
+        size = SOFT_FONT_SIZE if style in ("soft", "label") else FONT_SIZE
         width = text_width(text, size, style == "title")
         left = {"start": x, "middle": x - width / 2, "end": x - width}[anchor]
         self.texts.append(PlacedText(text, Box(left, y - ASCENT * size, width, (ASCENT + DESCENT) * size)))

@@ -24,7 +24,7 @@ def draw_split_timeline() -> Drawing:
         d.arrow((x + 5, y), (x + 62, y))
         d.text(x - 12, y + 5, "checkout", "soft", "end")
         d.text(max(x + 70, 214), y + 5, f"the horizon ends: {result}", "soft")
-    d.line((206, 78), (206, 136), kind="dashed")
+    d.line((206, 78), (206, 166), kind="dashed")
     d.text(10, 190, "1  Left out: the horizon reaches into the next split.", "soft")
     d.text(10, 210, "2  Left out: the horizon is not over.", "soft")
     d.text(10, 230, "By default the towers learn from the first half of", "soft")
@@ -99,10 +99,10 @@ def draw_mmoe() -> Drawing:
     d = Drawing(372, "Features feed shared experts; each task has a gate over the experts and a tower")
     experts = [d.box(Box(10 + 107 * n, 244, 99, 36), f"Expert {n + 1}", kind="model") for n in range(4)]
     features = d.box(
-        Box(60, 316, 320, 46), "Features", ("of a checkout and a candidate, query vector",), "data"
+        Box(10, 316, 420, 46), "Features", ("of a checkout and a candidate, query vector",), "data"
     )
     for expert in experts:
-        d.arrow((max(expert.bottom[0], 70), features.y), expert.bottom)
+        d.arrow((expert.bottom[0], features.y), expert.bottom)
     tasks = (("click", "click | shown"), ("purchase", "purchase | click"), ("value", "spend | purchase"))
     for n, (task, output) in enumerate(tasks):
         x = 10 + 144 * n

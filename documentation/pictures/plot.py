@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from documentation.pictures.drawing import WIDTH, Box, Drawing, Point
 
 Values = Sequence[tuple[float, float]]
-NOTE_LINE, NOTE_LETTERS = 17, 50  # pixels between two lines of a note, letters of a line
+NOTE_LINE, NOTE_LETTERS, NOTE_GAP = 17, 50, 6  # pixels between lines, letters of a line, pixels above
 
 
 class Axis(NamedTuple):
@@ -60,7 +60,8 @@ class Plot:
             drawing.text(left, bottom + 18, label, "soft", "middle")
         drawing.line((frame.x, bottom), (frame.x + frame.width, bottom))
         drawing.text(10, frame.y - 12, y_name, "soft")
-        drawing.text(frame.x + frame.width, bottom + 36, x_name, "soft", "end")
+        if x_name:
+            drawing.text(frame.x + frame.width, bottom + 36, x_name, "soft", "end")
 
     def pixel(self, x: float, y: float) -> Point:
         """Where a value lies on the picture."""
@@ -82,7 +83,7 @@ class Plot:
     def label(self, x: float, y: float, text: str, offset: Point = (8.0, 4.5), anchor: str = "start") -> None:
         """Write a text beside a value."""
         left, top = self.pixel(x, y)
-        self.drawing.text(left + offset[0], top + offset[1], text, "soft", anchor)
+        self.drawing.text(left + offset[0], top + offset[1], text, "label", anchor)
 
 
 def legend(drawing: Drawing, y: float, entries: Sequence[tuple[str, str]], width: float = WIDTH - 20) -> None:
@@ -95,6 +96,7 @@ def legend(drawing: Drawing, y: float, entries: Sequence[tuple[str, str]], width
 
 def note(drawing: Drawing, data: dict[str, Any]) -> None:
     """Write how the figures were made below the drawing, which grows by the lines."""
+    drawing.height += NOTE_GAP
     origin = f"Commit {data['commit']}; {data['machine']}; {data['size']}".rstrip("; ")
     for text in (data["command"], origin):
         for line in textwrap.wrap(text, NOTE_LETTERS, break_on_hyphens=False, break_long_words=False):

@@ -16,7 +16,7 @@ def draw_bundle() -> Drawing:
     groups = (
         ("Modules: TorchScript, 8-bit tables", ("query_tower.ts", "candidates.ts", "ranker.ts"), "model"),
         ("Items: mapped into memory", ("index.faiss", "items.arrow", "item_rows.arrow"), "data"),
-        ("Checks", ("manifest.json", "golden.arrow", "schema.json"), "alarm"),
+        ("Checks", ("manifest.json", "golden.arrow", "schema.json"), "plain"),
     )
     for number, (label, files, kind) in enumerate(groups):
         y = 158 + 76 * number
@@ -33,18 +33,18 @@ def draw_go_live() -> Drawing:
     d = Drawing(480, "Export, verification, the link current, a load beside the old version, swap, rollback")
     export = d.box(Box(10, 14, 200, 50), "Export", ("writes a new folder",), "plain")
     verify = d.box(
-        Box(10, 92, 200, 66), "Verify", ("recall, golden requests,", "parity with training"), "alarm"
+        Box(10, 92, 200, 66), "Verify", ("recall, golden requests,", "parity with training"), "plain"
     )
     current = d.box(Box(10, 186, 200, 50), "current", ("moves in one step",), "data")
     load = d.box(
         Box(10, 264, 200, 66), "Each worker loads", ("beside the old version;", "looks every second")
     )
-    replay = d.box(Box(10, 358, 200, 50), "Replay", ("golden requests",), "alarm")
+    replay = d.box(Box(10, 358, 200, 50), "Replay", ("golden requests",), "plain")
     serve = d.box(Box(10, 436, 200, 32), "New version answers", kind="model")
     for start, end in ((export, verify), (verify, current), (current, load), (load, replay), (replay, serve)):
         d.arrow(start.bottom, end.top)
-    stop = d.box(Box(264, 102, 166, 46), "Not published", ("current stays",), "plain")
-    old = d.box(Box(264, 358, 166, 50), "Refused", ("the old one answers",), "plain")
+    stop = d.box(Box(264, 102, 166, 46), "Not published", ("current stays",), "alarm")
+    old = d.box(Box(264, 358, 166, 50), "Refused", ("the old one answers",), "alarm")
     for start, end in ((verify, stop), (replay, old)):
         d.arrow(start.right, end.left, dashed=True)
         d.text((start.right[0] + end.x) / 2, end.left[1] - 8, "fails", "soft", "middle")

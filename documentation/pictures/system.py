@@ -70,20 +70,20 @@ def draw_system() -> Drawing:
 
 def draw_request_path() -> Drawing:
     """The stages of a request inside one deadline, and the answer where a stage fails."""
-    d = Drawing(540, "Seven stages inside one deadline; a failing stage leads to a lower tier of answers")
+    d = Drawing(594, "Seven stages inside one deadline; a failing stage leads to a lower tier of answers")
     d.text(10, 22, "One deadline of 100 ms", "title")
     d.text(300, 22, "if the stage fails", "title", "middle")
     for n, (stage, meaning, answer) in enumerate(STAGES):
-        y = 36 + 44 * n
+        y = 36 + 52 * n
         kind = "data" if stage == "store" else "model" if "_" in stage or stage == "ranker" else "plain"
-        d.box(Box(10, y, 176, 34), stage, (meaning,), kind)
+        d.box(Box(10, y, 176, 42), stage, (meaning,), kind)
         if n:
             d.arrow((98, y - 10), (98, y))
-        d.arrow((186, y + 17), (212, y + 17), dashed=True)
-        d.text(220, y + 21, answer, "soft")
-    d.text(10, 372, "Tiers: the best one that works answers", "title")
+        d.arrow((186, y + 21), (212, y + 21), dashed=True)
+        d.text(220, y + 25, answer, "soft")
+    d.text(10, 426, "Tiers: the best one that works answers", "title")
     for n, (tier, meaning, kind) in enumerate(TIERS):
-        y = 384 + 30 * n
+        y = 438 + 30 * n
         d.box(Box(10, y, 106, 24), tier, kind=kind)
         d.text(128, y + 17, meaning, "soft")
     return d
