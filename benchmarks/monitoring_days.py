@@ -10,6 +10,7 @@ an alarm: the band's edges are the critical values of the drift test (operations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ class MonitoringDaysOptions:
     quiet_days: int = argument("days before the clicks fall", default=QUIET_DAYS)
 
 
-class TestedDay(NamedTuple):
+class DayBand(NamedTuple):
     """The click rate of a day, and the values between which it raises no alarm."""
 
     day: int  # days since 1970
@@ -67,7 +68,7 @@ def benchmark(options: MonitoringDaysOptions) -> int:
     rows: list[Row] = []
     for day in tqdm(range(first_day + WARM_UP_DAYS + 1, first_day + n_days), desc="days"):
         report = daily.daily_report(log.slates, log.orders, recommender, log.windows, day, config=config)
-        tested = click_rate_day(report)
+        tested = click_rate_day(report.metric_sets, report.statistics)
         number = tested.day - first_day - WARM_UP_DAYS + 1
         rows.append(tested._asdict() | {"day": number, "shifted": number > options.quiet_days})
     write_json(REPORT, rows)
@@ -76,23 +77,24 @@ def benchmark(options: MonitoringDaysOptions) -> int:
     return 0
 
 
-def click_rate_day(report: daily.DailyReport) -> TestedDay:
-    """The click rate that a report tested, with its band."""
+def click_rate_day(
+    metric_sets: Sequence[daily.MetricSet], statistics: Sequence[drift.DriftStatistic]
+) -> DayBand:
+    """The click rate that a daily report tested, with its band."""
     ((day, metric),) = (
-        (part.day, metric) for part in report.metric_sets for metric in part.metrics if metric.name == METRIC
+        (part.day, metric) for part in metric_sets for metric in part.metrics if metric.name == METRIC
     )
     assert isinstance(metric, drift.Scalar)
-    (statistic,) = (each for each in report.statistics if each.name == METRIC)
+    (statistic,) = (each for each in statistics if each.name == METRIC)
     value = metric.stabilized_value
-    weekday = np.arange(day - report.reference_days, day + 1) % 7
+    weekday = np.arange(day - len(value) + 1, day + 1) % 7
     reference = drift.reference_mask(weekday, np.isfinite(value))[-1]
     expected = float(np.average(value[reference], weights=1 / metric.variance[reference]))
     unit = abs((value[-1] - expected) / statistic.value)  # of the test's z, on the stabilized scale
-    width = unit * statistic.critical_value(drift.FALSE_ALARM_RATE / len(report.statistics))
+    width = unit * statistic.critical_value(drift.FALSE_ALARM_RATE / len(statistics))
     low, high = _to_share(expected - width), _to_share(expected + width)
-    return TestedDay(
-        day, float(metric.raw_value[-1]), _to_share(expected), low, high, statistic in report.alarms
-    )
+    is_alarm = statistic in drift.alarms(statistics)
+    return DayBand(day, float(metric.raw_value[-1]), _to_share(expected), low, high, is_alarm)
 
 
 def _to_share(stabilized: float) -> float:
