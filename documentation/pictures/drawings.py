@@ -11,11 +11,11 @@ from documentation.pictures.learning import (
     draw_task_chain,
     draw_two_tower,
 )
+from documentation.pictures.operating import draw_forget_user, draw_live_state, draw_retraining
 from documentation.pictures.quality_charts import draw_calibration, draw_frontier
 from documentation.pictures.serving import draw_bundle, draw_circuit_breaker, draw_go_live
 from documentation.pictures.slates import (
     draw_experiment_layers,
-    draw_forget_user,
     draw_index,
     draw_slate,
 )
@@ -34,6 +34,8 @@ DIAGRAMS: dict[str, Callable[[], Drawing]] = {
     "bundle": draw_bundle,
     "go_live": draw_go_live,
     "circuit_breaker": draw_circuit_breaker,
+    "retraining": draw_retraining,
+    "live_state": draw_live_state,
     "experiment_layers": draw_experiment_layers,
     "forget_user": draw_forget_user,
     "code_map": draw_code_map,

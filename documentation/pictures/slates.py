@@ -1,4 +1,4 @@
-"""How a slate is made, how the index searches, how experiments divide users, how a user is forgotten."""
+"""How a slate is made, how the index searches, how experiments divide users."""
 
 import random
 from itertools import pairwise
@@ -97,31 +97,4 @@ def draw_experiment_layers() -> Drawing:
         d.dot(x, y, "second", 6)
     d.dot(20, 372, "second", 6)
     d.text(34, 377, "one user: bucket 312 in ranking, 842 in explore", "soft")
-    return d
-
-
-def draw_forget_user() -> Drawing:
-    """The places from which a forgotten user disappears, and when."""
-    d = Drawing(
-        420, "The command removes a user from store, log and caches; the next training drops the rest"
-    )
-    command = d.box(Box(110, 12, 220, 48), "sextet forget U17", ("or DELETE /v1/users/U17",), "alarm")
-    d.text(10, 92, "At once", "title")
-    places = (
-        ("Event store", "rows deleted", "data"),
-        ("store.arrow", "written anew", "data"),
-        ("Impression log", "files without the user", "data"),
-        ("Workers", "caches dropped", "model"),
-    )
-    for n, (place, text, kind) in enumerate(places):
-        d.box(Box(10 + 215 * (n % 2), 104 + 62 * (n // 2), 205, 52), place, (text,), kind)
-    d.arrow(command.bottom, (220, 104))
-    d.text(10, 252, "With the next training", "title")
-    names = d.box(Box(10, 266, 205, 52), "forgotten.txt", ("ids for data.forget",), "data")
-    training = d.box(Box(225, 266, 205, 52), "Training", ("drops all their rows",), "model")
-    bundle = d.box(Box(225, 344, 205, 52), "New bundle", ("trained without the user",), "data")
-    d.arrow(names.right, training.left)
-    d.arrow(training.bottom, bundle.top)
-    d.text(10, 366, "Yours to delete: old runs,", "soft")
-    d.text(10, 384, "backups, the shop's tables.", "soft")
     return d
