@@ -1,4 +1,6 @@
-"""`python -m documentation.shop_picture`: draw the example shop after a checkout, with a real browser.
+"""`python -m documentation.shop_picture`: pictures of the example shop after a checkout, with a real browser.
+
+It writes one picture in light mode (shop.png) and one in dark mode (shop_dark.png).
 
 It needs a bundle of The Complete Journey (`make demo`) and a browser: apt install chromium chromium-driver.
 """
@@ -21,25 +23,25 @@ SCROLL_TO_SLATE = "scrollTo(0, document.querySelector('#slate').getBoundingClien
 
 @dataclass(frozen=True, kw_only=True)
 class PictureOptions:
-    """Write a picture of the shop after a household has paid."""
+    """Write pictures of the shop after a household has paid, in light and in dark mode."""
 
     bundle: Path = option(Path("bundle"), "bundle root")
     household: str = option("1245", "household whose last order is paid again")
-    out: Path = option(DOCS / "pictures" / "shop.png", "file to write")
+    out: Path = option(DOCS / "pictures" / "shop.png", "file to write; the dark one has `_dark` in its name")
 
 
 def draw_shop(options: PictureOptions) -> int:
-    """Open the shop, pay, and write the picture. Returns the exit code."""
+    """Open the shop, pay, and write the pictures. Returns the exit code."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "storefront", "--port", "0", "--data-dir", folder]
         command += ["--bundle", str(options.bundle)]
         shop = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
-            take_picture(_address(shop), options.household, options.out)
+            files = take_pictures(_address(shop), options.household, options.out)
         finally:
             shop.terminate()
             shop.wait(60)
-    print(options.out)
+    print(*files, sep="\n")
     return 0
 
 
@@ -51,8 +53,8 @@ def _address(shop: "subprocess.Popen[str]") -> str:
     raise OSError("the shop did not start: is there a bundle? `make demo` makes one")
 
 
-def take_picture(address: str, household: str, file: Path) -> None:
-    """Pay the household's last order again and save what the page shows."""
+def take_pictures(address: str, household: str, file: Path) -> list[Path]:
+    """Pay the household's last order again; save what the page shows, light and dark. Returns the files."""
     from selenium import webdriver
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -77,7 +79,12 @@ def take_picture(address: str, household: str, file: Path) -> None:
         wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, "#slate .card")) == 6)
         driver.execute_script(SCROLL_TO_SLATE)
         wait.until(lambda d: d.execute_script("return document.getAnimations().length === 0"))
-        driver.save_screenshot(str(file))
+        files = [file, file.with_stem(f"{file.stem}_dark")]
+        for mode, mode_file in zip(("light", "dark"), files, strict=True):
+            feature = {"name": "prefers-color-scheme", "value": mode}
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+            driver.save_screenshot(str(mode_file))
+        return files
     finally:
         driver.quit()
 

@@ -1,94 +1,141 @@
-"""Splits over time, the two towers and the ranker."""
+"""Splits over time, labels, the two towers, and the ranker."""
 
 from documentation.pictures.drawing import Box, Drawing
 
 
 def draw_split_timeline() -> Drawing:
-    """Which checkouts are in which split, and whose horizon keeps them out."""
+    """Which checkouts are in which split, and which are left out."""
     d = Drawing(
-        760, 230, "Training, validation and test checkouts follow each other; horizons do not cross a split"
+        262, "Training, validation and test checkouts follow each other; horizons do not cross a split"
     )
-    d.text(
-        10, 20, "Checkouts by time; the horizon is the time after a checkout in which outcomes count", "title"
+    d.text(10, 22, "Checkouts by time", "title")
+    for x, width, name, kind in (
+        (10, 162, "train", "model"),
+        (206, 100, "validation", "data"),
+        (340, 54, "test", "data"),
+    ):
+        d.box(Box(x, 36, width, 40), name, kind=kind)
+    for number, x, width in ((1, 172, 34), (1, 306, 34), (2, 394, 36)):
+        d.box(Box(x, 36, width, 40), str(number), kind="plain")
+    d.arrow((10, 96), (430, 96))
+    d.text(430, 114, "time", "soft", "end")
+    for x, y, result in ((86, 128, "counts in train"), (186, 154, "left out")):
+        d.dot(x, y, "mark" if "counts" in result else "second", 5)
+        d.arrow((x + 5, y), (x + 62, y))
+        d.text(x - 12, y + 5, "checkout", "soft", "end")
+        d.text(max(x + 70, 214), y + 5, f"the horizon ends: {result}", "soft")
+    d.line((206, 78), (206, 166), kind="dashed")
+    d.text(10, 190, "1  Left out: the horizon reaches into the next split.", "soft")
+    d.text(10, 210, "2  Left out: the horizon is not over.", "soft")
+    d.text(10, 230, "By default the towers learn from the first half of", "soft")
+    d.text(10, 248, "train, and the ranker from the second half.", "soft")
+    return d
+
+
+def draw_label_window() -> Drawing:
+    """Which clicks and purchases count for a slate."""
+    d = Drawing(316, "A click counts within one day of the slate, a purchase within the horizon of 14 days")
+    left, day = 20, 24.0  # pixels of a day
+
+    def at(days: float) -> float:
+        return left + days * day
+
+    d.text(10, 22, "Days after the checkout and its slate (defaults)", "title")
+    d.box(Box(left, 38, day, 26), kind="model")
+    d.text(at(1) + 8, 56, "click window: 1 day", "soft")
+    d.box(Box(left, 76, 14 * day, 26), "horizon: 14 days", kind="data")
+    d.arrow((left, 122), (430, 122))
+    for days in (0, 1, 7, 14):
+        d.line((at(days), 117), (at(days), 127))
+        d.text(at(days), 144, str(days), "soft", "middle")
+    rows = (
+        (0.5, "Click after 12 hours: label click = 1", "mark"),
+        (3.0, "Click after 3 days: late, no label", "second"),
+        (9.0, "Purchase on day 9: label purchase = 1, value = spend", "mark"),
+        (16.0, "Purchase on day 16: no label", "second"),
     )
-    spans = ((20, 330, "train", "model"), (400, 110, "validation", "data"), (570, 90, "test", "data"))
-    for x, width, name, kind in spans:
-        d.box(Box(x, 48, width, 40), name, kind=kind)
-    for x, width in ((350, 50), (510, 60), (660, 80)):
-        d.box(Box(x, 48, width, 40), "", kind="plain")
-    d.line((20, 110), (740, 110))
-    d.arrow((700, 110), (745, 110))
-    for x, label in ((400, "validation starts"), (570, "test starts"), (740, "log ends")):
-        d.line((x, 40), (x, 118), dashed=True)
-        d.text(x, 134, label, "soft", "end" if x > 700 else "middle")
-    d.text(375, 160, "purged: their horizon", "soft", "middle")
-    d.text(375, 176, "reaches into the next split", "soft", "middle")
-    d.text(540, 160, "purged", "soft", "middle")
-    d.text(750, 160, "immature: horizon", "soft", "end")
-    d.text(750, 176, "not over", "soft", "end")
-    d.text(20, 160, "The towers learn from the earlier part,", "soft")
-    d.text(20, 176, "the ranker from the later part:", "soft")
-    d.text(20, 192, "its two-tower scores are out of sample.", "soft")
-    d.text(
-        20,
-        218,
-        "Prices, sales and neighbours of a checkout are those of the latest snapshot before it.",
-        "soft",
-    )
+    for number, (days, text, kind) in enumerate(rows):
+        y = 170 + 26 * number
+        d.dot(at(days), 122, kind, 5)
+        d.dot(left, y - 5, kind, 5)
+        d.text(left + 16, y, text, "soft")
+    d.text(20, 280, "With logged slates, a purchase counts only after a click:", "soft")
+    d.text(20, 298, "without one, the shopper did not need the slate.", "soft")
     return d
 
 
 def draw_two_tower() -> Drawing:
     """The towers share the item tower: it encodes the catalog and the history."""
     d = Drawing(
-        760, 330, "A query tower and an item tower give vectors; their inner product is the retrieval score"
+        404, "A query tower and an item tower give vectors; their inner product is the retrieval score"
     )
-    history = d.box(Box(10, 240, 130, 60), "History", ("events with times",), "data")
-    basket = d.box(Box(150, 240, 110, 60), "Basket", ("just paid",), "data")
-    context = d.box(Box(270, 240, 130, 60), "Context, profile", ("attributes",), "data")
-    item = d.box(Box(470, 240, 280, 60), "Item", ("id, category, brand, title, attributes, vectors",), "data")
-    query_tower = d.box(Box(60, 130, 290, 60), "Query tower", ("mean, SASRec or LiGR encoder",), "model")
-    item_tower = d.box(Box(500, 130, 220, 60), "Item tower", ("embedding tables, one MLP",), "model")
-    score = d.box(Box(300, 20, 250, 56), "Inner product", ("plus the item's sales, learned weights",))
-    for start, x in ((history, 120), (basket, 205), (context, 300)):
-        d.arrow(start.top, (x, 190))
+    d.box(Box(100, 14, 240, 50), "Inner product", ("the retrieval score",))
+    query_tower = d.box(Box(10, 122, 190, 64), "Query tower", ("mean, SASRec or LiGR",), "model")
+    item_tower = d.box(Box(276, 122, 154, 64), "Item tower", ("tables and an MLP",), "model")
+    d.arrow((150, 122), (150, 64))
+    d.text(142, 98, "query vector", "soft", "end")
+    d.arrow((310, 122), (310, 64))
+    d.text(318, 98, "item vector", "soft")
+    d.arrow(item_tower.left, query_tower.right)
+    inputs = (
+        ("History", "events with their times"),
+        ("Basket", "what was just paid"),
+        ("Context, profile", "device, city …"),
+    )
+    for n, (title, text) in enumerate(inputs):
+        y = 232 + 54 * n
+        d.box(Box(30, y, 170, 46), title, (text,), "data")
+        d.line((18, y + 23), (30, y + 23))
+    d.arrow((18, 363), (18, 186))
+    item = d.box(Box(276, 232, 154, 100), "Item", ("category, brand,", "title, attributes,", "sales"), "data")
     d.arrow(item.top, item_tower.bottom)
-    d.arrow(query_tower.top, (205, 48), score.left)
-    d.text(160, 96, "query vector", "soft", "middle")
-    d.arrow(item_tower.top, (610, 48), score.right)
-    d.text(660, 96, "item vector", "soft", "middle")
-    d.arrow(item_tower.left, query_tower.right, dashed=True)
-    d.text(425, 152, "vectors of the items", "soft", "middle")
-    d.text(425, 178, "in history and basket", "soft", "middle")
+    d.text(220, 374, "The item tower encodes", "soft")
+    d.text(220, 392, "history and basket, too.", "soft")
     return d
 
 
 def draw_mmoe() -> Drawing:
     """The multi-gate mixture of experts: a gate and a tower per task, probabilities chained."""
-    d = Drawing(760, 390, "Features feed shared experts; each task has a gate over the experts and a tower")
+    d = Drawing(372, "Features feed shared experts; each task has a gate over the experts and a tower")
+    experts = [d.box(Box(10 + 107 * n, 244, 99, 36), f"Expert {n + 1}", kind="model") for n in range(4)]
     features = d.box(
-        Box(160, 330, 440, 50),
-        "Features of a (checkout, candidate) pair",
-        ("blocks, embeddings, query vector",),
-        "data",
+        Box(10, 316, 420, 46), "Features", ("of a checkout and a candidate, query vector",), "data"
     )
-    experts = [d.box(Box(130 + 130 * n, 246, 110, 40), f"Expert {n + 1}", kind="model") for n in range(4)]
     for expert in experts:
         d.arrow((expert.bottom[0], features.y), expert.bottom)
-    tasks = (
-        ("click", "p(click)"),
-        ("purchase", "p(purchase)"),
-        ("value", "E[spend | purchase]"),
-    )
+    tasks = (("click", "click | shown"), ("purchase", "purchase | click"), ("value", "spend | purchase"))
     for n, (task, output) in enumerate(tasks):
-        x = 90 + 210 * n
-        gate = d.box(Box(x, 162, 160, 36), f"Gate of {task}")
+        x = 10 + 144 * n
+        gate = d.box(Box(x, 148, 132, 34), f"Gate {n + 1}")
         for expert in experts:
             d.line(expert.top, gate.bottom)
-        tower = d.box(Box(x, 100, 160, 36), f"Tower of {task}", kind="model")
+        tower = d.box(Box(x, 84, 132, 40), "Tower", (task,), "model")
         d.arrow(gate.top, tower.bottom)
-        result = d.box(Box(x, 40, 160, 34), output, kind="data")
+        result = d.box(Box(x, 28, 132, 32), "", (output,), "data")
         d.arrow(tower.top, result.bottom)
-    d.arrow((250, 57), (300, 57), dashed=True)
-    d.text(380, 22, "p(purchase) = p(click) · p(purchase | click)", "soft", "middle")
+    d.text(220, 18, "Outputs, one per task", "soft", "middle")
+    return d
+
+
+def draw_task_chain() -> Drawing:
+    """From a click over a purchase to its value, with an example."""
+    d = Drawing(332, "p(click) times p(purchase given click) times the expected spend is the expected value")
+    d.text(10, 22, "An example: one item, shown to 100 shoppers", "title")
+    rows = (
+        ("shown", 100, "100 shoppers", "plain"),
+        ("click", 40, "40 click: p(click) = .40", "model"),
+        ("purchase", 14, "14 buy: p(purchase | click) = .35", "model"),
+    )
+    for n, (name, share, text, kind) in enumerate(rows):
+        y = 40 + 64 * n
+        d.text(88, y + 23, name, "", "end")
+        d.box(Box(98, y, 3.3 * share, 34), kind=kind)
+        d.text(106 if share == 100 else 98 + 3.3 * share + 8, y + 22, text, "soft")
+        if n:
+            d.arrow((110, y - 30), (110, y))
+    d.text(88, 255, "value", "", "end")
+    d.box(Box(98, 232, 214, 34), "each spends 3.50", kind="data")
+    d.arrow((110, 202), (110, 232))
+    d.text(10, 292, "p(purchase) = .40 × .35 = .14", "soft")
+    d.text(10, 312, "expected value = .14 × 3.50 = .49: slates are sorted by it", "soft")
     return d

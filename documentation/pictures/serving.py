@@ -1,67 +1,74 @@
-"""The bundle, and the time of a request."""
+"""The bundle, its way into service, and the circuit breaker."""
 
 from documentation.pictures.drawing import Box, Drawing
 
-DEADLINE_MS = 100
-# Of docs/results/serving.md: `python -m benchmarks.serving`, one request in process, a million
-# items.
-STAGE_MS = (
-    ("store", 0.1),
-    ("encode", 0.25),
-    ("query_tower", 0.35),
-    ("index", 1.35),
-    ("candidates", 0.65),
-    ("ranker", 2.35),
-    ("slate", 0.1),
-)
-
 
 def draw_bundle() -> Drawing:
-    """The files of a bundle, by what reads them."""
-    d = Drawing(
-        760, 330, "A bundle root: versions, current, and the store; a version: modules, index, items, checks"
-    )
-    d.box(Box(10, 20, 200, 46), "bundle/current", ("a link: the version that serves",), "data")
-    d.box(Box(10, 86, 200, 46), "bundle/store.arrow", ("events of every user",), "data")
-    d.box(Box(10, 152, 200, 46), "an earlier version", ("rollback points current at it",))
-    d.bar(Box(270, 20, 480, 300), "plain")
-    d.text(286, 42, "bundle/<version>/", "title")
-    d.arrow((210, 43), (270, 43))
+    """The files of a bundle, by use."""
+    d = Drawing(430, "A bundle root: current, the store and versions; a version: modules, items, checks")
+    d.text(10, 22, "bundle/", "title")
+    current = d.box(Box(10, 36, 132, 48), "current", ("a symbolic link",), "data")
+    d.box(Box(154, 36, 132, 48), "store.arrow", ("histories",), "data")
+    d.box(Box(298, 36, 132, 48), "earlier version", ("for a rollback",), "plain")
+    d.box(Box(10, 116, 420, 304), kind="outline")
+    d.arrow((current.x + 66, 84), (current.x + 66, 116))
+    d.text(24, 140, "bundle/<version>/", "title")
     groups = (
-        (56, "modules (TorchScript, int8 tables)", ("query_tower.ts", "candidates.ts", "ranker.ts"), "model"),
-        (136, "items (mapped into memory)", ("index.faiss", "items.arrow", "item_rows.arrow"), "data"),
-        (216, "checks", ("manifest.json", "golden.arrow", "schema.json"), "alarm"),
+        ("Modules: TorchScript, 8-bit tables", ("query_tower.ts", "candidates.ts", "ranker.ts"), "model"),
+        ("Items: mapped into memory", ("index.faiss", "items.arrow", "item_rows.arrow"), "data"),
+        ("Checks", ("manifest.json", "golden.arrow", "schema.json"), "plain"),
     )
-    for y, label, files, kind in groups:
-        d.text(286, y + 14, label, "soft")
+    for number, (label, files, kind) in enumerate(groups):
+        y = 158 + 76 * number
+        d.text(24, y + 10, label, "soft")
         for n, file in enumerate(files):
-            d.box(Box(286 + 152 * n, y + 22, 142, 36), file, kind=kind)
-    d.text(286, 306, "A load checks every hash and replays the golden requests; else it refuses.", "soft")
+            d.box(Box(18 + 136 * n, y + 20, 132, 34), "", (file,), kind)
+    d.text(24, 390, "A load checks every hash and replays the golden", "soft")
+    d.text(24, 408, "requests. It refuses a version that fails.", "soft")
     return d
 
 
-def draw_deadline() -> Drawing:
-    """The stages of a median request one after the other, and the same on the scale of the deadline."""
-    total = sum(duration for _, duration in STAGE_MS)
-    d = Drawing(760, 330, f"Stages of a request: {total:.2f} ms of the 100 ms that the deadline allows")
-    d.text(
-        10, 20, f"Where the time of a request goes: {total:.2f} ms in stages (median, in process)", "title"
+def draw_go_live() -> Drawing:
+    """How a bundle version starts to serve, and how an earlier one returns."""
+    d = Drawing(480, "Export, verification, the link current, a load beside the old version, swap, rollback")
+    export = d.box(Box(10, 14, 200, 50), "Export", ("writes a new folder",), "plain")
+    verify = d.box(
+        Box(10, 92, 200, 66), "Verify", ("recall, golden requests,", "parity with training"), "plain"
     )
-    left, scale, y, elapsed = 120, 600 / 6, 40, 0.0
-    for stage, duration in STAGE_MS:
-        d.text(left - 10, y + 14, stage, anchor="end")
-        d.bar(Box(left + elapsed * scale, y, max(duration * scale, 2), 18))
-        d.text(left + (elapsed + duration) * scale + 6, y + 14, f"{duration:g} ms", "soft")
-        elapsed += duration
-        y += 27
-    d.line((left, y + 4), (left + 600, y + 4))
-    for tick in range(7):
-        d.line((left + tick * scale, y + 4), (left + tick * scale, y + 10))
-        d.text(left + tick * scale, y + 25, f"{tick} ms", "soft", "middle")
-    y += 50
-    d.text(left - 10, y + 16, "deadline", anchor="end")
-    d.bar(Box(left, y, 600, 22), "plain")
-    d.bar(Box(left, y, 600 * total / DEADLINE_MS, 22))
-    d.text(left + 600 * total / DEADLINE_MS + 8, y + 16, "left for slow machines, load and faults", "soft")
-    d.text(left + 600, y + 38, f"{DEADLINE_MS} ms", "soft", "end")
+    current = d.box(Box(10, 186, 200, 50), "current", ("moves in one step",), "data")
+    load = d.box(
+        Box(10, 264, 200, 66), "Each worker loads", ("beside the old version;", "looks every second")
+    )
+    replay = d.box(Box(10, 358, 200, 50), "Replay", ("golden requests",), "plain")
+    serve = d.box(Box(10, 436, 200, 32), "New version answers", kind="model")
+    for start, end in ((export, verify), (verify, current), (current, load), (load, replay), (replay, serve)):
+        d.arrow(start.bottom, end.top)
+    stop = d.box(Box(264, 102, 166, 46), "Not published", ("current stays",), "alarm")
+    old = d.box(Box(264, 358, 166, 50), "Refused", ("the old one answers",), "alarm")
+    for start, end in ((verify, stop), (replay, old)):
+        d.arrow(start.right, end.left, dashed=True)
+        d.text((start.right[0] + end.x) / 2, end.left[1] - 8, "fails", "soft", "middle")
+    rollback = d.box(Box(264, 186, 166, 50), "Rollback", ("an earlier version",), "plain")
+    d.arrow(rollback.left, current.right)
+    return d
+
+
+def draw_circuit_breaker() -> Drawing:
+    """The states of a stage's circuit breaker."""
+    d = Drawing(366, "Closed, open, and a trial after one second; three failures in a row open the circuit")
+    closed = d.box(Box(110, 14, 220, 54), "Closed", ("every request calls the stage",), "model")
+    opened = d.box(Box(110, 148, 220, 54), "Open", ("requests skip the stage",), "alarm")
+    trial = d.box(Box(110, 282, 220, 54), "Trial", ("one request calls the stage",), "data")
+    d.arrow((190, closed.y + 54), (190, opened.y))
+    d.text(200, 112, "3 failures in a row", "soft")
+    d.arrow((190, opened.y + 54), (190, trial.y))
+    d.text(200, 238, "after 1 s, and no", "soft")
+    d.text(200, 254, "abandoned call runs", "soft")
+    d.arrow((330, 309), (384, 309), (384, 175), (330, 175))
+    d.text(392, 236, "fails:", "soft")
+    d.text(392, 252, "1 s", "soft")
+    d.text(392, 268, "more", "soft")
+    d.arrow((110, 309), (56, 309), (56, 41), (110, 41))
+    d.text(48, 180, "works", "soft", "end")
+    d.text(220, 356, "Each worker has one circuit breaker per stage.", "soft", "middle")
     return d

@@ -1,102 +1,110 @@
 """The whole system, the path of a request, and the rooms of the code."""
 
+import tomllib
 from itertools import pairwise
 
+from documentation.markdown import ROOT
 from documentation.pictures.drawing import Box, Drawing
 
-STAGES = ("store", "encode", "query tower", "index", "candidates", "ranker", "slate")
-TIERS = (
-    ("ranked", "all stages worked"),
-    ("retrieval", "order by inner product"),
-    ("cached", "the user's last slate"),
-    ("category", "bestsellers of the basket's categories"),
-    ("popularity", "bestsellers of the shop"),
+STAGES = (  # name, meaning, the answer where the stage fails
+    ("store", "read the history", "ranked, without the history"),
+    ("encode", "make the inputs", "the tier cached"),
+    ("query_tower", "make the query vector", "the tier cached"),
+    ("index", "find the nearest items", "ranked, from the other sources"),
+    ("candidates", "join all sources", "the tier retrieval"),
+    ("ranker", "predict", "the tier retrieval"),
+    ("slate", "choose six", "the tier retrieval"),
 )
+TIERS = (
+    ("ranked", "six items of the ranker", "model"),
+    ("retrieval", "items by inner product with the query", "model"),
+    ("cached", "the user's last ranked slate", "data"),
+    ("category", "bestsellers of the basket's categories", "plain"),
+    ("popularity", "bestsellers of the shop", "plain"),
+)
+ROOMS = {  # what a room holds
+    "documentation": "site, pictures", "benchmarks": "measurements", "storefront": "example shop",
+    "experimentation": "A/B tests, uplift", "operations": "retraining, monitors",
+    "exporting": "run to bundle", "evaluation": "metrics, baselines", "training": "stages, config, sharding",
+    "data": "tables to examples", "models": "networks, no I/O", "serving": "the wheel",
+    "simulation": "market", "reporting": "pages, charts",
+}  # fmt: skip
+LAYERS_CONTRACT = "rooms are layers"
 
 
 def draw_system() -> Drawing:
-    """From the shop's log to a slate, and back into the log."""
-    d = Drawing(
-        760, 330, "Logs are prepared, trained on and exported as a bundle; the service answers from it"
+    """From the shop's tables to a slate, and back into the tables."""
+    d = Drawing(448, "Tables train models, a bundle serves them, and slates with their clicks are logged")
+    d.text(104, 22, "Training", "title", "middle")
+    d.text(336, 22, "Serving", "title", "middle")
+    steps = (
+        ("Tables", ("orders, items,", "users, events"), "data"),
+        ("Prepare", ("one row per checkout",), "plain"),
+        ("Train", ("two towers, then ranker",), "model"),
+        ("Evaluate", ("against baselines",), "plain"),
+        ("Export", ("small, verified",), "plain"),
     )
-    logs = d.box(Box(10, 30, 130, 66), "Tables", ("orders, items,", "users, events"), "data")
-    prepare = d.box(Box(170, 30, 130, 66), "Prepare", ("one row", "per checkout"))
-    train = d.box(Box(330, 30, 130, 66), "Train", ("two towers,", "then the ranker"), "model")
-    evaluate = d.box(Box(490, 30, 120, 66), "Evaluate", ("against", "baselines"))
-    export = d.box(Box(640, 30, 110, 66), "Export", ("int8, verified",))
-    bundle = d.box(Box(640, 140, 110, 66), "Bundle", ("one folder,", "one version"), "data")
-    service = d.box(Box(420, 140, 160, 66), "Service", ("torch, faiss, numpy,", "pyarrow; 100 ms"), "model")
-    d.box(Box(210, 140, 150, 66), "Shop", ("shows six items", "after a checkout"))
-    store = d.box(Box(420, 246, 160, 60), "Event store", ("history of each user",), "data")
-    log = d.box(Box(210, 246, 150, 60), "Impression log", ("slates and feedback",), "data")
-    for start, end in ((logs, prepare), (prepare, train), (train, evaluate), (evaluate, export)):
-        d.arrow(start.right, end.left)
-    d.arrow(export.bottom, bundle.top)
-    d.arrow(bundle.left, service.right)
-    d.arrow((360, 160), (420, 160))
-    d.text(390, 153, "order", "soft", "middle")
-    d.arrow((420, 188), (360, 188))
-    d.text(390, 203, "slate", "soft", "middle")
-    d.arrow(service.bottom, store.top)
-    d.arrow(store.top, service.bottom)
-    d.arrow((460, 206), (460, 226), (330, 226), (330, 246))
-    d.arrow(log.left, (75, 276), logs.bottom)
-    d.text(84, 268, "the next training", "soft")
+    left = [
+        d.box(Box(10, 38 + 82 * n, 188, 60), title, lines, kind)
+        for n, (title, lines, kind) in enumerate(steps)
+    ]
+    for start, end in pairwise(left):
+        d.arrow(start.bottom, end.top)
+    log = d.box(Box(244, 38, 186, 60), "Impression log", ("slates and clicks",), "data")
+    shop = d.box(Box(244, 142, 116, 52), "Shop", ("shows six items",))
+    service = d.box(Box(244, 246, 186, 60), "Service", ("answers in 100 ms",), "model")
+    store = d.box(Box(334, 328, 96, 42), "Store", ("histories",), "data")
+    bundle = d.box(Box(244, 392, 186, 46), "Bundle", ("a version, one folder",), "data")
+    d.arrow(log.left, left[0].right)
+    d.arrow((280, shop.y + 52), (280, service.y))
+    d.text(274, 225, "order", "soft", "end")
+    d.arrow((320, service.y), (320, shop.y + 52))
+    d.text(328, 225, "slate", "soft")
+    d.arrow((404, service.y), (404, log.y + 60))
+    d.text(398, 122, "logged", "soft", "end")
+    d.arrow((store.x + 48, store.y), (store.x + 48, service.y + 60))
+    d.arrow((290, bundle.y), (290, service.y + 60))
+    d.arrow((left[-1].x + 188, 415), bundle.left)
     return d
 
 
 def draw_request_path() -> Drawing:
-    """The stages of a request inside one deadline, and the tier that answers where a stage fails."""
-    d = Drawing(760, 300, "Seven stages inside one deadline of 100 ms; five tiers of answers")
-    d.text(10, 20, "One deadline, 100 ms from arrival to answer", "title")
-    boxes = [
-        d.box(Box(6 + 108 * n, 36, 100, 44), stage, kind="data" if stage == "store" else "model")
-        for n, stage in enumerate(STAGES)
-    ]
-    for start, end in pairwise(boxes):
-        d.arrow(start.right, end.left)
-    d.text(
-        10, 118, "The answer comes from the best tier that works; those below it fill empty slots", "title"
-    )
-    for n, (tier, meaning) in enumerate(TIERS):
-        y = 132 + 32 * n
-        d.box(Box(10, y, 110, 26), tier, kind="model" if n == 0 else "plain" if n < 3 else "alarm")
-        d.text(134, y + 18, meaning, "soft")
-    faults = (
-        (132, "store slow or down: 20 ms, then without a history"),
-        (164, "ranker fails, or too little time for it"),
-        (196, "the models are late, or the query tower fails"),
-        (228, "a user without a last slate"),
-        (260, "a basket of unknown items"),
-    )
-    for y, fault in faults:
-        d.text(420, y + 18, fault, "soft")
+    """The stages of a request inside one deadline, and the answer where a stage fails."""
+    d = Drawing(594, "Seven stages inside one deadline; a failing stage leads to a lower tier of answers")
+    d.text(10, 22, "One deadline of 100 ms", "title")
+    d.text(300, 22, "if the stage fails", "title", "middle")
+    for n, (stage, meaning, answer) in enumerate(STAGES):
+        y = 36 + 52 * n
+        kind = "data" if stage == "store" else "model" if "_" in stage or stage == "ranker" else "plain"
+        d.box(Box(10, y, 176, 42), stage, (meaning,), kind)
+        if n:
+            d.arrow((98, y - 10), (98, y))
+        d.arrow((186, y + 21), (212, y + 21), dashed=True)
+        d.text(220, y + 25, answer, "soft")
+    d.text(10, 426, "Tiers: the best one that works answers", "title")
+    for n, (tier, meaning, kind) in enumerate(TIERS):
+        y = 438 + 30 * n
+        d.box(Box(10, y, 106, 24), tier, kind=kind)
+        d.text(128, y + 17, meaning, "soft")
     return d
 
 
+def read_layers() -> list[list[str]]:
+    """The rooms by layer, the highest first, as the import contract in pyproject.toml has them."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (contract,) = (contract for contract in contracts if contract["name"] == LAYERS_CONTRACT)
+    return [[room.strip() for room in layer.split("|")] for layer in contract["layers"]]
+
+
 def draw_code_map() -> Drawing:
-    """The rooms of the code; each imports from those below it."""
-    d = Drawing(760, 400, "Rooms of the code as layers: imports run downwards only")
-    rows = (
-        (("documentation", "this site"),),
-        (("benchmarks", "published figures"), ("storefront", "an example shop")),
-        (("experimentation", "A/B tests, uplift"), ("operations", "retraining, monitoring")),
-        (("exporting", "TorchScript, index, bundle"),),
-        (("evaluation", "metrics, baselines"),),
-        (("training", "stages, sharding, config"),),
-        (("data", "tables to examples"),),
-        (("models", "nn.Modules, no I/O"),),
-        (("serving", "the wheel sextet"), ("simulation", "a known market"), ("reporting", "pages, charts")),
-    )
-    for number, row in enumerate(rows):
-        width = (660 - 10 * (len(row) - 1)) / len(row)
-        for place, (room, content) in enumerate(row):
-            box = Box(60 + place * (width + 10), 10 + 43 * number, width, 36)
-            kind = "model" if room in ("serving", "models") else "plain"
-            d.bar(box, kind)
-            split = box.x + width / 2 - (30 if len(row) == 3 else 0)
-            d.text(split - 4, box.y + 23, room, "title", "end")
-            d.text(split + 4, box.y + 23, content, "soft")
-    d.arrow((40, 22), (40, 385))
-    d.text(34, 14, "imports", "soft", "middle")
+    """The rooms of the code by layer. Raises KeyError for a room that ROOMS does not describe."""
+    layers = read_layers()
+    d = Drawing(36 + 56 * len(layers), "Packages of the code as layers: a package imports only from below")
+    for number, rooms in enumerate(layers):
+        width = (384 - 8 * (len(rooms) - 1)) / len(rooms)
+        for place, room in enumerate(rooms):
+            box = Box(46 + place * (width + 8), 30 + 56 * number, width, 46)
+            d.box(box, room, (ROOMS[room],), "model" if room in ("serving", "models") else "plain")
+    d.arrow((24, 34), (24, d.height - 16))
+    d.text(10, 18, "imports go down", "soft")
     return d

@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from documentation.markdown import DOCS, ROOT, github_lists, inline_pictures, site_links, table_bars
-from documentation.pictures.drawings import DRAWINGS
 from documentation.reference.pages import REFERENCE_PAGES
 from tests.storefront.browser import CHROMIUM, DRIVER, Browser
 
@@ -56,12 +55,6 @@ def test_the_navigation_names_files_that_exist() -> None:
     generated = {f"reference/{name}.md" for name in REFERENCE_PAGES}
     for name in navigation_files():
         assert name in generated or (DOCS / name).is_file() or (ROOT / name).is_file(), name
-
-
-@pytest.mark.parametrize("name", DRAWINGS)
-def test_pictures_are_as_the_command_draws_them(name: str) -> None:
-    assert (DOCS / "pictures" / f"{name}.svg").read_text() == DRAWINGS[name]().svg()
-    assert f"({name}.svg)" in (DOCS / "pictures" / "index.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["train", "export"])

@@ -1,0 +1,121 @@
+"""Charts of quality: purchases against revenue, calibration, the daily loop, drift."""
+
+from documentation.pictures.chart_data import Row, read_data
+from documentation.pictures.drawing import Box, Drawing
+from documentation.pictures.plot import Axis, Plot, legend, linear_axis, note
+
+FRAME_LEFT, FRAME_WIDTH = 56, 368
+LABELS = {  # revenue weight → place of its label beside the point, anchor
+    0.0: ((-10, 4.5), "end"),
+    0.5: ((0, 24), "middle"),
+    1.0: ((0, 24), "start"),
+}
+TASK_KINDS = {"click": "second", "purchase": "mark"}
+POLICIES = (
+    ("oracle", "line", "oracle"),
+    ("revenue", "mark", "Sextet"),
+    ("rule_policy", "third", "rules"),
+    ("popularity", "second", "popularity"),
+)
+
+
+def draw_frontier() -> Drawing:
+    """Revenue against NDCG by the weight of revenue."""
+    data = read_data("frontier")
+    curve = [row for row in data["rows"] if row["system"] == "Sextet"]
+    baselines = [row for row in data["rows"] if row["system"] != "Sextet"]
+    d = Drawing(
+        380, "A higher revenue weight raises the revenue of a slate and lowers the number of purchases"
+    )
+    d.text(10, 22, "Purchases against revenue, by revenue_weight", "title")
+    x = linear_axis([row["ndcg6"] for row in data["rows"]])
+    y = linear_axis([row["revenue6"] for row in data["rows"]])
+    frame = Box(FRAME_LEFT, 66, FRAME_WIDTH, 230)
+    plot = Plot(d, frame, x, y, "NDCG@6: more purchases →", "revenue@6 per checkout")
+    plot.line([(row["ndcg6"], row["revenue6"]) for row in curve], "mark")
+    for row in curve:
+        if row["weight"] in LABELS:
+            plot.label(row["ndcg6"], row["revenue6"], f"weight {row['weight']:g}", *LABELS[row["weight"]])
+    for row in baselines:
+        d.dot(*plot.pixel(row["ndcg6"], row["revenue6"]), "second", 4)
+        plot.label(row["ndcg6"], row["revenue6"], row["system"], (-9, 4.5), "end")
+    d.height = 352
+    note(d, data)
+    return d
+
+
+def draw_calibration() -> Drawing:
+    """Observed rates against predicted probabilities, in bins of equal size."""
+    data = read_data("calibration")
+    rows = data["rows"]
+    d = Drawing(420, "Predicted probabilities are close to the observed rates")
+    d.text(10, 22, "Calibration: predicted against observed", "title")
+    values = [row[name] for row in rows for name in ("predicted", "observed") if row[name] > 0]
+    ticks = [tick for tick in (0.0001, 0.001, 0.01, 0.1, 1) if min(values) * 0.8 <= tick]
+    axis = Axis(min(values) * 0.8, 1, ticks, is_log=True)
+    frame = Box(FRAME_LEFT, 92, FRAME_WIDTH, 240)
+    plot = Plot(d, frame, axis, axis, "predicted probability", "observed rate")
+    plot.line([(axis.low, axis.low), (1, 1)], "dashed", has_dots=False)
+    for task, kind in TASK_KINDS.items():
+        points = [(row["predicted"], row["observed"]) for row in rows if row["task"] == task]
+        plot.line([point for point in points if min(point) > 0], kind)
+    entries = [(kind, f"p({task})") for task, kind in TASK_KINDS.items()]
+    legend(d, 48, [*entries, ("line", "perfect")], 330)
+    d.height = 388
+    note(d, data)
+    return d
+
+
+def draw_loop() -> Drawing:
+    """Revenue per session by day, of Sextet and of other policies."""
+    data = read_data("loop")
+    rows = data["rows"]
+    d = Drawing(
+        420, "Revenue per session of Sextet stays near the oracle, also after a day of shuffled labels"
+    )
+    d.text(10, 22, "The daily loop in a simulated market", "title")
+    top = max(row["oracle"] for row in rows)
+    ticks = [row["day"] for row in rows if row["day"] == 1 or row["day"] % 7 == 0]
+    x = Axis(0.5, len(rows) + 0.5, ticks)
+    y = linear_axis([0, top], from_zero=True)
+    plot = Plot(d, Box(FRAME_LEFT, 92, FRAME_WIDTH, 220), x, y, "day", "revenue per session")
+    legend(d, 48, [(kind, name) for _, kind, name in POLICIES])
+    for column, kind, _ in POLICIES:
+        plot.line([(row["day"], row[column]) for row in rows], kind)
+    for row in rows:
+        if row["labels_shuffled"]:
+            left, bottom = plot.pixel(row["day"], y.low)
+            d.line((left, plot.frame.y), (left, bottom), kind="grid dashed")
+            d.text(left, 368, f"day {row['day']}: labels shuffled, {night(row)}", "soft", "middle")
+    d.height = 392
+    note(d, data)
+    return d
+
+
+def night(row: Row) -> str:
+    """What the retraining of a night decided, in a word or two."""
+    return "published" if row["decision"].startswith("published") else "not published"
+
+
+def draw_drift() -> Drawing:
+    """The click rate by day, the band in which it raises no alarm, and the alarms."""
+    data = read_data("drift")
+    rows = data["rows"]
+    d = Drawing(400, "The click rate leaves its reference band on the day on which clicks fall by 20 percent")
+    d.text(10, 22, "A monitored metric: the click rate by day", "title")
+    x = Axis(0.5, len(rows) + 0.5, [row["day"] for row in rows if row["day"] == 1 or row["day"] % 7 == 0])
+    ends = [row[name] for row in rows for name in ("low", "high", "value")]
+    y = linear_axis(ends, percent=True)
+    plot = Plot(d, Box(FRAME_LEFT, 92, FRAME_WIDTH, 220), x, y, "day", "click rate")
+    legend(d, 48, (("mark", "no alarm"), ("second", "alarm"), ("band", "expected band")))
+    plot.band([(row["day"], row["low"], row["high"]) for row in rows])
+    plot.line([(row["day"], row["expected"]) for row in rows], "dashed", has_dots=False)
+    for row in rows:
+        d.dot(*plot.pixel(row["day"], row["value"]), "second" if row["alarm"] else "mark", 4.5)
+    shifted = min(row["day"] for row in rows if row["shifted"])
+    left, bottom = plot.pixel(shifted - 0.5, y.low)
+    d.line((left, plot.frame.y), (left, bottom), kind="grid dashed")
+    d.text(left, plot.frame.y - 12, f"from day {shifted}: 20 % fewer clicks", "soft", "middle")
+    d.height = 368
+    note(d, data)
+    return d
