@@ -4,7 +4,6 @@ import base64
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,16 +58,15 @@ class PageBrowser:
         """Return the value of a script on the page."""
         return self.driver.execute_script(script, *arguments)
 
-    def save_first_screen(self, file: Path) -> None:
-        """Write a PNG of the window."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(base64.b64decode(self._command("Page.captureScreenshot", format="png")["data"]))
+    def first_screen(self) -> bytes:
+        """Return a PNG of the window."""
+        return base64.b64decode(self._command("Page.captureScreenshot", format="png")["data"])
 
-    def save_whole_page(self, file: Path, width: int) -> None:
-        """Write a PNG of the page down to MAX_HEIGHT."""
+    def whole_page(self, width: int) -> bytes:
+        """Return a PNG of the page down to MAX_HEIGHT."""
         height = self.evaluate("return document.scrollingElement.scrollHeight")
         self._set_window(width, min(height, MAX_HEIGHT))
-        self.save_first_screen(file)
+        return self.first_screen()
 
     def _set_window(self, width: int, height: int) -> None:
         self._command(

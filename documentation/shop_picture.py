@@ -15,6 +15,7 @@ from documentation.markdown import DOCS
 from serving.command_line import option, run
 
 WINDOW = (1180, 850)  # pixels, of which the browser takes some
+HOUSEHOLD = "1245"
 WAIT_SECONDS = 30
 SCROLL_TO_SLATE = "scrollTo(0, document.querySelector('#slate').getBoundingClientRect().top + scrollY - 80)"
 
@@ -24,23 +25,28 @@ class PictureOptions:
     """Write a picture of the shop after a household has paid."""
 
     bundle: Path = option(Path("bundle"), "bundle root")
-    household: str = option("1245", "household whose last order is paid again")
+    household: str = option(HOUSEHOLD, "household whose last order is paid again")
     out: Path = option(DOCS / "pictures" / "shop.png", "file to write")
 
 
 def draw_shop(options: PictureOptions) -> int:
     """Open the shop, pay, and write the picture. Returns the exit code."""
+    photograph_shop(options.bundle, options.out, household=options.household)
+    print(options.out)
+    return 0
+
+
+def photograph_shop(bundle: Path, file: Path, is_dark: bool = False, household: str = HOUSEHOLD) -> None:
+    """Open the shop on a bundle, pay, and write the picture. Raises OSError where the shop does not start."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "storefront", "--port", "0", "--data-dir", folder]
-        command += ["--bundle", str(options.bundle)]
+        command += ["--bundle", str(bundle)]
         shop = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
-            take_picture(_address(shop), options.household, options.out)
+            take_picture(_address(shop), household, file, is_dark)
         finally:
             shop.terminate()
             shop.wait(60)
-    print(options.out)
-    return 0
 
 
 def _address(shop: "subprocess.Popen[str]") -> str:
@@ -51,7 +57,7 @@ def _address(shop: "subprocess.Popen[str]") -> str:
     raise OSError("the shop did not start: is there a bundle? `make demo` makes one")
 
 
-def take_picture(address: str, household: str, file: Path) -> None:
+def take_picture(address: str, household: str, file: Path, is_dark: bool = False) -> None:
     """Pay the household's last order again and save what the page shows."""
     from selenium import webdriver
     from selenium.webdriver.common.by import By
@@ -64,6 +70,8 @@ def take_picture(address: str, household: str, file: Path) -> None:
         options.add_argument(f"--{argument}")
     driver = webdriver.Chrome(options, webdriver.ChromeService(str(shutil.which("chromedriver"))))
     try:
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         driver.get(address)
         wait = WebDriverWait(driver, WAIT_SECONDS)
         wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "#popular li"))

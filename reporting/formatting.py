@@ -21,17 +21,17 @@ def format_number(value: float, digits: int = 6, sign: bool = False) -> str:
 
 def format_count(value: float) -> str:
     """`1,234`."""
-    return MISSING if math.isnan(value) else _with_minus(f"{value:,.0f}")
+    return MISSING if not math.isfinite(value) else _with_minus(f"{value:,.0f}")
 
 
 def format_money(value: float) -> str:
     """`1,234.50`: two digits after the point, in the shop's currency."""
-    return MISSING if math.isnan(value) else _with_minus(f"{value:,.2f}")
+    return MISSING if not math.isfinite(value) else _with_minus(f"{value:,.2f}")
 
 
 def format_percent(value: float, digits: int = 1) -> str:
     """`12.3%` of a share."""
-    return MISSING if math.isnan(value) else _with_minus(f"{value:,.{digits}%}")
+    return MISSING if not math.isfinite(value) else _with_minus(f"{value:,.{digits}%}")
 
 
 def format_signed(value: float, digits: int = 2) -> str:
@@ -51,7 +51,7 @@ def format_interval(low: float, high: float, digits: int = 2) -> str:
 
 def format_p_value(value: float) -> str:
     """`0.012`, or `< 0.001`."""
-    if math.isnan(value):
+    if not math.isfinite(value):
         return MISSING
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 

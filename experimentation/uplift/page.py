@@ -25,6 +25,7 @@ from reporting.formatting import (
     format_interval,
     format_money,
     format_p_value,
+    format_percent,
     format_signed,
     format_signed_percent,
 )
@@ -128,13 +129,15 @@ def _measures_section(result: UpliftResult) -> dict[str, Any]:
 
 def _credit_section(result: UpliftResult) -> dict[str, str]:
     share = result.share
+    value, low, high = (format_percent(1 - part, 0) for part in (share.value, share.high, share.low))
+    organic = f"{value} ({low} to {high})"
     return {
         "finding": (
             f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%}) of the revenue after a click is "
             "incremental."
         ),
         "attributed": format_money(result.attributed),
-        "organic": f"{1 - share.value:.0%} ({1 - share.high:.0%} to {1 - share.low:.0%})",
+        "organic": organic,
     }
 
 
