@@ -10,6 +10,7 @@ The log of a run ends at `data.until`; docs/explanation/retraining.md has the co
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from markupsafe import Markup
@@ -20,8 +21,14 @@ from evaluation.metrics import paired_bootstrap
 from models.schema import SECONDS_PER_DAY
 from operations.retraining.offline_eval import RunMetrics, evaluate_run
 from reporting.charts import Chart, linear_axis
-from reporting.elements import Column, Figure, Table
-from reporting.formatting import format_duration, format_money
+from reporting.elements import Column, Figure, Head, KeyFigure, Table, verdict
+from reporting.formatting import (
+    format_duration,
+    format_interval,
+    format_money,
+    format_signed,
+    format_signed_percent,
+)
 from reporting.render import render
 from reporting.tables import text_table
 from serving.command_line import argument, option
@@ -88,25 +95,63 @@ def training_seconds(run: Run) -> float:
 
 def html_page(rows: Sequence[Row]) -> str:
     """Return the page of the study."""
+    incremental = [row for row in rows if row["mode"] != "full"]
     return render(
         "model_age.html",
-        title="Model age and incremental training",
+        Head(
+            title="Model age and incremental training",
+            answer=_answer(rows),
+            figures=[*map(_key_figure, incremental[:1]), _key_figure(_oldest(rows))],
+            source=[
+                ("Checkouts", f"{rows[0]['checkouts']:,}, the same for every model"),
+                ("All numbers", "model_age.json in the page's folder"),
+            ],
+        ),
         checkouts=rows[0]["checkouts"],
         age=Figure(
-            _age_chart(rows),
+            partial(_age_chart, rows),
             "The line is full trainings; the band is the 95% interval of the difference to the newest model.",
             LEGEND,
         ),
-        cost=Figure(_cost_chart(rows), legend=LEGEND),
+        cost=Figure(partial(_cost_chart, rows), legend=LEGEND),
         runs=Table(COLUMNS, rows),
     )
 
 
-def _age_chart(rows: Sequence[Row]) -> Markup:
+def _oldest(rows: Sequence[Row]) -> Row:
+    """The oldest full training."""
+    return max((row for row in rows if row["mode"] == "full"), key=lambda row: row["weeks_old"])
+
+
+def _answer(rows: Sequence[Row]) -> str:
+    row = _oldest(rows)
+    interval = format_interval(row["low"], row["high"], 4)
+    outcome = verdict(row["low"], row["high"])
+    result = "no significant difference" if outcome == "not significant" else f"the older model is {outcome}"
+    return (
+        f"A model whose log ended {row['weeks_old']:.0f} weeks ago has an NDCG@6 of {row['ndcg6']:.4f}, "
+        f"the newest {row['ndcg6'] - row['difference']:.4f}: {result} "
+        f"({format_signed(row['difference'], 4)}, 95% interval {interval})."
+    )
+
+
+def _key_figure(row: Row) -> KeyFigure:
+    return KeyFigure(
+        f"NDCG@6, {row['mode']} training of {format_duration(60 * row['minutes'])}, "
+        f"{row['weeks_old']:.0f} weeks old",
+        f"{row['ndcg6']:.4f}",
+        f"newest full training: {row['ndcg6'] - row['difference']:.4f}",
+        f"{format_signed(row['difference'], 4)} ({format_interval(row['low'], row['high'], 4)})",
+        verdict(row["low"], row["high"]),
+    )
+
+
+def _age_chart(rows: Sequence[Row], width: int) -> Markup:
     full = sorted((row for row in rows if row["mode"] == "full"), key=lambda row: row["weeks_old"])
     chart = Chart(
         linear_axis("weeks since the model's log ended", [row["weeks_old"] for row in rows], from_zero=True),
         linear_axis("NDCG@6", [end for row in rows for end in (row["ndcg6"], *_ndcg_interval(row))]),
+        width,
     )
     chart.band([(row["weeks_old"], *_ndcg_interval(row)) for row in full])
     chart.line([(row["weeks_old"], row["ndcg6"]) for row in full], COLOURS["full"])
@@ -115,10 +160,11 @@ def _age_chart(rows: Sequence[Row]) -> Markup:
     return chart.svg("NDCG@6 by weeks since the log ended")
 
 
-def _cost_chart(rows: Sequence[Row]) -> Markup:
+def _cost_chart(rows: Sequence[Row], width: int) -> Markup:
     chart = Chart(
         linear_axis("minutes of training", [row["minutes"] for row in rows], from_zero=True),
         linear_axis("NDCG@6", [row["ndcg6"] for row in rows]),
+        width,
     )
     for row in rows:
         chart.dot(row["minutes"], row["ndcg6"], COLOURS[row["mode"]], f"{row['run']}: {row['ndcg6']:.4f}")
@@ -138,9 +184,9 @@ COLUMNS = [
     Column("weeks old", lambda row: f"{row['weeks_old']:.1f}"),
     Column("time", lambda row: format_duration(60 * row["minutes"]), "from the log to calibrated weights"),
     Column("NDCG@6", lambda row: f"{row['ndcg6']:.4f}"),
-    Column("change", lambda row: f"{row['share']:+.1%}",
+    Column("change", lambda row: format_signed_percent(row["share"]),
            "against the newest model's NDCG@6"),
-    Column("95% interval", lambda row: f"{row['low']:+.4f} to {row['high']:+.4f}",
+    Column("95% interval", lambda row: format_interval(row["low"], row["high"], 4),
            "of the difference in NDCG@6, bootstrap over households"),
     Column("revenue@6", lambda row: format_money(row["revenue6"])),
 ]  # fmt: skip

@@ -1,6 +1,4 @@
-"""`python -m documentation.shop_picture`: pictures of the example shop after a checkout, with a real browser.
-
-It writes one picture in light mode (shop.png) and one in dark mode (shop_dark.png).
+"""`python -m documentation.shop_picture`: draw the example shop after a checkout, with a real browser.
 
 It needs a bundle of The Complete Journey (`make demo`) and a browser: apt install chromium chromium-driver.
 """
@@ -17,6 +15,7 @@ from documentation.markdown import DOCS
 from serving.command_line import option, run
 
 WINDOW = (1180, 850)  # pixels, of which the browser takes some
+HOUSEHOLD = "1245"
 WAIT_SECONDS = 30
 SCROLL_TO_SLATE = "scrollTo(0, document.querySelector('#slate').getBoundingClientRect().top + scrollY - 80)"
 
@@ -26,23 +25,30 @@ class PictureOptions:
     """Write pictures of the shop after a household has paid, in light and in dark mode."""
 
     bundle: Path = option(Path("bundle"), "bundle root")
-    household: str = option("1245", "household whose last order is paid again")
+    household: str = option(HOUSEHOLD, "household whose last order is paid again")
     out: Path = option(DOCS / "pictures" / "shop.png", "file to write; the dark one has `_dark` in its name")
 
 
 def draw_shop(options: PictureOptions) -> int:
     """Open the shop, pay, and write the pictures. Returns the exit code."""
+    for is_dark in (False, True):
+        file = options.out.with_stem(options.out.stem + "_dark") if is_dark else options.out
+        photograph_shop(options.bundle, file, is_dark, options.household)
+        print(file)
+    return 0
+
+
+def photograph_shop(bundle: Path, file: Path, is_dark: bool = False, household: str = HOUSEHOLD) -> None:
+    """Open the shop on a bundle, pay, and write the picture. Raises OSError where the shop does not start."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "storefront", "--port", "0", "--data-dir", folder]
-        command += ["--bundle", str(options.bundle)]
+        command += ["--bundle", str(bundle)]
         shop = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
-            files = take_pictures(_address(shop), options.household, options.out)
+            take_picture(_address(shop), household, file, is_dark)
         finally:
             shop.terminate()
             shop.wait(60)
-    print(*files, sep="\n")
-    return 0
 
 
 def _address(shop: "subprocess.Popen[str]") -> str:
@@ -53,8 +59,8 @@ def _address(shop: "subprocess.Popen[str]") -> str:
     raise OSError("the shop did not start: is there a bundle? `make demo` makes one")
 
 
-def take_pictures(address: str, household: str, file: Path) -> list[Path]:
-    """Pay the household's last order again; save what the page shows, light and dark. Returns the files."""
+def take_picture(address: str, household: str, file: Path, is_dark: bool = False) -> None:
+    """Pay the household's last order again and save what the page shows."""
     from selenium import webdriver
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -66,6 +72,8 @@ def take_pictures(address: str, household: str, file: Path) -> list[Path]:
         options.add_argument(f"--{argument}")
     driver = webdriver.Chrome(options, webdriver.ChromeService(str(shutil.which("chromedriver"))))
     try:
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         driver.get(address)
         wait = WebDriverWait(driver, WAIT_SECONDS)
         wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "#popular li"))
@@ -79,12 +87,7 @@ def take_pictures(address: str, household: str, file: Path) -> list[Path]:
         wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, "#slate .card")) == 6)
         driver.execute_script(SCROLL_TO_SLATE)
         wait.until(lambda d: d.execute_script("return document.getAnimations().length === 0"))
-        files = [file, file.with_stem(f"{file.stem}_dark")]
-        for mode, mode_file in zip(("light", "dark"), files, strict=True):
-            feature = {"name": "prefers-color-scheme", "value": mode}
-            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-            driver.save_screenshot(str(mode_file))
-        return files
+        driver.save_screenshot(str(file))
     finally:
         driver.quit()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 
-from experimentation.ab import page
+from experimentation.ab import page, plan_page
 from experimentation.ab.analyze import AnalysisResult
 from experimentation.ab.analyze import analyze as analyze_log
 from experimentation.ab.confidence_sequence import ALPHA
@@ -120,7 +120,7 @@ def plan(options: PlanOptions) -> int:
     )
     rows = [{name: _cell(name, value) for name, value in row._asdict().items()} for row in plans]
     print(f"{text_table(rows)}\n\n{summary}\n{about}")
-    write_text(options.out, page.plan_page(plans, metric.name, summary, about))
+    write_text(options.out, plan_page.plan_page(plans, metric.name, summary, about))
     print(f"written: {options.out}")
     return 0
 

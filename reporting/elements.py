@@ -1,17 +1,55 @@
-"""The parts of a page that templates draw: tables with explained columns, and figures."""
+"""The parts of a page that templates draw: the head, tables with explained columns, and figures."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from markupsafe import Markup
 
 from reporting.tables import Row
 
 Legend = Sequence[tuple[str, str]]  # colour of a mark (style.css), meaning
+Status = Literal["good", "bad", ""]
+ALARM, WARNING, NOTE = "alarm", "warning", "note"
+
+
+class Notice(NamedTuple):
+    """A box at the top of a page; its first word is its kind: ALARM, WARNING or NOTE."""
+
+    kind: str
+    text: str
+
+
+class KeyFigure(NamedTuple):
+    """A value of the first screen, with the best baseline beside it.
+
+    `difference` has the interval; `verdict` is `better`, `worse`, `not significant` or empty; `alarm` colours
+    `difference`.
+    """
+
+    name: str
+    value: str
+    baseline: str = ""
+    difference: str = ""
+    verdict: str = ""
+
+
+class Head(NamedTuple):
+    """The first screen of a page, and the source of its numbers.
+
+    `answer` is one sentence that answers the page's question. `source` has rows (name, value) for the
+    footer; the command, the version and the date follow them.
+    """
+
+    title: str
+    answer: str
+    status: Status = ""
+    notices: Sequence[Notice] = ()
+    figures: Sequence[KeyFigure] = ()
+    source: Sequence[tuple[str, str]] = ()
 
 
 class Column(NamedTuple):
-    """A column of a table; a note below the table explains it, unless `description` is empty."""
+    """A column of a table; a fold below the table explains it, unless `description` is empty."""
 
     name: str
     cell: Callable[[Row], str]
@@ -22,7 +60,7 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Columns and rows; `row_class` gives the CSS class of a row."""
+    """Columns and rows; the first column names the row; `row_class` gives the CSS class of a row."""
 
     columns: Sequence[Column]
     rows: Iterable[Row]
@@ -30,9 +68,26 @@ class Table(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A chart with its heading and legend above and its caption below."""
+    """A chart with its heading and legend above and its caption below.
 
-    chart: Markup
+    `draw` returns the chart for a width in pixels; the page has it at `width` and at NARROW_WIDTH.
+    """
+
+    draw: Callable[[int], Markup]
     caption: str = ""
     legend: Legend = ()
     heading: str = ""
+    width: int = 600
+
+
+def notices(
+    alarms: Iterable[str] = (), warnings: Iterable[str] = (), notes: Iterable[str] = ()
+) -> list[Notice]:
+    """Return boxes, alarms first; the box has its kind as its first word, the text needs none."""
+    kinds = ((ALARM, alarms), (WARNING, warnings), (NOTE, notes))
+    return [Notice(kind, text.removeprefix("Warning: ")) for kind, texts in kinds for text in texts]
+
+
+def verdict(low: float, high: float) -> str:
+    """Return `better`, `worse` or `not significant` of a difference's interval, where more is better."""
+    return "better" if low > 0 else "worse" if high < 0 else "not significant"

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 MISSING = "–"
+MINUS = "−"
 SECONDS_PER_UNIT = (("years", 365.25 * 86_400), ("days", 86_400.0), ("h", 3_600.0), ("min", 60.0), ("s", 1.0))
 MAX_YEARS_WITH_DAYS = 2  # from here on a duration is in whole years
 
@@ -15,27 +16,42 @@ def format_number(value: float, digits: int = 6, sign: bool = False) -> str:
         return MISSING
     rounded = Decimal(f"{value:.{digits}g}")
     plain = f"{rounded:+,f}" if sign else f"{rounded:,f}"
-    return plain.rstrip("0").rstrip(".") if "." in plain else plain
+    return _with_minus(plain.rstrip("0").rstrip(".") if "." in plain else plain)
 
 
 def format_count(value: float) -> str:
     """`1,234`."""
-    return MISSING if math.isnan(value) else f"{value:,.0f}"
+    return MISSING if not math.isfinite(value) else _with_minus(f"{value:,.0f}")
 
 
 def format_money(value: float) -> str:
     """`1,234.50`: two digits after the point, in the shop's currency."""
-    return MISSING if math.isnan(value) else f"{value:,.2f}"
+    return MISSING if not math.isfinite(value) else _with_minus(f"{value:,.2f}")
 
 
 def format_percent(value: float, digits: int = 1) -> str:
     """`12.3%` of a share."""
-    return MISSING if math.isnan(value) else f"{value:.{digits}%}"
+    return MISSING if not math.isfinite(value) else _with_minus(f"{value:,.{digits}%}")
+
+
+def format_signed(value: float, digits: int = 2) -> str:
+    """`+1,234.50` or `−0.09`: a difference."""
+    return MISSING if not math.isfinite(value) else _with_minus(f"{value:+,.{digits}f}")
+
+
+def format_signed_percent(value: float, digits: int = 1) -> str:
+    """`+12.3%` or `−0.9%` of a share."""
+    return MISSING if not math.isfinite(100 * value) else _with_minus(f"{value:+,.{digits}%}")
+
+
+def format_interval(low: float, high: float, digits: int = 2) -> str:
+    """`−0.09 to +0.23`: the interval of a difference."""
+    return f"{format_signed(low, digits)} to {format_signed(high, digits)}"
 
 
 def format_p_value(value: float) -> str:
     """`0.012`, or `< 0.001`."""
-    if math.isnan(value):
+    if not math.isfinite(value):
         return MISSING
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
@@ -43,6 +59,17 @@ def format_p_value(value: float) -> str:
 def format_date(timestamp: float) -> str:
     """`3 December 2017` of Unix seconds, in UTC."""
     return datetime.fromtimestamp(timestamp, UTC).strftime("%-d %B %Y")
+
+
+def format_dates(first: float, last: float) -> str:
+    """`1 to 16 December 2017` of two times in Unix seconds, in UTC; what two dates share is written once."""
+    start, end = (datetime.fromtimestamp(timestamp, UTC) for timestamp in (first, last))
+    if start.date() == end.date():
+        return format_date(last)
+    if start.year != end.year:
+        return f"{format_date(first)} to {format_date(last)}"
+    shared = "%-d" if start.month == end.month else "%-d %B"
+    return f"{start.strftime(shared)} to {format_date(last)}"
 
 
 def format_time(timestamp: float) -> str:
@@ -58,7 +85,7 @@ def format_duration(seconds: float) -> str:
     if not math.isfinite(seconds):
         return MISSING
     if seconds < 0:
-        return "−" + format_duration(-seconds)
+        return MINUS + format_duration(-seconds)
     if seconds < 1:
         return "0 s" if seconds == 0 else f"{max(1, round(1000 * seconds))} ms"
     if seconds >= MAX_YEARS_WITH_DAYS * SECONDS_PER_UNIT[0][1]:
@@ -73,6 +100,12 @@ def format_duration(seconds: float) -> str:
     count, remainder = divmod(whole, round(length / smaller_length))
     text = _count_units(count, name)
     return f"{text} {_count_units(remainder, smaller_name)}" if remainder else text
+
+
+def _with_minus(text: str) -> str:
+    """A number with a minus sign of the width of a plus; a rounded zero has none."""
+    text = text.replace("-", MINUS)
+    return text.removeprefix(MINUS) if text.startswith(MINUS) and not text.strip(f"{MINUS}0,.%") else text
 
 
 def _count_units(count: int, unit: str) -> str:

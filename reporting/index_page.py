@@ -1,12 +1,13 @@
 """Recall, latency and size of retrieval indexes: a page with a chart and the Pareto front."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from markupsafe import Markup
 
-from reporting.charts import Axis, Chart, linear_axis
-from reporting.elements import Column, Figure, Table
-from reporting.formatting import format_duration
+from reporting.charts import NARROW_WIDTH, Axis, Chart, linear_axis
+from reporting.elements import Column, Figure, Head, KeyFigure, Table
+from reporting.formatting import format_duration, format_number, format_percent
 from reporting.render import render
 from reporting.tables import Row
 
@@ -32,20 +33,79 @@ def index_page(rows: Sequence[Row], title: str, introduction: str) -> str:
     caption = "A dot per setting; a larger dot takes more bytes per vector."
     return render(
         "retrieval_index.html",
-        title=title,
-        introduction=introduction,
-        latency=Figure(recall_latency_chart(rows), caption, LEGEND),
+        Head(
+            title=title,
+            answer=_answer(rows),
+            figures=_key_figures(rows),
+            source=[("Measurement", introduction)],
+        ),
+        latency=Figure(partial(recall_latency_chart, rows), caption, LEGEND),
         front=Table(columns, front, lambda row: "highlight" if row.get("chosen") else ""),
     )
 
 
-def recall_latency_chart(rows: Sequence[Row]) -> Markup:
+def _chosen_row(rows: Sequence[Row]) -> Row | None:
+    return next((row for row in rows if row.get("chosen")), None)
+
+
+def _fastest_baseline(rows: Sequence[Row], chosen: Row) -> Row | None:
+    """The fastest setting of another library with at least the chosen recall."""
+    baselines = [row for row in rows if "chosen" not in row and row["recall"] >= chosen["recall"]]
+    return min(baselines, key=lambda row: row["p50_ms"], default=None)
+
+
+def _answer(rows: Sequence[Row]) -> str:
+    chosen = _chosen_row(rows)
+    if chosen is None:
+        return f"{len(rows):,} settings were measured, and none was chosen."
+    sentence = (
+        f"The chosen index finds {format_percent(chosen['recall'])} of the nearest items in "
+        f"{_milliseconds(chosen['p50_ms'])} (median)"
+    )
+    baseline = _fastest_baseline(rows, chosen)
+    if baseline is None:
+        return f"{sentence}."
+    return f"{sentence}; {baseline['system']} needs {_milliseconds(baseline['p50_ms'])} for this recall."
+
+
+def _key_figures(rows: Sequence[Row]) -> list[KeyFigure]:
+    chosen = _chosen_row(rows)
+    if chosen is None:
+        return []
+    baseline = _fastest_baseline(rows, chosen)
+    columns = (
+        ("Recall of exact search", "recall", lambda value: format_percent(value, 2)),
+        ("Median latency of a query", "p50_ms", _milliseconds),
+        ("99th percentile of the latency", "p99_ms", _milliseconds),
+        ("Bytes per vector", "bytes_per_vector", lambda value: f"{value:,.1f}"),
+    )
+    return [
+        KeyFigure(
+            name,
+            form(chosen[column]),
+            "" if baseline is None else f"{baseline['system']}: {form(baseline[column])}",
+        )
+        for name, column, form in columns
+    ]
+
+
+def _milliseconds(value: float) -> str:
+    return f"{format_number(value, 2)} ms"
+
+
+def recall_latency_chart(rows: Sequence[Row], width: int) -> Markup:
     """Median latency against recall, from MIN_RECALL."""
     rows = [row for row in rows if row["recall"] >= MIN_RECALL]
     times = [row["p50_ms"] for row in rows] or [1.0]
     low, high = 0.8 * min(times), 1.25 * max(times)
     y = Axis("median latency of a query, ms", low, high, tuple(t for t in TICKS if low < t < high), True)
-    chart = Chart(linear_axis("recall", [MIN_RECALL, 1.0]), y, height=420, right=90)
+    chart = Chart(
+        linear_axis("recall", [MIN_RECALL, 1.0]),
+        y,
+        width,
+        height=420,
+        right=90 if width > NARROW_WIDTH else 20,
+    )
     max_bytes = max((row["bytes_per_vector"] for row in rows), default=1.0)
     for row in sorted(rows, key=lambda row: bool(row.get("chosen"))):
         colour = "blue" if row.get("chosen") else "green" if "chosen" in row else "orange"

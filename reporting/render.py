@@ -8,6 +8,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from reporting import formatting
+from reporting.charts import NARROW_WIDTH
+from reporting.elements import Head
+from reporting.provenance import provenance
 
 ROOT = Path(__file__).parent
 FILTERS = {
@@ -17,15 +20,16 @@ FILTERS = {
     "percent": formatting.format_percent,
     "date": formatting.format_date,
     "time": formatting.format_time,
+    "dates": formatting.format_dates,
 }
 
 
-def render(template: str, **context: Any) -> str:
-    """Return the page of a template in templates/.
+def render(template: str, head: Head, **context: Any) -> str:
+    """Return the page of a template in templates/; `head` is its first screen.
 
     Every value is escaped, unless it is Markup. A name that the context lacks raises UndefinedError.
     """
-    return _environment().get_template(template).render(context)
+    return _environment().get_template(template).render(context, head=head, provenance=provenance())
 
 
 @cache
@@ -38,5 +42,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["style"] = Markup((ROOT / "style.css").read_text(encoding="utf-8"))
+    environment.globals["narrow_width"] = NARROW_WIDTH
     environment.filters.update(FILTERS)
     return environment

@@ -8,8 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from reporting.charts import HALF_WIDTH, Axis, Chart
-from reporting.elements import Column, Figure, Table
-from reporting.formatting import MISSING, format_percent
+from reporting.elements import Column, Figure, Head, KeyFigure, Table
+from reporting.formatting import MISSING, format_count, format_number, format_percent
 from reporting.render import render
 from reporting.tables import Row
 
@@ -33,10 +33,21 @@ def serving_page(rows: Sequence[Row], title: str, introduction: str, deadline_ms
     }
     return render(
         "serving_benchmark.html",
-        title=title,
-        introduction=introduction,
+        Head(
+            title=title,
+            answer=_answer(rows, deadline_ms),
+            status="good" if rows and _first(rows)["p99_ms"] <= deadline_ms else "bad",
+            figures=_key_figures(rows, deadline_ms),
+            source=[("Measurement", introduction)],
+        ),
         percentiles=[
-            Figure(percentile_chart(members, name, deadline_ms), caption, heading=name)
+            Figure(
+                partial(percentile_chart, members, name, deadline_ms),
+                caption,
+                _scenario_legend(members),
+                name,
+                760,
+            )
             for name, members in clients.items()
             if members
         ],
@@ -46,19 +57,79 @@ def serving_page(rows: Sequence[Row], title: str, introduction: str, deadline_ms
     )
 
 
-def percentile_chart(rows: Sequence[Row], name: str, deadline_ms: float) -> Markup:
+def _first(rows: Sequence[Row]) -> Row:
+    """The scenario without a failing stage and without load."""
+    return next((row for row in rows if "stages" in row), rows[0])
+
+
+def _answer(rows: Sequence[Row], deadline_ms: float) -> str:
+    if not rows:
+        return "No scenario has requests."
+    row = _first(rows)
+    worst = min(row["six_share"] for row in rows)
+    sentence = (
+        f"Half of the requests take at most {_duration(row['p50_ms'])} and 99 of 100 at most "
+        f"{_duration(row['p99_ms'])}; the deadline is {_duration(deadline_ms)}."
+    )
+    if worst == 1:
+        return f"{sentence} Every answer has six items."
+    return f"{sentence} In the worst scenario {format_percent(worst)} of the answers have six items."
+
+
+def _key_figures(rows: Sequence[Row], deadline_ms: float) -> list[KeyFigure]:
+    """The first scenario beside the deadline and the floor."""
+    if not rows:
+        return []
+    row, name = _first(rows), _first(rows)["scenario"]
+    rates = [row["requests_per_s"] for row in rows if not math.isnan(row["requests_per_s"])]
+    floor = f"floor: {_duration(row['floor_ms'])}" if "floor_ms" in row else ""
+    return [
+        KeyFigure(f"Median latency, {name}", _duration(row["p50_ms"]), floor),
+        KeyFigure(
+            f"99th percentile of the latency, {name}",
+            _duration(row["p99_ms"]),
+            f"deadline: {_duration(deadline_ms)}",
+        ),
+        KeyFigure(
+            "Requests a second, highest of all scenarios",
+            format_count(max(rates, default=math.nan)),
+        ),
+    ]
+
+
+def _duration(milliseconds: float) -> str:
+    return f"{format_number(milliseconds, 3)} ms"
+
+
+def _ordered(rows: Sequence[Row]) -> list[Row]:
+    """The scenarios with answers, the fastest first."""
+    return sorted((row for row in rows if not math.isnan(row["p50_ms"])), key=lambda row: row["p999_ms"])
+
+
+def _scenario_label(row: Row) -> str:
+    return str(row["scenario"]).removeprefix("HTTP, ")
+
+
+def _scenario_legend(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Numbers of the lines, for charts without room for names."""
+    return [
+        (COLOURS[k % len(COLOURS)], f"{k + 1} {_scenario_label(row)}") for k, row in enumerate(_ordered(rows))
+    ]
+
+
+def percentile_chart(rows: Sequence[Row], name: str, deadline_ms: float, width: int) -> Markup:
     """A line per scenario: the latency that one request in 2, 20, 100 and 1,000 exceeds."""
-    rows = [row for row in rows if not math.isnan(row["p50_ms"])]  # NaN: no answers
+    rows = _ordered(rows)
     y = milliseconds_axis([row[quantile] for row in rows for quantile in PERCENTILE_RATES] + [deadline_ms])
     x = Axis("one request in … takes longer", 2, 1000, tuple(PERCENTILE_RATES.values()), log=True)
-    chart = Chart(x, y, width=860, height=400, right=330)
+    chart = Chart(x, y, width=width, height=400, right=50)
     chart.reference_line((2, deadline_ms), (1000, deadline_ms))
-    for k, row in enumerate(sorted(rows, key=lambda row: row["p999_ms"])):
+    for k, row in enumerate(rows):
         colour = COLOURS[k % len(COLOURS)]
         chart.line([(rate, row[quantile]) for quantile, rate in PERCENTILE_RATES.items()], colour)
         for quantile, rate in PERCENTILE_RATES.items():
             chart.dot(rate, row[quantile], colour, f"{row['scenario']}: {row[quantile]:g} ms", 3)
-    chart.end_labels([(row["p999_ms"], row["scenario"].removeprefix("HTTP, ")) for row in rows])
+    chart.end_labels([(row["p999_ms"], str(k + 1)) for k, row in enumerate(rows)])
     return chart.svg(name)
 
 
@@ -83,32 +154,47 @@ def stages_section(row: Row) -> dict[str, Any]:
 
 def timeline_section(row: Row, deadline_ms: float) -> dict[str, Any]:
     """Latency and outcomes of the requests by second of a scenario."""
+    charts = ((_latency_chart, LATENCIES), (_outcome_chart, OUTCOMES))
+    return {
+        "scenario": row["scenario"],
+        "figures": [
+            Figure(
+                partial(draw, row, deadline_ms),
+                legend=[(colour, meaning) for _, colour, meaning in series],
+                width=HALF_WIDTH,
+            )
+            for draw, series in charts
+        ],
+    }
+
+
+def _second_axis(seconds: Sequence[Row]) -> Axis:
+    last = max(second["second"] for second in seconds)
+    return Axis("second", 0, last + 1, tuple(range(0, last + 2, max(1, (last + 1) // 8))))
+
+
+def _latency_chart(row: Row, deadline_ms: float, width: int) -> Markup:
     seconds = row["over_time"]
     last = max(second["second"] for second in seconds)
-    x = Axis("second", 0, last + 1, tuple(range(0, last + 2, max(1, (last + 1) // 8))))
     answered = [second for second in seconds if not math.isnan(second["p99_ms"])]
     y = milliseconds_axis([second[name] for second in answered for name, *_ in LATENCIES] + [deadline_ms])
-    latency = Chart(x, y, width=HALF_WIDTH, height=260)
+    latency = Chart(_second_axis(seconds), y, width=width, height=260)
     latency.reference_line((0, deadline_ms), (last + 1, deadline_ms))
     for name, colour, _ in LATENCIES:
         latency.line([(second["second"] + 0.5, second[name]) for second in answered], colour)
         for second in answered:
             tip = f"second {second['second']}: {second[name]:g} ms"
             latency.dot(second["second"] + 0.5, second[name], colour, tip, 2.5)
-    shares = Chart(x, Axis("share of requests", 0, 1, (0, 0.25, 0.5, 0.75, 1)), HALF_WIDTH, 260)
+    return latency.svg(f"latency by second: {row['scenario']}")
+
+
+def _outcome_chart(row: Row, deadline_ms: float, width: int) -> Markup:
+    seconds = row["over_time"]
+    y = Axis("share of requests", 0, 1, (0, 0.25, 0.5, 0.75, 1))
+    shares = Chart(_second_axis(seconds), y, width, 260)
     for name, colour, _ in OUTCOMES:
         shares.line([(second["second"] + 0.5, second[name]) for second in seconds], colour)
-    charts = (
-        (latency, LATENCIES, f"latency by second: {row['scenario']}"),
-        (shares, OUTCOMES, f"share of requests by second: {row['scenario']}"),
-    )
-    return {
-        "scenario": row["scenario"],
-        "figures": [
-            Figure(chart.svg(name), legend=[(colour, meaning) for _, colour, meaning in series])
-            for chart, series, name in charts
-        ],
-    }
+    return shares.svg(f"share of requests by second: {row['scenario']}")
 
 
 def milliseconds_axis(values: Sequence[float]) -> Axis:

@@ -1,6 +1,6 @@
 """What a shop's tables hold, as text for the terminal and as a page."""
 
-from reporting.elements import Column, Table
+from reporting.elements import Column, Head, Table, notices
 from reporting.formatting import format_count, format_percent, format_time
 from reporting.render import render
 from reporting.tables import Row, text_table
@@ -27,7 +27,7 @@ def shop_page(report: Row) -> str:
         Column("not there", lambda row: row["absent"], numeric=False),
         Column("not read", lambda row: row["unread"], numeric=False),
     ]
-    facts = [Column("", lambda row: row["fact"], numeric=False), Column("", _fact)]
+    facts = [Column("fact", lambda row: row["fact"], numeric=False), Column("value", _fact)]
     horizons = [
         Column("horizon", lambda row: row["horizon"], numeric=False),
         Column("checkouts", lambda row: format_count(row["over"])),
@@ -36,10 +36,12 @@ def shop_page(report: Row) -> str:
     ]
     return render(
         "shop_check.html",
-        title="What the shop's tables hold",
-        finding=report["finding"],
-        status="bad" if report["suggested"] is None or report["warnings"] else "good",
-        warnings=report["warnings"],
+        Head(
+            title="Shop check: what the tables hold",
+            answer=report["finding"],
+            status="bad" if report["suggested"] is None or report["warnings"] else "good",
+            notices=notices(warnings=report["warnings"]),
+        ),
         tables=Table(tables, report["tables"]),
         facts=Table(facts, report["facts"]),
         horizons=Table(horizons, report["horizons"], lambda row: _row_class(row, report)),

@@ -55,6 +55,7 @@ class AnalysisResult(NamedTuple):
     alpha: float
     warnings: tuple[str, ...]  # arms that another version answered; slot and orders that disagree
     notes: tuple[str, ...]
+    versions: tuple[tuple[str, str], ...] = ()  # (arm, bundle version) that answered
 
     @property
     def has_srm(self) -> bool:
@@ -101,6 +102,7 @@ def analyze(
         alpha=alpha,
         warnings=tuple(version_mismatch_warnings(log, experiment)),
         notes=(*metric_notes(experiment, deciding, has_orders), *log.notes),
+        versions=tuple(log.slates_by_version),
     )
     if result.has_srm:
         return result

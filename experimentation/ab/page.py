@@ -2,35 +2,40 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
+
+from markupsafe import Markup
 
 from experimentation.ab import verdict
 from experimentation.ab.analyze import SRM_ALPHA, AnalysisResult, TreatmentResult
 from experimentation.ab.confidence_sequence import early_alpha, final_alpha
 from experimentation.ab.estimate import ORDER_REVENUE, REVENUE, Effect
 from experimentation.ab.guardrails import FAILED, INCONCLUSIVE, NOT_MEASURED, PASSED, GuardrailResult
-from experimentation.ab.plan import DurationPlan
 from experimentation.ab.verdict import ShipDecision
-from reporting.charts import Chart, Interval, dot_plot, linear_axis
-from reporting.elements import Column, Figure, Table
+from reporting.charts import Chart, linear_axis
+from reporting.dot_plot import Interval, dot_plot
+from reporting.elements import Column, Figure, Head, KeyFigure, Status, Table, notices
+from reporting.elements import verdict as verdict_of
 from reporting.formatting import (
-    MISSING,
     format_count,
     format_money,
     format_number,
     format_p_value,
     format_percent,
+    format_signed_percent,
 )
 from reporting.render import render
 from reporting.tables import Row
 
-DECISION_STATUS = {
+DECISION_STATUS: dict[str, Status] = {
     verdict.SHIP: "good",
     verdict.KEEP_CONTROL: "bad",
     verdict.SAMPLE_RATIO_MISMATCH: "bad",
     verdict.NOT_ENOUGH_DATA: "",
 }
+SRM_ALARM = "An arm lost users. The arms are no longer comparable, so the page shows no other result."
 STATE_COLOURS = {PASSED: "green", INCONCLUSIVE: "grey", FAILED: "orange"}
 
 
@@ -39,67 +44,52 @@ def experiment_page(result: AnalysisResult, decision: ShipDecision, source: str)
     valid = not result.has_srm
     return render(
         "ab_test.html",
-        title=f"Experiment {result.experiment.name}",
-        decision=decision.sentence,
-        status=DECISION_STATUS[decision.kind],
-        warnings=result.warnings,
-        deciding=result.deciding.name,
+        Head(
+            title=f"Experiment: {result.experiment.name}",
+            answer=decision.sentence,
+            status=DECISION_STATUS[decision.kind],
+            notices=notices(
+                alarms=[SRM_ALARM] if result.has_srm else [],
+                warnings=result.warnings,
+                notes=result.notes,
+            ),
+            figures=_key_figures(result) if valid else [],
+            source=[("Data", source), *_version_rows(result)],
+        ),
         split=_split_section(result),
         metrics=_metrics_section(result) if valid else None,
         looks=[_looks_section(result, treatment) for treatment in result.treatments] if valid else [],
         guardrails=_guardrails_section(result) if valid else None,
-        source=source,
-        notes=result.notes,
     )
 
 
-def plan_page(plans: Sequence[DurationPlan], metric: str, finding: str, about: str) -> str:
-    """Return the page of a plan; `about` names its assumptions."""
-    curves = {
-        "with CUPED": ("blue", [(plan.weeks, 100 * plan.mde_cuped) for plan in plans if plan.mde_cuped]),
-        "without CUPED": ("grey", [(plan.weeks, 100 * plan.mde) for plan in plans]),
-    }
-    chart = Chart(
-        linear_axis("weeks of the test", [0, *(plan.weeks for plan in plans)], from_zero=True),
-        linear_axis(
-            "minimum detectable effect, %",
-            [uplift for _, curve in curves.values() for _, uplift in curve],
-            from_zero=True,
-        ),
-        height=340,
+def _key_figures(result: AnalysisResult) -> list[KeyFigure]:
+    """The deciding metric of every treatment; of a single treatment the other metrics too."""
+    control, is_single = result.experiment.arms[0].name, len(result.treatments) == 1
+    users = KeyFigure(
+        "Users", format_count(sum(result.users_by_arm)), f"planned: {format_count(result.experiment.users)}"
     )
-    for name, (colour, curve) in curves.items():
-        chart.line(curve, colour)
-        for weeks, uplift in curve:
-            chart.dot(weeks, uplift, colour, f"{weeks} weeks, {name}: {uplift:.2f}%", 3)
-    return render(
-        "ab_plan.html",
-        title=f"Plan for {metric}",
-        finding=finding,
-        effects=Figure(
-            chart.svg("Minimum detectable effect by weeks"),
-            legend=[(colour, name) for name, (colour, curve) in curves.items() if curve],
-        ),
-        table=Table(PLAN_COLUMNS, [plan._asdict() for plan in plans]),
-        about=about,
-    )
+    return [
+        KeyFigure(
+            f"{name[:1].upper()}{name[1:]}, {treatment.arm}",
+            _metric_value(name, effect.treatment),
+            f"{control}: {_metric_value(name, effect.control)}",
+            f"{format_signed_percent(effect.relative)} ({_format_interval(effect)})",
+            verdict_of(effect.relative_low, effect.relative_high),
+        )
+        for treatment in result.treatments
+        for name, effect in treatment.effects.items()
+        if (is_single or name == result.deciding.name) and math.isfinite(effect.relative_high)
+    ] + [users]
 
 
-def _optional(name: str, form: Callable[[float], str]) -> Callable[[Row], str]:
-    return lambda row: MISSING if row[name] is None else form(row[name])
-
-
-PLAN_COLUMNS = [
-    Column("weeks", lambda row: str(row["weeks"])),
-    Column("users", _optional("users", format_count),
-           "users that come in this time, as in the latest weeks of the log"),
-    Column("sessions per user", lambda row: f"{row['sessions_per_user']:.2f}"),
-    Column("users needed", _optional("users_needed", format_count),
-           "in two arms together, for the planned uplift"),
-    Column("with CUPED", _optional("users_needed_cuped", format_count)),
-    Column("detectable effect", _optional("mde", format_percent), "minimum uplift that these users detect"),
-    Column("with CUPED", _optional("mde_cuped", format_percent)),
-]  # fmt: skip
+def _version_rows(result: AnalysisResult) -> list[tuple[str, str]]:
+    """The bundle versions that answered each arm."""
+    versions: dict[str, list[str]] = {}
+    for arm, version in result.versions:
+        versions.setdefault(arm, []).append(version or "no bundle")
+    text = "; ".join(f"{arm}: {', '.join(names)}" for arm, names in versions.items())
+    return [("Bundle versions", text)] if text else []
 
 
 def _split_section(result: AnalysisResult) -> dict[str, Any]:
@@ -107,7 +97,7 @@ def _split_section(result: AnalysisResult) -> dict[str, Any]:
         Column("arm", lambda row: row["arm"], numeric=False),
         Column("users", lambda row: format_count(row["users"])),
         Column("expected", lambda row: format_count(row["expected"])),
-        Column("difference", lambda row: f"{row['users'] / row['expected'] - 1:+.2%}"),
+        Column("difference", lambda row: format_signed_percent(row["users"] / row["expected"] - 1, 2)),
     ]
     arms = zip(result.experiment.arms, result.users_by_arm, result.expected_users, strict=True)
     rows = [{"arm": arm.name, "users": users, "expected": expected} for arm, users, expected in arms]
@@ -132,14 +122,14 @@ def _metrics_section(result: AnalysisResult) -> dict[str, Any]:
         Column("metric", lambda row: row["metric"], numeric=False),
         Column("control", lambda row: _metric_value(row["metric"], row["effect"].control)),
         Column("treatment", lambda row: _metric_value(row["metric"], row["effect"].treatment)),
-        Column("change", lambda row: f"{row['effect'].relative:+.1%}"),
+        Column("change", lambda row: format_signed_percent(row["effect"].relative)),
         Column("interval", lambda row: _format_interval(row["effect"])),
         Column("p", lambda row: format_p_value(row["effect"].p), "two-sided, of this comparison alone"),
         Column("adjusted p", lambda row: format_p_value(row["p"]), f"Holm's procedure: {deciding} over "
                "the treatments, the other metrics over treatments and metrics"),
     ]  # fmt: skip
     changes = "; ".join(
-        f"{treatment.arm}: {deciding} {effect.relative:+.1%} ({_format_interval(effect)})"
+        f"{treatment.arm}: {deciding} {format_signed_percent(effect.relative)} ({_format_interval(effect)})"
         for treatment in result.treatments
         for effect in [treatment.effects[deciding]]
     )
@@ -171,12 +161,13 @@ def _effects_figure(rows: Sequence[Row]) -> Figure:
     ]
     axis = linear_axis("change against the control, %", [0.0, *ends], signed=True)
     legend = [("blue", "higher"), ("orange", "lower"), ("grey", "not significant")]
-    return Figure(dot_plot(groups, axis, 0.0, "Changes by metric"), legend=legend)
+    return Figure(partial(dot_plot, groups, axis, 0.0, "Changes by metric"), legend=legend)
 
 
 def _effect_interval(effect: Effect, adjusted_p: float) -> Interval:
     colour = "blue" if effect.relative_low > 0 else "orange" if effect.relative_high < 0 else "grey"
-    tip = f"{effect.relative:+.2%}, {_format_interval(effect)}, adjusted p {format_p_value(adjusted_p)}"
+    tip = f"{format_signed_percent(effect.relative, 2)}, {_format_interval(effect)}"
+    tip += f", adjusted p {format_p_value(adjusted_p)}"
     return Interval(100 * effect.relative, 100 * effect.relative_low, 100 * effect.relative_high, colour, tip)
 
 
@@ -199,26 +190,29 @@ def _looks_section(result: AnalysisResult, treatment: TreatmentResult) -> dict[s
     )
     return section | {
         "finding": finding,
-        "figure": _looks_figure(treatment, result.deciding.name, section["title"]),
+        "figure": Figure(partial(_looks_chart, treatment, result.deciding.name, section["title"]), width=760),
     }
 
 
-def _looks_figure(treatment: TreatmentResult, metric: str, name: str) -> Figure:
+def _looks_chart(treatment: TreatmentResult, metric: str, name: str, width: int) -> Markup:
     band = [(look.day + 1, look.low, look.high) for look in treatment.looks]
     ends = [end for _, *interval in band for end in interval]
     chart = Chart(
         linear_axis("day of the test", [0, *(day for day, *_ in band)], from_zero=True),
         linear_axis(f"{metric}: difference", [0.0, *ends]),
-        width=760,
+        width=width,
         height=320,
     )
     chart.band(band)
     chart.reference_line((chart.x.low, 0.0), (chart.x.high, 0.0))
     chart.line([(look.day + 1, look.effect) for look in treatment.looks], "blue")
     for look in treatment.looks:
-        tip = f"day {look.day + 1}, {look.users:,} users: {look.effect:+.4g}"
-        chart.dot(look.day + 1, look.effect, "blue", f"{tip}, {look.low:+.4g} to {look.high:+.4g}", 3)
-    return Figure(chart.svg(name))
+        effect, low, high = (
+            format_number(value, 4, sign=True) for value in (look.effect, look.low, look.high)
+        )
+        tip = f"day {look.day + 1}, {look.users:,} users: {effect}, {low} to {high}"
+        chart.dot(look.day + 1, look.effect, "blue", tip, 3)
+    return chart.svg(name)
 
 
 def _guardrails_section(result: AnalysisResult) -> dict[str, Any]:
@@ -263,7 +257,7 @@ def _margins_figure(rows: Sequence[Row]) -> Figure:
     axis = linear_axis("share of the margin used", [0.0, 1.0, *ends])
     caption = "The dashed line is the margin. Left of 0 the treatment is better than the control."
     legend = [(colour, state) for state, colour in STATE_COLOURS.items()]
-    return Figure(dot_plot(groups, axis, 1.0, "Guardrails", left=210), caption, legend)
+    return Figure(partial(dot_plot, groups, axis, 1.0, "Guardrails", left=210), caption, legend)
 
 
 def _guardrail_interval(guardrail: GuardrailResult) -> Interval:
@@ -289,4 +283,5 @@ def _metric_value(metric: str, value: float) -> str:
 
 
 def _format_interval(effect: Effect) -> str:
-    return f"{effect.relative_low:+.1%} to {effect.relative_high:+.1%}"
+    low, high = format_signed_percent(effect.relative_low), format_signed_percent(effect.relative_high)
+    return f"{low} to {high}"

@@ -1,7 +1,10 @@
 """The page of the exploration study: its values for reporting's template."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
+
+from markupsafe import Markup
 
 from experimentation.exploration.comparison import (
     DISCOVERY_IMPRESSIONS,
@@ -12,9 +15,17 @@ from experimentation.exploration.comparison import (
     TOP_ITEM_SHARE,
     Row,
 )
-from reporting.charts import Chart, Interval, dot_plot, linear_axis
-from reporting.elements import Column, Figure, Table
-from reporting.formatting import MISSING
+from reporting.charts import Chart, linear_axis
+from reporting.dot_plot import Interval, dot_plot
+from reporting.elements import Column, Figure, Head, KeyFigure, Table, verdict
+from reporting.formatting import (
+    MINUS,
+    MISSING,
+    format_interval,
+    format_percent,
+    format_signed,
+    format_signed_percent,
+)
 from reporting.render import render
 
 LEGEND = (("blue", "ε slot, as served"), ("orange", "Thompson sampling"), ("green", "LinUCB"),
@@ -38,7 +49,15 @@ def page(rows: Sequence[Row], seeds: int, days: int) -> str:
     }
     return render(
         "exploration.html",
-        title="Exploration policies by regret",
+        Head(
+            title="Exploration: regret by policy",
+            answer=_answer(by_appeal),
+            figures=_key_figures(by_appeal),
+            source=[
+                ("Data", f"{seeds:,} simulated shops for each appeal, {days:,} days each"),
+                ("All numbers", "exploration.json in the page's folder"),
+            ],
+        ),
         seeds=seeds,
         days=days,
         appeals=APPEALS,
@@ -47,6 +66,48 @@ def page(rows: Sequence[Row], seeds: int, days: int) -> str:
         new_items=_new_items_section(by_appeal),
         tables=_policy_tables(by_appeal),
     )
+
+
+def _best_policy(rows: dict[str, Row]) -> tuple[str, Row]:
+    """The policy of highest revenue among those that a shop can run."""
+    policies = [pair for pair in _plotted_policies(rows) if pair[0] not in (NO_EXPLORATION, FULL_FEEDBACK)]
+    return max(policies, key=lambda pair: pair[1]["gain"])
+
+
+def _answer(by_appeal: RowsByAppeal) -> str:
+    sentences = []
+    for appeal, rows in by_appeal.items():
+        name, row = _best_policy(rows)
+        gain = f"{format_signed_percent(row['gain'], 2)}, 95% interval {_interval_percent(row, 'gain')}"
+        sentences.append(
+            f"With {appeal} {name} earns more than no exploration ({gain} of revenue)."
+            if row["gain_low"] > 0
+            else f"With {appeal} no policy earns significantly more than no exploration "
+            f"(best: {name}, {gain} of revenue)."
+        )
+    return " ".join(sentences)
+
+
+def _key_figures(by_appeal: RowsByAppeal) -> list[KeyFigure]:
+    """The regret of the best policy beside that without exploration."""
+    cards = []
+    for appeal, rows in by_appeal.items():
+        name, row = _best_policy(rows)
+        cards.append(
+            KeyFigure(
+                f"Regret of {name}, {appeal}; lower is better",
+                format_percent(row["regret"], 2),
+                f"no exploration: {format_percent(rows[NO_EXPLORATION]['regret'], 2)}",
+                f"revenue {format_signed_percent(row['gain'], 2)} ({_interval_percent(row, 'gain')})",
+                verdict(row["gain_low"], row["gain_high"]),
+            )
+        )
+    return cards
+
+
+def _interval_percent(row: Row, name: str) -> str:
+    low, high = (format_signed_percent(row[f"{name}_{end}"], 2) for end in ("low", "high"))
+    return f"{low} to {high}"
 
 
 def _gain_section(by_appeal: RowsByAppeal) -> dict[str, Any]:
@@ -66,7 +127,7 @@ def _gain_section(by_appeal: RowsByAppeal) -> dict[str, Any]:
     bounds = " and ".join(
         f"{rows[FULL_FEEDBACK]['gain']:.2%} of revenue with {appeal}" for appeal, rows in by_appeal.items()
     )
-    chart = dot_plot(groups, axis, 0.0, "Revenue gain over no exploration")
+    chart = partial(dot_plot, groups, axis, 0.0, "Revenue gain over no exploration")
     return {
         "finding": f"Exploration can gain at most {bounds}: the gain of full feedback.",
         "figure": Figure(chart, "The dashed line is no exploration.", LEGEND),
@@ -77,21 +138,24 @@ def _regret_section(by_appeal: RowsByAppeal, days: int) -> dict[str, Any]:
     """Cumulative regret by day."""
     charts = []
     for appeal, rows in by_appeal.items():
-        highest = max(row["regret_days"][-1] for _, row in _plotted_policies(rows))
-        y = linear_axis("cumulative regret, days of the oracle's revenue", [0, highest], from_zero=True)
-        chart = Chart(linear_axis("day", [0, days], from_zero=True), y, width=760, height=400, right=160)
-        for name, row in _plotted_policies(rows):
-            chart.line(list(enumerate([0.0, *row["regret_days"]])), _colour(name))
-        chart.end_labels([(row["regret_days"][-1], name) for name, row in _plotted_policies(rows)])
-        charts.append(
-            Figure(chart.svg(f"Cumulative regret by day, {appeal}"), f"{appeal.capitalize()}.", LEGEND)
-        )
+        draw = partial(_regret_chart, rows, appeal, days)
+        charts.append(Figure(draw, f"{appeal.capitalize()}.", LEGEND, width=760))
     losses = "; ".join(
         f"{rows[NO_EXPLORATION]['regret_days'][-1]:.2f} days of revenue with {appeal} "
         f"({rows[FULL_FEEDBACK]['regret_days'][-1]:.2f} with full feedback)"
         for appeal, rows in by_appeal.items()
     )
     return {"finding": f"Without exploration, {days} days lose {losses}.", "figures": charts}
+
+
+def _regret_chart(rows: dict[str, Row], appeal: str, days: int, width: int) -> Markup:
+    highest = max(row["regret_days"][-1] for _, row in _plotted_policies(rows))
+    y = linear_axis("cumulative regret, days of the oracle's revenue", [0, highest], from_zero=True)
+    chart = Chart(linear_axis("day", [0, days], from_zero=True), y, width=width, height=400, right=160)
+    for name, row in _plotted_policies(rows):
+        chart.line(list(enumerate([0.0, *row["regret_days"]])), _colour(name))
+    chart.end_labels([(row["regret_days"][-1], name) for name, row in _plotted_policies(rows)])
+    return chart.svg(f"Cumulative regret by day, {appeal}")
 
 
 def _new_items_section(by_appeal: RowsByAppeal) -> dict[str, Any]:
@@ -102,20 +166,8 @@ def _new_items_section(by_appeal: RowsByAppeal) -> dict[str, Any]:
             (name, 100 * row["gain"], row["top_new_impressions"] / rows[ORACLE]["top_new_impressions"])
             for name, row in _plotted_policies(rows)
         ]
-        x_axis = linear_axis(
-            "revenue gain over no exploration, % of the oracle's revenue", [x for _, x, _ in points]
-        )
-        y_axis = linear_axis(
-            "impressions / the oracle's impressions", [0, 1, *(y for _, _, y in points)], from_zero=True
-        )
-        chart = Chart(x_axis, y_axis, width=760, height=400)
-        chart.reference_line((x_axis.low, 1.0), (x_axis.high, 1.0))
-        for name, x, y in points:
-            chart.dot(x, y, _colour(name), f"{name}: {x:+.2f}%, {y:.2f} of the oracle's impressions", 5)
-        for name, x, y in points:
-            chart.label(x, y, name)
         caption = f"{appeal.capitalize()}. The dashed line is the oracle."
-        charts.append(Figure(chart.svg(f"New items, {appeal}"), caption, LEGEND))
+        charts.append(Figure(partial(_new_items_chart, points, appeal), caption, LEGEND, width=760))
         share = rows[NO_EXPLORATION]["top_new_impressions"] / rows[ORACLE]["top_new_impressions"]
         shares.append(f"{share:.0%} with {appeal}")
     return {
@@ -124,6 +176,24 @@ def _new_items_section(by_appeal: RowsByAppeal) -> dict[str, Any]:
         "follow_days": NEW_ITEM_FOLLOW_DAYS,
         "figures": charts,
     }
+
+
+def _new_items_chart(points: Sequence[tuple[str, float, float]], appeal: str, width: int) -> Markup:
+    """Impressions over the oracle's (y) by revenue gain in percent (x) of (policy, x, y)."""
+    x_axis = linear_axis(
+        "revenue gain over no exploration, % of the oracle's revenue", [x for _, x, _ in points]
+    )
+    y_axis = linear_axis(
+        "impressions / the oracle's impressions", [0, 1, *(y for _, _, y in points)], from_zero=True
+    )
+    chart = Chart(x_axis, y_axis, width=width, height=400)
+    chart.reference_line((x_axis.low, 1.0), (x_axis.high, 1.0))
+    for name, x, y in points:
+        tip = f"{name}: {format_signed(x)}%, {y:.2f} of the oracle's impressions"
+        chart.dot(x, y, _colour(name), tip, 5)
+    for name, x, y in points:
+        chart.label(x, y, name)
+    return chart.svg(f"New items, {appeal}")
 
 
 def _policy_tables(by_appeal: RowsByAppeal) -> list[tuple[str, Table]]:
@@ -169,7 +239,7 @@ def _percent_cell(name: str) -> Callable[[Row], str]:
 
 
 def _percent(row: Row, name: str) -> str:
-    return MISSING if row.get(name) is None else f"{round(100 * row[name], 2) + 0.0:.2f}"
+    return MISSING if row.get(name) is None else f"{round(100 * row[name], 2) + 0.0:.2f}".replace("-", MINUS)
 
 
 def _interval(row: Row, name: str) -> str:
@@ -178,4 +248,4 @@ def _interval(row: Row, name: str) -> str:
 
 def _discovery_gain(row: Row) -> str:
     gain, low, high = (round(row[f"top_new_impressions_gain{end}"], 0) + 0.0 for end in ("", "_low", "_high"))
-    return f"{gain:+.0f} ({low:+.0f} to {high:+.0f})"
+    return f"{format_signed(gain, 0)} ({format_interval(low, high, 0)})"

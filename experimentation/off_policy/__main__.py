@@ -98,8 +98,8 @@ def estimate(options: EstimateOptions) -> int:
     write_json(
         options.out / "off_policy.json", _report(options, logged, replayed, evaluation, bundle.version)
     )
-    title = f"Bundle {bundle.version}, before any shopper sees it"
-    write_text(options.out / "off_policy.html", page(evaluation, title, about, verdicts))
+    title = f"Off-policy evaluation of bundle {bundle.version}"
+    write_text(options.out / "off_policy.html", page(evaluation, title, about))
     print("\n".join(about), "", text_table(evaluation.estimates), "", sep="\n")
     for line in _diagnostics_lines(evaluation):
         print(line)

@@ -2,17 +2,25 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from experimentation.off_policy.estimators import LOG_MEAN
 from experimentation.off_policy.evaluate import PRIMARY_ESTIMATOR, PolicyEvaluation
 from experimentation.off_policy.incremental import INCREMENTAL_REVENUE
-from reporting.charts import DotRow, Interval, dot_plot, linear_axis
-from reporting.elements import Column, Figure, Table
-from reporting.formatting import MISSING
+from reporting.charts import linear_axis
+from reporting.dot_plot import DotRow, Interval, dot_plot
+from reporting.elements import Column, Figure, Head, KeyFigure, Table, notices
+from reporting.formatting import MINUS, MISSING, format_interval, format_signed
 from reporting.render import render
 from reporting.tables import Row
 
+VERDICT_TEXTS = {
+    "better": "it is better",
+    "worse": "it is worse",
+    "not enough data": "the log has not enough data to tell",
+    "no support": "the log has too few of its items to tell",
+}
 LEGEND = (("blue", "primary estimator"), ("grey", "other estimators"), ("orange", "mean of the log"))
 MODEL_ASSUMPTIONS = {
     "position": "position: the item's reward, times the examination probability of its slot",
@@ -24,17 +32,56 @@ MODEL_ASSUMPTIONS = {
 REWARD_DIGITS = {"revenue": 2, INCREMENTAL_REVENUE: 2}  # after the point; other rewards have four
 
 
-def page(evaluation: PolicyEvaluation, title: str, about: Sequence[str], verdicts: Sequence[str]) -> str:
-    """Return the page; `about` describes log and bundle, `verdicts` has a line per reward."""
+def page(evaluation: PolicyEvaluation, title: str, about: Sequence[str]) -> str:
+    """Return the page; `about` describes log and bundle."""
     rewards = dict.fromkeys(row["reward"] for row in evaluation.estimates)
+    primary = {
+        row["reward"]: row
+        for row in evaluation.estimates
+        if (row["estimator"], row["shopper_model"]) == PRIMARY_ESTIMATOR
+    }
+    main = primary[INCREMENTAL_REVENUE if INCREMENTAL_REVENUE in primary else "revenue"]
     return render(
         "off_policy.html",
-        title=title,
-        about=about,
-        verdicts=verdicts,
+        Head(
+            title=title,
+            answer=_answer(main),
+            status={"better": "good", "worse": "bad"}.get(main["verdict"], ""),  # type: ignore[arg-type]
+            notices=notices(
+                warnings=[
+                    f"{model} weights: {line}"
+                    for model, lines in evaluation.warnings.items()
+                    for line in lines
+                ]
+            ),
+            figures=[_key_figure(row) for row in primary.values()],
+            source=[("Log", " ".join(about))],
+        ),
         rewards=[_reward_section(evaluation, reward) for reward in rewards],
         diagnostics=_diagnostics_table(evaluation),
-        warnings=[(model, line) for model, lines in evaluation.warnings.items() for line in lines],
+    )
+
+
+def _answer(row: Row) -> str:
+    """The primary estimate of the reward that the shop earns."""
+    digits = REWARD_DIGITS.get(row["reward"], 4)
+    interval = format_interval(row["difference_low"], row["difference_high"], digits)
+    return (
+        f"The new bundle's {row['reward']} per checkout is estimated at {row['value']:,.{digits}f}, "
+        f"the log's is {row['value'] - row['difference']:,.{digits}f}: {VERDICT_TEXTS[row['verdict']]} "
+        f"(difference {format_signed(row['difference'], digits)}, 95% interval {interval})."
+    )
+
+
+def _key_figure(row: Row) -> KeyFigure:
+    digits = REWARD_DIGITS.get(row["reward"], 4)
+    interval = format_interval(row["difference_low"], row["difference_high"], digits)
+    return KeyFigure(
+        f"{row['reward'].capitalize()} per checkout, new bundle",
+        f"{row['value']:,.{digits}f}",
+        f"log: {row['value'] - row['difference']:,.{digits}f}",
+        f"{format_signed(row['difference'], digits)} ({interval})",
+        row["verdict"],
     )
 
 
@@ -57,10 +104,9 @@ def _estimates_figure(rows: Sequence[Row], reward: str) -> Figure:
     ends = [row[end] for row in rows for end in ("low", "high") if not math.isnan(row[end])]
     axis = linear_axis(f"{reward} per checkout", ends)
     log_mean = next(row["value"] for row in rows if row["estimator"] == LOG_MEAN)
-    chart = dot_plot(
-        list(groups.items()), axis, log_mean, f"{reward.capitalize()} per checkout, by estimator"
-    )
-    return Figure(chart, "The dashed line is the mean of the log.", LEGEND)
+    name = f"{reward.capitalize()} per checkout, by estimator"
+    draw = partial(dot_plot, list(groups.items()), axis, log_mean, name)
+    return Figure(draw, "The dashed line is the mean of the log.", LEGEND)
 
 
 def _estimates_table(rows: Sequence[Row], digits: int) -> Table:
@@ -103,6 +149,7 @@ def _interval_cell(value: str, low: str, high: str, digits: int) -> Callable[[Ro
     def cell(row: Row) -> str:
         if math.isnan(row[value]):
             return MISSING
-        return f"{row[value]:,.{digits}f} ({row[low]:,.{digits}f} to {row[high]:,.{digits}f})"
+        cells = (f"{row[end]:,.{digits}f}".replace("-", MINUS) for end in (value, low, high))
+        return "{} ({} to {})".format(*cells)
 
     return cell

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from experimentation.uplift.estimate import Estimate
@@ -15,12 +16,23 @@ from experimentation.uplift.incremental_revenue import (
     UpliftResult,
     uplift_sentence,
 )
-from reporting.charts import DotRow, Interval, dot_plot, linear_axis
-from reporting.elements import Column, Figure, Table
-from reporting.formatting import MISSING, format_count, format_money, format_p_value, format_percent
+from reporting.charts import linear_axis
+from reporting.dot_plot import DotRow, Interval, dot_plot
+from reporting.elements import Column, Figure, Head, KeyFigure, Status, Table, notices, verdict
+from reporting.formatting import (
+    MISSING,
+    format_count,
+    format_interval,
+    format_money,
+    format_p_value,
+    format_percent,
+    format_signed,
+    format_signed_percent,
+)
 from reporting.render import render
 from reporting.tables import Row
 
+SRM_ALARM = "Rows of one group are missing from the log, so the page shows no estimate."
 LEGEND = (("blue", "more with a slate"), ("orange", "less"), ("grey", "not significant"))
 MAX_GROUPS = 20  # of a chart and its table
 GROUP_NOTES = {
@@ -32,20 +44,46 @@ GROUP_NOTES = {
 def uplift_page(result: UpliftResult, about: str) -> str:
     """Return the page; `about` names the log and the rules."""
     valid = not result.has_srm
-    slate = result.measures[0].incremental if valid else None
     return render(
         "uplift.html",
-        title="What does a slot add?",
-        finding=uplift_sentence(result),
-        status="" if slate and not slate.is_significant else "good" if slate and slate.value > 0 else "bad",
-        warnings=result.warnings,
+        Head(
+            title="Uplift: what does a slot add?",
+            answer=uplift_sentence(result),
+            status=_status(result),
+            notices=notices(
+                alarms=[SRM_ALARM] if result.has_srm else [], warnings=result.warnings, notes=result.notes
+            ),
+            figures=_key_figures(result) if valid else [],
+            source=[("Data", about)],
+        ),
         split=_split_section(result),
         measures=_measures_section(result) if valid else None,
         credit=_credit_section(result) if valid and not math.isnan(result.share.value) else None,
         groups=[_group_section(kind, groups) for kind, groups in result.groups.items() if groups],
-        about=about,
-        notes=result.notes,
     )
+
+
+def _status(result: UpliftResult) -> Status:
+    if result.has_srm:
+        return "bad"
+    slate = result.measures[0].incremental
+    return "" if not slate.is_significant else "good" if slate.value > 0 else "bad"
+
+
+def _key_figures(result: UpliftResult) -> list[KeyFigure]:
+    """Revenue with a slate beside revenue without."""
+    figures = [
+        KeyFigure(
+            f"Revenue of {measure.name} per checkout with a slate, in the shop's currency",
+            format_money(measure.shown),
+            f"without a slate: {format_money(measure.withheld)}",
+            _interval_text(measure.incremental),
+            verdict(measure.incremental.low, measure.incremental.high),
+        )
+        for measure in result.measures
+    ]
+    first, *further = figures
+    return [first, *(figure._replace(name=figure.name.partition(",")[0]) for figure in further)]
 
 
 def _split_section(result: UpliftResult) -> dict[str, Any]:
@@ -91,13 +129,15 @@ def _measures_section(result: UpliftResult) -> dict[str, Any]:
 
 def _credit_section(result: UpliftResult) -> dict[str, str]:
     share = result.share
+    value, low, high = (format_percent(1 - part, 0) for part in (share.value, share.high, share.low))
+    organic = f"{value} ({low} to {high})"
     return {
         "finding": (
             f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%}) of the revenue after a click is "
             "incremental."
         ),
         "attributed": format_money(result.attributed),
-        "organic": f"{1 - share.value:.0%} ({1 - share.high:.0%} to {1 - share.low:.0%})",
+        "organic": organic,
     }
 
 
@@ -145,7 +185,7 @@ def _dots(groups: Sequence[tuple[str, Sequence[tuple[str, Estimate]]]], name: st
     rows: list[tuple[str, list[DotRow]]] = [
         (heading, [(label, [_interval(estimate)]) for label, estimate in group]) for heading, group in groups
     ]
-    return Figure(dot_plot(rows, axis, 0.0, name.capitalize()), legend=LEGEND)
+    return Figure(partial(dot_plot, rows, axis, 0.0, name.capitalize()), legend=LEGEND)
 
 
 def _interval(estimate: Estimate) -> Interval:
@@ -155,7 +195,7 @@ def _interval(estimate: Estimate) -> Interval:
 
 def _interval_text(estimate: Estimate, factor: float = 1.0) -> str:
     value, low, high = (factor * part for part in (estimate.value, estimate.low, estimate.high))
-    return f"{value:+,.2f} ({low:+,.2f} to {high:+,.2f})"
+    return f"{format_signed(value)} ({format_interval(low, high)})"
 
 
 def _scaled(estimate: Estimate, factor: float) -> Estimate:
@@ -167,4 +207,4 @@ def _scaled(estimate: Estimate, factor: float) -> Estimate:
 def _relative(measure: Measure | GroupMeasure) -> str:
     if not measure.withheld > 0:
         return MISSING
-    return format_percent(measure.incremental.value / measure.withheld)
+    return format_signed_percent(measure.incremental.value / measure.withheld)

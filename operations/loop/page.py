@@ -1,14 +1,15 @@
 """The page of the simulated loop: its values for reporting's template."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
 
 from operations.loop.simulate import PUBLISHED, SimulationPlan
 from reporting.charts import Chart, linear_axis
-from reporting.elements import Column, Figure, Table
-from reporting.formatting import format_count, format_money
+from reporting.elements import Column, Figure, Head, KeyFigure, Table
+from reporting.formatting import format_count, format_money, format_percent, format_signed_percent
 from reporting.render import render
 
 Row = dict[str, Any]
@@ -23,14 +24,23 @@ SERIES = (
 def page(rows: Sequence[Row], summary: Row, plan: SimulationPlan) -> str:
     """Return the page of the loop's days and their summary."""
     revenue = Figure(
-        _revenue_chart(rows),
+        partial(_revenue_chart, rows),
         "True expected spend on the six, after the same checkouts. A dot is a night with a published bundle.",
         [(colour, name) for _, colour, name in SERIES],
+        width=720,
     )
     return render(
         "loop.html",
-        title=f"The loop over {len(rows)} days",
-        summary=summary,
+        Head(
+            title=f"The daily loop over {len(rows)} days",
+            answer=_answer(summary),
+            status="good" if summary["revenue"] > summary["rule_policy"] else "bad",
+            figures=_key_figures(summary),
+            source=[
+                ("Data", f"simulated market, {sum(row['sessions'] for row in rows):,} checkouts"),
+                ("All numbers", "loop.json in the page's folder"),
+            ],
+        ),
         sessions=sum(row["sessions"] for row in rows),
         rule_days=plan.rule_days,
         revenue=revenue,
@@ -39,10 +49,37 @@ def page(rows: Sequence[Row], summary: Row, plan: SimulationPlan) -> str:
     )
 
 
-def _revenue_chart(rows: Sequence[Row]) -> Markup:
+def _answer(summary: Row) -> str:
+    return (
+        f"Sextet earns {format_money(summary['revenue'])} per session, popularity "
+        f"{format_money(summary['popularity'])} and the rule policy {format_money(summary['rule_policy'])}. "
+        f"The oracle, which knows every user's preferences, earns {format_money(summary['oracle'])}."
+    )
+
+
+def _key_figures(summary: Row) -> list[KeyFigure]:
+    key = max("rule_policy", "popularity", key=summary.__getitem__)
+    name = key.replace("_", " ")
+    return [
+        KeyFigure(
+            "Revenue per session of Sextet, in the market's currency",
+            format_money(summary["revenue"]),
+            f"{name}: {format_money(summary[key])}",
+            format_signed_percent(summary["revenue"] / summary[key] - 1),
+        ),
+        KeyFigure(
+            "Share of the oracle's revenue",
+            format_percent(summary["ratio_to_oracle"]),
+            f"{name}: {format_percent(summary[key] / summary['oracle'])}",
+        ),
+        KeyFigure("Nights with a published bundle", format_count(summary["n_published"])),
+    ]
+
+
+def _revenue_chart(rows: Sequence[Row], width: int) -> Markup:
     values = [row[name] for row in rows for name, _, _ in SERIES]
     days = linear_axis("day", [row["day"] for row in rows])
-    chart = Chart(days, linear_axis("revenue per session", values, from_zero=True), width=720, right=90)
+    chart = Chart(days, linear_axis("revenue per session", values, from_zero=True), width=width, right=90)
     for name, colour, _ in SERIES:
         chart.line([(row["day"], row[name]) for row in rows], colour)
     for row in rows:

@@ -115,6 +115,8 @@ def _publish(options: DailyOptions, report: DailyReport, calibrations: list[Cali
     print(text_table([formatting.check_row(check) for check in report.threshold_checks]))
     for line in report.untested:
         print(f"not tested: {line}")
+    if warning := formatting.version_warning(report):
+        print(f"warning: {warning}")
     for calibration in calibrations:
         interval = f"({calibration.low:.3f} to {calibration.high:.3f})"
         print(f"{calibration.task}: observed over predicted {calibration.ratio:.3f} {interval}")

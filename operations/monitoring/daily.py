@@ -73,6 +73,12 @@ class DailyReport(NamedTuple):
     untested: list[str]  # a line each, with the reason
     slates: int
     bundle_versions: tuple[str, ...]  # that answered on the day
+    monitored_version: str  # of the bundle that the command was given
+
+    @property
+    def further_versions(self) -> list[str]:
+        """The versions that answered on the day and are not the monitored one."""
+        return [version for version in self.bundle_versions if version not in ("", self.monitored_version)]
 
     @property
     def exit_code(self) -> int:
@@ -119,6 +125,7 @@ def daily_report(
         untested=untested,
         slates=int(on_day.sum()),
         bundle_versions=tuple(np.unique(log.slates.bundle_version[on_day].astype(str)).tolist()),
+        monitored_version=recommender.bundle.version,
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from operations.monitoring.daily import DailyReport, ThresholdCheck
 from operations.monitoring.drift import FALSE_ALARM_RATE, Distribution, DriftStatistic, Scalar
-from reporting.formatting import format_duration, format_number
+from reporting.formatting import MINUS, format_duration, format_number
 from serving.checkout import SECONDS_PER_DAY
 
 SECONDS_PER_UNIT = {" days": SECONDS_PER_DAY, " h": 3600}  # of the limits that are ages
@@ -84,6 +84,33 @@ def report_summary(report: DailyReport) -> str:
     if not report.statistics:
         return "The day cannot be tested."
     return f"No alarm: {len(report.statistics)} statistics are as on other days of that weekday."
+
+
+def version_warning(report: DailyReport) -> str | None:
+    """Return a sentence where another bundle than the monitored one answered on the day."""
+    if not report.further_versions:
+        return None
+    only = "" if report.monitored_version in report.bundle_versions else ", and the monitored bundle none"
+    return (
+        f"Bundle {', '.join(report.further_versions)} answered slates of this day{only}. Ages, index recall "
+        f"and inputs are of the monitored bundle, {report.monitored_version}."
+    )
+
+
+def alarm_lines(report: DailyReport) -> list[str]:
+    """Return a line per alarm: the metric, the value on its day, and the limit or the reference."""
+    lines = [
+        f"{check['check']} is {check['value']} ({check['limit']})."
+        for check in map(check_row, report.threshold_checks)
+        if check["alarm"]
+    ]
+    for row in statistic_rows(report):
+        if row["alarm"]:
+            lines.append(
+                f"{row['metric']}: {row['on the day']} on the day, {row['reference']} on the reference days "
+                f"({row['statistic']} {row['value'].replace('-', MINUS)}, alarm at {row['alarm at']})."
+            )
+    return lines
 
 
 def _median(metric: Distribution, share: np.ndarray) -> str:

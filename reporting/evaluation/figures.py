@@ -4,17 +4,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from reporting.charts import (
-    HALF_WIDTH,
-    Axis,
-    Chart,
-    Interval,
-    dot_plot,
-    linear_axis,
-    log_axis,
-    stacked_bars,
-)
-from reporting.formatting import format_money
+from reporting.charts import NARROW_WIDTH, Axis, Chart, linear_axis, log_axis
+from reporting.dot_plot import Interval, dot_plot, stacked_bars
+from reporting.formatting import format_interval, format_money, format_signed
 from reporting.tables import SLATE_KEYS, Row, aggregate_seeds, summarize_leaderboard
 
 RATIO_AXIS = Axis(
@@ -34,7 +26,7 @@ CURVE_COLOURS = ("grey", "blue", "green")  # all, bought before, never bought
 PAIR_COLOURS = ("blue", "orange", "green", "grey", "grey")
 
 
-def frontier_chart(report: Row, zoom: bool) -> Markup:
+def frontier_chart(report: Row, zoom: bool, width: int) -> Markup:
     """Revenue against NDCG: a curve per learned system, a dot per baseline."""
     curves = aggregate_seeds(report["frontier"], ("system", "revenue_weight"))
     systems = list(dict.fromkeys(point["system"] for point in curves))
@@ -42,7 +34,7 @@ def frontier_chart(report: Row, zoom: bool) -> Markup:
     chart = Chart(
         linear_axis("NDCG@6", [point["ndcg6"] for point in curves + baselines]),
         linear_axis("revenue@6 per checkout", [point["revenue6"] for point in curves + baselines]),
-        width=HALF_WIDTH,
+        width=width,
         height=380,
     )
     for system in systems:
@@ -76,7 +68,7 @@ def _frontier_baselines(report: Row, curves: Sequence[Row], zoom: bool) -> list[
     return [row for row in baselines if all(row[metric] > floor for metric, floor in floors.items())]
 
 
-def differences_chart(rows: Sequence[Row], metric: str, name: str) -> Markup:
+def differences_chart(rows: Sequence[Row], metric: str, name: str, width: int) -> Markup:
     """Differences to the baselines by slice with 95% intervals, in the units of one metric."""
     rows = [row for row in rows if row["metric"] == metric]
     axis = linear_axis(name, [row[end] for row in rows for end in ("low", "high")] + [0.0])
@@ -91,16 +83,16 @@ def differences_chart(rows: Sequence[Row], metric: str, name: str) -> Markup:
         )
         for baseline in dict.fromkeys(row["to"] for row in rows)
     ]
-    return dot_plot(groups, axis, 0.0, name, width=HALF_WIDTH, left=110)
+    return dot_plot(groups, axis, 0.0, name, width=width, left=110)
 
 
 def _difference_interval(row: Row) -> Interval:
     colour = "blue" if row["low"] > 0 else "orange" if row["high"] < 0 else "grey"
-    tip = f"{row['difference']:+.4f}, 95% interval {row['low']:+.4f} to {row['high']:+.4f}"
+    tip = f"{format_signed(row['difference'], 4)}, 95% interval {format_interval(row['low'], row['high'], 4)}"
     return Interval(row["difference"], row["low"], row["high"], colour, tip)
 
 
-def reliability_diagram(curves: Sequence[Row], task: Row) -> Markup:
+def reliability_diagram(curves: Sequence[Row], task: Row, width: int) -> Markup:
     """Observed against predicted share of a binary task, on logarithmic axes: most predictions are near 0."""
     # A bin without positives has no position on a logarithmic axis.
     points = {
@@ -116,7 +108,7 @@ def reliability_diagram(curves: Sequence[Row], task: Row) -> Markup:
     chart = Chart(
         log_axis(f"predicted {probability_label(task)}, mean of a bin", values),
         log_axis(f"observed share with a {task['name']}", values),
-        width=HALF_WIDTH,
+        width=width,
         height=360,
     )
     low = max(chart.x.low, chart.y.low)
@@ -129,7 +121,7 @@ def reliability_diagram(curves: Sequence[Row], task: Row) -> Markup:
     return chart.svg(f"Reliability of {probability_label(task)}")
 
 
-def calibration_ratio_chart(report: Row) -> Markup:
+def calibration_ratio_chart(report: Row, width: int) -> Markup:
     """Predicted over observed of every task in every slice."""
     colours = task_colours(report)
     groups: dict[str, dict[str, list[Interval]]] = {}
@@ -142,10 +134,10 @@ def calibration_ratio_chart(report: Row) -> Markup:
         dots = groups.setdefault(row["group"], {}).setdefault(slice_label(row), [])
         dots.append(Interval(row["ratio"], row["ratio"], row["ratio"], colour, tip))
     rows_by_group = [(name, list(slices.items())) for name, slices in groups.items()]
-    return dot_plot(rows_by_group, RATIO_AXIS, 1.0, RATIO_AXIS.name)
+    return dot_plot(rows_by_group, RATIO_AXIS, 1.0, RATIO_AXIS.name, width)
 
 
-def diversity_chart(report: Row, weight: float) -> Markup:
+def diversity_chart(report: Row, weight: float, width: int) -> Markup:
     """Revenue (or NDCG) against categories on a slate, by category cap and by diversity."""
     lines = [
         line
@@ -156,7 +148,7 @@ def diversity_chart(report: Row, weight: float) -> Markup:
     chart = Chart(
         linear_axis("leaf categories on a slate of six, mean", [line["categories"] for line in lines]),
         linear_axis(name, [line[metric] for line in lines]),
-        width=HALF_WIDTH,
+        width=width,
         height=330,
     )
     plain = next(filter(has_no_rule, lines))
@@ -174,20 +166,21 @@ def diversity_chart(report: Row, weight: float) -> Markup:
     return chart.svg(f"{name} against the number of categories on a slate")
 
 
-def gate_weights_chart(health: Row) -> Markup:
+def gate_weights_chart(health: Row, width: int) -> Markup:
     """The weight of every expert, by task."""
-    return stacked_bars(list(health["gates"].items()), "expert", "Weight of each expert by task")
+    return stacked_bars(list(health["gates"].items()), "expert", "Weight of each expert by task", width)
 
 
-def gradient_cosine_chart(rows: Sequence[Row]) -> Markup:
+def gradient_cosine_chart(rows: Sequence[Row], width: int) -> Markup:
     """The cosine of each pair of tasks' gradients, by training step."""
     pairs = [key for key in rows[0] if key != "step"]
     values = [row[pair] for row in rows for pair in pairs if row.get(pair) is not None]
     chart = Chart(
         linear_axis("training step", [row["step"] for row in rows], from_zero=True),
         linear_axis("cosine of two tasks' gradients", [*values, 0.0]),
+        width=width,
         height=280,
-        right=150,
+        right=150 if width > NARROW_WIDTH else 20,
     )
     chart.reference_line((rows[0]["step"], 0.0), (rows[-1]["step"], 0.0))
     for pair, colour in zip(pairs, PAIR_COLOURS, strict=False):

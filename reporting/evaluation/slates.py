@@ -4,9 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from reporting.charts import HALF_WIDTH
 from reporting.elements import Column, Figure, Table
 from reporting.evaluation import figures
-from reporting.formatting import MISSING, format_money, format_number
+from reporting.formatting import MISSING, format_money, format_number, format_signed_percent
 from reporting.tables import SLATE_KEYS, Row, aggregate_seeds, format_metric
 
 
@@ -23,8 +24,9 @@ def diversity_section(report: Row) -> dict[str, Any]:
 
     charts = [
         Figure(
-            figures.diversity_chart(report, weight),
+            partial(figures.diversity_chart, report, weight),
             heading=f"Sorted by {figures.weight_label(report, weight)}",
+            width=HALF_WIDTH,
         )
         for weight in sorted(plain, reverse=True)
     ]
@@ -42,7 +44,11 @@ def _diversity_table(report: Row, lines: list[Row], plain: dict[float, Row]) -> 
     def change(metric: str) -> Callable[[Row], str]:
         def cell(line: Row) -> str:
             base = plain[line["revenue_weight"]]
-            return "" if line is base or not base[metric] else f"{line[metric] / base[metric] - 1:+.1%}"
+            return (
+                ""
+                if line is base or not base[metric]
+                else format_signed_percent(line[metric] / base[metric] - 1)
+            )
 
         return cell
 

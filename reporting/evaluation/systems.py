@@ -5,9 +5,10 @@ from functools import partial
 from operator import itemgetter
 from typing import Any
 
-from reporting.elements import Column, Figure, Table
+from reporting.charts import HALF_WIDTH
+from reporting.elements import Column, Figure, Table, verdict
 from reporting.evaluation import figures
-from reporting.formatting import format_money
+from reporting.formatting import format_interval, format_money, format_signed
 from reporting.tables import Row, aggregate_seeds, by_column, format_metric, summarize_leaderboard
 
 SLICE_TEXTS = {
@@ -93,16 +94,16 @@ def differences_section(report: Row) -> dict[str, Any]:
     findings = []
     for row in rows:
         if row["slice"] == "all":
-            verdict = "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "not significant"
             metric, digits = ("NDCG@6", 4) if row["metric"] == "ndcg6" else ("revenue@6", 2)
             findings.append(
-                f"{metric} {row['difference']:+.{digits}f} against {row['to']}"
-                f" ({row['low']:+.{digits}f} to {row['high']:+.{digits}f}: {verdict})"
+                f"{metric} {format_signed(row['difference'], digits)} against {row['to']}"
+                f" ({format_interval(row['low'], row['high'], digits)}: {verdict(row['low'], row['high'])})"
             )
     charts = [
         Figure(
-            figures.differences_chart(rows, metric, f"difference in {name}"),
+            partial(figures.differences_chart, rows, metric, f"difference in {name}"),
             heading=f"Sorted by {figures.order_name(report, order)}",
+            width=HALF_WIDTH,
         )
         for order, metric, name in (("purchase", "ndcg6", "NDCG@6"), ("value", "revenue6", "revenue@6"))
         if any(row["order"] == order for row in rows)
@@ -150,8 +151,8 @@ def frontier_section(report: Row) -> dict[str, Any] | None:
     if any(row["system"] != report["system"] for row in rows):
         legend.insert(1, ("orange", "LightGBM, same candidates"))
     charts = [
-        Figure(figures.frontier_chart(report, zoom=False), heading="All systems"),
-        Figure(figures.frontier_chart(report, zoom=True), heading="The best systems"),
+        Figure(partial(figures.frontier_chart, report, False), heading="All systems", width=HALF_WIDTH),
+        Figure(partial(figures.frontier_chart, report, True), heading="The best systems", width=HALF_WIDTH),
     ]
     return {"finding": finding, "sorted_by": sorted_by, "legend": legend, "figures": charts}
 

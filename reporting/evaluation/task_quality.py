@@ -5,6 +5,7 @@ from functools import partial
 from operator import itemgetter
 from typing import Any
 
+from reporting.charts import HALF_WIDTH
 from reporting.elements import Column, Figure, Table
 from reporting.evaluation import figures
 from reporting.tables import Row, aggregate_seeds, format_metric
@@ -16,7 +17,7 @@ def calibration_section(report: Row) -> dict[str, Any]:
     """Quality of the tasks, reliability curves and slices."""
     colours = figures.task_colours(report)
     ratios = Figure(
-        figures.calibration_ratio_chart(report),
+        partial(figures.calibration_ratio_chart, report),
         "Right of 1 the model predicts too much. Popularity is the number of orders with the item in the "
         "28 days before; price is its usual price; both are in deciles of the candidates. Values outside "
         "the axis are drawn at its end.",
@@ -27,7 +28,7 @@ def calibration_section(report: Row) -> dict[str, Any]:
         "finding": _calibration_finding(report),
         "quality": _quality_table(report),
         "reliability": [
-            Figure(figures.reliability_diagram(report["curves"], task))
+            Figure(partial(figures.reliability_diagram, report["curves"], task), width=HALF_WIDTH)
             for task in report["tasks"]
             if task["name"] in with_curve
         ],

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reporting.charts import Axis, Chart, Interval, dot_plot, linear_axis, log_axis, stacked_bars
+from reporting.charts import Axis, Chart, linear_axis, log_axis
+from reporting.dot_plot import Interval, dot_plot, stacked_bars
 
 VALUES = st.lists(st.floats(-1e6, 1e6).map(lambda v: round(v, 3)), min_size=1, max_size=20)
 
@@ -34,7 +35,7 @@ def test_tick_labels_are_plain_numbers():
     assert [axis.tick_label(tick) for tick in axis.ticks[:3]] == ["0", "500,000", "1,000,000"]
     tenths = linear_axis("change", [-0.1, 0.3], signed=True)
     labels = [tenths.tick_label(tick) for tick in tenths.ticks]
-    assert {"-0.1", "0", "+0.3"} <= set(labels)
+    assert {"−0.1", "0", "+0.3"} <= set(labels)
 
 
 def test_marks_are_where_the_values_are():
@@ -60,9 +61,9 @@ def test_labels_keep_apart():
 def test_intervals_and_shares():
     axis = Axis("difference", -1, 1, (-1, 0, 1))
     svg = dot_plot(
-        [("against", [("all", [Interval(0.5, 0.25, 0.75, "blue", "+0.5")])])], axis, 0.0, "plot", 330, 190
+        [("against", [("all", [Interval(0.5, 0.25, 0.75, "blue", "+0.5")])])], axis, 0.0, "plot", 430, 190
     )
-    inner, left = 330 - 190 - 24, 190
+    inner, left = 430 - 190 - 24, 190
     low, high = (left + inner * share for share in (0.625, 0.875))
     assert f"M{low:.1f}" in svg
     assert f"H{high:.1f}" in svg

@@ -121,7 +121,7 @@ def test_the_page_loads_nothing_and_is_well_formed():
     assert "<b>&gt;" not in text
     assert "bought for 3.00" in text
     assert "Eggs (1.00, no candidate); Tea (2.00, rank 9); and 4 more" in text
-    assert "NDCG@6 +0.0100 against LightGBM (-0.0100 to +0.0300: not significant)" in text
+    assert "NDCG@6 +0.0100 against LightGBM (−0.0100 to +0.0300: not significant)" in text
     assert "±" not in text.split("</nav>")[1]
     assert not re.search(r"\bnan\b", text)
 
@@ -131,7 +131,7 @@ def test_the_page_over_seeds_shows_the_spread():
     assert "0.5000 ± 0.1000" in text  # NDCG of 0.4, 0.5, 0.6
     assert "0.0050 ± 0.0010" in text  # calibration error
     assert "means ± standard deviations over 3 trained models" in text
-    assert text.count('class="line orange"') == 2  # LightGBM's frontier, far and near
+    assert text.count('class="line orange"') == 4  # LightGBM's frontier, far and near, wide and narrow
 
 
 def test_the_page_shows_what_training_noted():
@@ -142,7 +142,7 @@ def test_the_page_shows_what_training_noted():
     }
     text = report_page(make_report() | {"health": health})
     assert "Was training healthy?" in Outline(text).titles
-    assert "1 alarm." in text
+    assert "1 alarm. See the top of the page." in text
     assert "a head collapsed" in text
     assert "click: expert 1 75.0%" in text
     assert "click – value" in text

@@ -108,11 +108,14 @@ def diagnose(
         for outcome in outcomes
         if len(outcome.slate_row)
     }
+    version = recommender.bundle.version
     return Diagnosis(
         causes=rank_causes(causes),
         requests=len(requests),
         match_rate=float(np.mean(gaps <= MATCH_TOLERANCE)),
         observed_rates=observed_rates,
+        bundle_version=version,
+        further_versions=tuple(sorted(set(log.slates.bundle_version.astype(str)) - {version, ""})),
     )
 
 

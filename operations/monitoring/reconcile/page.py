@@ -1,9 +1,12 @@
 """The page of a reconciliation: its values for reporting's template."""
 
+from functools import partial
+
 from operations.monitoring.reconcile.cause import MIN_EFFECT_SIZE, MIN_Z_SCORE
 from operations.monitoring.reconcile.verdict import Diagnosis
-from reporting.charts import Interval, dot_plot, linear_axis
-from reporting.elements import Column, Figure, Table
+from reporting.charts import linear_axis
+from reporting.dot_plot import Interval, dot_plot
+from reporting.elements import Column, Figure, Head, KeyFigure, Table, notices
 from reporting.formatting import format_count, format_percent
 from reporting.render import render
 
@@ -14,15 +17,46 @@ def reconcile_page(diagnosis: Diagnosis) -> str:
     """Return the page of a diagnosis."""
     return render(
         "reconcile.html",
-        title="Offline against online",
-        verdict=diagnosis.summary(),
-        status="bad" if diagnosis.causes[0].is_significant else "good",
+        Head(
+            title="Reconciliation: offline against online",
+            answer=diagnosis.summary(),
+            status="bad" if diagnosis.causes[0].is_significant else "good",
+            notices=notices(warnings=_version_warnings(diagnosis)),
+            figures=_key_figures(diagnosis),
+            source=[("Bundle version", diagnosis.bundle_version)],
+        ),
         requests=diagnosis.requests,
         match_rate=diagnosis.match_rate,
         rates=_rates_table(diagnosis),
         effects=_effects_figure(diagnosis),
         causes=_causes_table(diagnosis),
     )
+
+
+def _version_warnings(diagnosis: Diagnosis) -> list[str]:
+    if not diagnosis.further_versions:
+        return []
+    return [
+        f"The log also has slates of {', '.join(diagnosis.further_versions)}. The replay uses the slates of "
+        f"{diagnosis.bundle_version} alone."
+    ]
+
+
+def _key_figures(diagnosis: Diagnosis) -> list[KeyFigure]:
+    rates = [
+        KeyFigure(
+            f"{name.capitalize()} per shown item",
+            format_percent(observed, 2),
+            f"predicted: {format_percent(predicted, 2)}",
+        )
+        for name, (observed, predicted, _) in diagnosis.observed_rates.items()
+    ]
+    replayed = KeyFigure(
+        "Requests whose replay gives the logged slate",
+        format_percent(diagnosis.match_rate, 0),
+        f"of {format_count(diagnosis.requests)} requests",
+    )
+    return [replayed, *rates]
 
 
 def _rates_table(diagnosis: Diagnosis) -> Table:
@@ -57,7 +91,7 @@ def _effects_figure(diagnosis: Diagnosis) -> Figure:
     ]
     sizes = [0.0, *(cause.effect_size for cause in diagnosis.causes), MIN_EFFECT_SIZE]
     axis = linear_axis("effect size", sizes, from_zero=True)
-    chart = dot_plot([("", dots)], axis, MIN_EFFECT_SIZE, "Effect size of each cause")
+    chart = partial(dot_plot, [("", dots)], axis, MIN_EFFECT_SIZE, "Effect size of each cause")
     legend = [("blue", "significant"), ("grey", "not significant")]
     return Figure(chart, f"The dashed line is the minimum effect size, {MIN_EFFECT_SIZE:g}.", legend)
 

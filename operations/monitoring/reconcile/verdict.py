@@ -13,6 +13,8 @@ class Diagnosis:
     requests: int  # that were replayed
     match_rate: float  # share of the requests that replay as logged
     observed_rates: dict[str, tuple[float, float, int]]  # clicks, purchases → observed, predicted, items
+    bundle_version: str = ""  # that was replayed
+    further_versions: tuple[str, ...] = ()  # that answered requests of the log too
 
     def summary(self) -> str:
         """The first cause in a sentence."""

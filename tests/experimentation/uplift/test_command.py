@@ -139,7 +139,7 @@ def test_pages_of_all_outcomes() -> None:
     (warning,) = replaced.warnings
     assert "with a slate users buy less of all other items" in warning
     assert "Go by all orders" in warning
-    assert warning in uplift_page(replaced, "about")
+    assert f"<b>Warning:</b> {warning.removeprefix('Warning: ')}" in uplift_page(replaced, "about")
 
 
 def test_small_groups_are_left_out() -> None:

@@ -1,0 +1,252 @@
+"""`python -m documentation.screenshots`: make the pages of the commands on small data and photograph them.
+
+Every page is written by its own command. Pictures of the first screen, 1280 pixels wide, go to
+`docs/pictures/screens/`; whole pages at 1280 and 390 pixels, light and dark, go to `reports/screens/`. The
+evaluation page needs a run (`train.py experiment=quick`), the shop a bundle of it (`export.py`). It needs a
+browser too: apt install chromium chromium-driver.
+"""
+
+import io
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks import monitoring
+from benchmarks.commands import ARTIFACTS, REPORTS, ROOT, run_script
+from benchmarks.simulated_live_log import LiveShop, LogDays
+from documentation.markdown import DOCS
+from documentation.page_browser import PageBrowser, open_browser
+from documentation.shop_picture import photograph_shop
+from models.schema import SECONDS_PER_DAY
+from serving.command_line import argument, option, run
+
+WORK = ARTIFACTS / "screens"  # pages and their inputs; what is there is not made again
+WIDE, NARROW = (1280, 800), (390, 844)  # windows in pixels
+MAX_COLOURS = 128  # of a picture for the documentation
+SCHEMES = {"light": False, "dark": True}
+SHOP = "shop"  # the storefront, which is no page of a command
+EXPERIMENT_DAYS = ("--start", "2026-03-02", "--end", "2026-03-29")
+EXPERIMENTATION = ("-m", "experimentation")
+
+
+def _folder(name: str) -> Path:
+    return WORK / name
+
+
+def evaluation(run_folder: Path) -> Path:
+    """The run beside every baseline, with LightGBM; it takes minutes."""
+    run_script("-m", "evaluation.leaderboard", str(run_folder), "--out", str(_folder("evaluation")))
+    return _folder("evaluation") / "index.html"
+
+
+def shop_check(run_folder: Path) -> Path:
+    """The tables of the default data."""
+    run_script("train.py", "stage=check")
+    return ROOT / "reports" / "shop.html"
+
+
+def _experiment_log() -> Path:
+    folder = _folder("experiment_log")
+    if not (folder / "experiments.toml").exists():
+        run_script("-m", "benchmarks.experiment_log", str(folder))
+    return folder
+
+
+def plan(run_folder: Path) -> Path:
+    """Weeks and users of a test on the simulated log."""
+    log, out = _experiment_log(), _folder("plan.html")
+    files = ("--events", str(log / "events"), "--orders", str(log / "orders.csv"), "--out", str(out))
+    run_script(*EXPERIMENTATION, "plan", *files, "--uplift", "0.2", "--share", "0.5")
+    return out
+
+
+def experiment(run_folder: Path) -> Path:
+    """The test of the simulated log."""
+    log, out = _experiment_log(), _folder("experiment.html")
+    files = ("--events", str(log / "events"), "--orders", str(log / "orders.csv"), "--out", str(out))
+    test = (
+        "--experiments",
+        str(log / "experiments.toml"),
+        "--experiment",
+        "weight",
+        "--margin",
+        "returns=0.02",
+    )
+    items = ("--items", str(log / "items.csv"))
+    run_script(*EXPERIMENTATION, "analyze", *files, *test, *items, *EXPERIMENT_DAYS)
+    return out
+
+
+def uplift(run_folder: Path) -> Path:
+    """What the withheld slates of the simulated log show."""
+    log, out = _experiment_log(), _folder("uplift.html")
+    files = ("--events", str(log / "events"), "--orders", str(log / "orders.csv"), "--out", str(out))
+    run_script(*EXPERIMENTATION, "uplift", *files, "--items", str(log / "items.csv"), *EXPERIMENT_DAYS)
+    return out
+
+
+def exploration(run_folder: Path) -> Path:
+    """Policies in a few small simulated shops."""
+    small = ("--seeds", "4", "--days", "42", "--checkouts", "40", "--items", "60")
+    run_script("-m", "experimentation.exploration", *small, "--out", str(_folder("exploration")))
+    return _folder("exploration") / "exploration.html"
+
+
+def daily(run_folder: Path) -> Path:
+    """A day with fewer clicks in a simulated live shop; the bundle takes a minute of training."""
+    root, out = monitoring.build_bundle(), _folder("monitoring.html")
+    recommender, first_day = monitoring.load_recommender(root)
+    shift = monitoring.SHIFTS["click rate 20 % down"]
+    n_days = monitoring.WARM_UP_DAYS + shift.outcome_delay_days + 1
+    shop = LiveShop(recommender.bundle, monitoring.ORDERS_PER_DAY)
+    log = monitoring.write_live_log(shop, LogDays(first_day, n_days, monitoring.WARM_UP_DAYS), shift.config)
+    last_day = datetime.fromtimestamp((first_day + n_days - 1) * SECONDS_PER_DAY, UTC)
+    files = ("--events", str(log / "events"), "--orders", str(log / "orders.parquet"), "--out", str(out))
+    day = ("--day", last_day.strftime("%Y-%m-%d"), "--max-bundle-age-days", "100")
+    _run_with_alarm("-m", "operations.monitoring", "daily", "--bundle", str(root), *files, *day)
+    return out
+
+
+def off_policy(run_folder: Path) -> Path:
+    """A bundle on the log of another, in the simulated market; it trains for minutes."""
+    run_script("-m", "experimentation.off_policy", "simulate", "--out", str(_folder("off_policy")))
+    return _folder("off_policy") / "off_policy.html"
+
+
+def loop(run_folder: Path) -> Path:
+    """A few days of the daily loop; it trains every night."""
+    small = ("--days", "6", "--rule-days", "60", "--users", "300", "--items", "150", "--poisoned-day", "4")
+    folders = ("--folder", str(_folder("loop_work")), "--out", str(_folder("loop")))
+    run_script("-m", "operations.loop", *small, *folders)
+    return _folder("loop") / "loop.html"
+
+
+def serving(run_folder: Path) -> Path:
+    """The serving benchmark of a small shop."""
+    run_script("-m", "benchmarks.serving", "5_000")
+    return REPORTS / "bench_serving.html"
+
+
+def retrieval_index(run_folder: Path) -> Path:
+    """The index benchmark on a few vectors; it installs the other libraries in an environment of theirs."""
+    run_script("-m", "benchmarks.index", "20_000")
+    return REPORTS / "bench_index.html"
+
+
+Maker = Callable[[Path], Path]  # of a run folder: writes a page and returns its file
+QUICK_PAGES: dict[str, Maker] = {
+    "evaluation": evaluation,
+    "shop_check": shop_check,
+    "plan": plan,
+    "experiment": experiment,
+    "uplift": uplift,
+    "exploration": exploration,
+    "monitoring": daily,
+}
+SLOW_PAGES: dict[str, Maker] = {
+    "off_policy": off_policy,
+    "loop": loop,
+    "serving": serving,
+    "retrieval_index": retrieval_index,
+}
+NAMES = (*QUICK_PAGES, SHOP, *SLOW_PAGES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScreenshotOptions:
+    """Make pages and photograph them.
+
+    Without names: all but off_policy, loop, serving and retrieval_index, which take up to half an hour.
+    """
+
+    names: tuple[str, ...] = argument(", ".join(NAMES), default=())
+    run: Path = option(ARTIFACTS / "runs" / "latest", "run folder of the evaluation page")
+    bundle: Path = option(Path("bundle"), "bundle root of the shop")
+    again: bool = option(False, "make pages again that are there")
+    out: Path = option(DOCS / "pictures" / "screens", "folder of the first screens")
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.names) - set(NAMES):
+            raise ValueError(f"no page {', '.join(sorted(unknown))}: expected some of {', '.join(NAMES)}")
+
+
+def take_screenshots(options: ScreenshotOptions) -> int:
+    """Make the pages, then write their pictures. Returns 1 if a page could not be made."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    names = options.names or (*QUICK_PAGES, SHOP)
+    failed = [name for name in names if name != SHOP and not _make_page(name, options)]
+    with open_browser() as browser:
+        for name in names:
+            if name != SHOP and name not in failed:
+                photograph_page(browser, name, options.out)
+    if SHOP in names:
+        for scheme, is_dark in SCHEMES.items():
+            file = REPORTS / "screens" / f"shop-{scheme}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            photograph_shop(options.bundle, file, is_dark)
+            write_small_picture(file.read_bytes(), options.out / f"shop-{scheme}.png")
+    for name in failed:
+        print(f"not made: {name}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def _make_page(name: str, options: ScreenshotOptions) -> bool:
+    """Write the page to WORK/pages, unless it is there."""
+    page = _page_file(name)
+    if page.exists() and not options.again:
+        return True
+    try:
+        written = (QUICK_PAGES | SLOW_PAGES)[name](options.run)
+    except (subprocess.CalledProcessError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return False
+    page.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(written, page)
+    return True
+
+
+def _page_file(name: str) -> Path:
+    return WORK / "pages" / f"{name}.html"
+
+
+def photograph_page(browser: PageBrowser, name: str, out: Path) -> None:
+    """Write the first screen for the documentation, and the whole page in four renderings."""
+    for scheme, is_dark in SCHEMES.items():
+        for width, height in (WIDE, NARROW):
+            browser.open(_page_file(name).as_uri(), width, height, is_dark)
+            if (width, height) == WIDE:
+                write_small_picture(browser.first_screen(), out / f"{name}-{scheme}.png")
+            file = REPORTS / "screens" / f"{name}-{width}-{scheme}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(browser.whole_page(width))
+    print(f"{name}: {out}, {REPORTS / 'screens'}")
+
+
+def write_small_picture(png: bytes, file: Path) -> None:
+    """Write a picture with at most MAX_COLOURS colours: a third of the bytes."""
+    from PIL import Image
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(MAX_COLOURS).save(file, optimize=True)
+
+
+def _run_with_alarm(*arguments: str) -> None:
+    """Run a command whose exit code 1 is an alarm. Raises CalledProcessError for others."""
+    print(" ".join(arguments), flush=True)
+    process = subprocess.run([sys.executable, *arguments], cwd=ROOT)
+    if process.returncode not in (0, 1):
+        raise subprocess.CalledProcessError(process.returncode, arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run(
+        "python -m documentation.screenshots", take_screenshots, arguments=arguments, errors=(OSError,)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
