@@ -114,7 +114,7 @@ class Checkout:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """The reason why an item is shown, as text for the shopper. docs/how_to/show_reasons.md lists the codes."""
+    """The reason why an item is shown, for the shopper. docs/how_to/show_reasons.md lists the codes."""
 
     code: str  # co_purchase, buy_again, category, ...
     params: Mapping[str, str] = field(hash=False)  # fields of the text: item, category
