@@ -26,7 +26,7 @@ SERVICE = re.compile(
     r"(-m serving|sextet) serve\b(?!.*--(print-config|help))"
     r"|-m storefront\b(?!.*--help)|mlflow (ui|server)\b|-m http\.server"
 )
-DEFAULT_PORTS = {"serve": 8000, "storefront": 8000, "mlflow": 5000, "http.server": 8000}
+DEFAULT_PORTS = {"http.server": 8000, "mlflow": 5000, "storefront": 8000, "serve": 8000}
 READY_SECONDS = 120
 DRIVER = """
 import json, sys, traceback
@@ -107,8 +107,8 @@ class PageRunner:
         script = f"source {state}\n{self._with_ports(text)}\n{keep}"
         started = time.monotonic()
         finished = subprocess.run(
-            ["bash", "-ec", script], cwd=self.folder, capture_output=True, text=True, timeout=HANG_SECONDS,
-            env=self._environment, stdin=subprocess.DEVNULL,
+            ["bash", "-e", "-o", "pipefail", "-c", script], cwd=self.folder, capture_output=True, text=True,
+            env=self._environment, stdin=subprocess.DEVNULL, timeout=HANG_SECONDS,
         )  # fmt: skip
         self.output += finished.stdout
         print(f"{time.monotonic() - started:6.1f} s  line {statement.line}: {statement.text}", flush=True)
@@ -130,7 +130,7 @@ class PageRunner:
             _stop(self._services.pop(port))
         self._ports[port] = _free_port()
         if match is None:
-            text += f" --port {port}" if kind != "http.server" else f" {port}"
+            text += f" --port {port}" if kind != "http.server" else f" {self._ports[port]}"
         text = self._with_ports(text)
         output = self.folder.parent / f"service-{port}.log"
         with output.open("w") as log:
@@ -139,10 +139,13 @@ class PageRunner:
                 ["bash", "-ec", script], cwd=self.folder, env=self._environment, stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL,
             )  # fmt: skip
-        self._services[port] = Service(process, output)
-        self._wait_until_ready(
-            self._services[port], self._ports[port], kind == "serve", f"line {line}: {text}"
-        )
+        service = Service(process, output)
+        try:
+            self._wait_until_ready(service, self._ports[port], kind == "serve", f"line {line}: {text}")
+        except BaseException:
+            process.kill()
+            raise
+        self._services[port] = service
 
     def _wait_until_ready(self, service: Service, port: int, has_readiness: bool, shown: str) -> None:
         url = f"http://127.0.0.1:{port}/" + ("readyz" if has_readiness else "")
@@ -190,7 +193,7 @@ def small_settings(text: str) -> str:
     if match is None or "stage=check" in text or "--help" in text:
         return text
     added = [each for each in SMALL if each.split("=")[0] + "=" not in text]
-    if "data=" in text and "data=tables" not in text:
+    if re.search(r"\bdata=(?!tables)", text):
         added = [each for each in added if not each.startswith("data.")]
     return text[: match.end()] + "".join(f" {each}" for each in added) + text[match.end() :]
 
