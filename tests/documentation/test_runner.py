@@ -66,6 +66,7 @@ def test_a_page_runs_from_its_first_block_to_its_last(runner: PageRunner) -> Non
     [
         ("```bash\necho before\ncat gone\n```\n", "line 3: cat gone"),
         ("```bash\nfalse | cat\n```\n", "line 2: false | cat"),
+        ("```bash\npython3 -c 1/0 || true\n```\n", "line 2: python3 -c 1/0"),
         ("```python\nraise KeyError('gone')\n```\n", "KeyError: 'gone'"),
         ("```bash\n.venv/bin/python -m serving serve --bundle gone\n```\n", "ended"),
     ],
