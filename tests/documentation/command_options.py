@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import io
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from training.errors import ConfigError
 
 HYDRA_SCRIPTS = ("train.py", "export.py", "retrain.py")
 REMOTE = ("s3://", "gs://", "abfs://")  # whose parsers copy
+MISSING_FILE = re.compile(r"no such (file|folder)", re.IGNORECASE)  # an earlier command may make it
 HYDRA_FLAGS_WITH_VALUE = ("--cfg", "-c", "--config-dir", "-cd", "--package", "-p", "--info", "-i")
 
 
@@ -152,8 +154,8 @@ def options_problem(prog: str, commands: Sequence[Command], words: Sequence[str]
             code = run(prog, *accepting, arguments=local, errors=(OSError, ValueError))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
-    lines = text.getvalue().strip().splitlines()
-    return None if code in (0, None) else lines[-1] if lines else f"exit code {code}"
+    message = (text.getvalue().strip().splitlines() or [f"exit code {code}"])[-1]
+    return None if code in (0, None) or MISSING_FILE.search(message) else message
 
 
 def _accepting(command: Command) -> Command:

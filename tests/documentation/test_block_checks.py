@@ -124,6 +124,13 @@ def test_own_commands_inside_others_are_checked_too(line: str, tmp_path: Path) -
     assert len(problems_of("docker run --rm sextet --bundle /b", tmp_path, reason="needs a cluster")) == 0
 
 
+def test_a_folder_that_a_command_makes_is_no_problem(tmp_path: Path) -> None:
+    assert (
+        problems_of("mkdir events\nsextet forget U1 --log events --store s.db --bundle bundle", tmp_path)
+        == []
+    )
+
+
 @pytest.mark.parametrize(
     ("language", "text", "expected"),
     [

@@ -10,7 +10,7 @@ import pytest
 
 from tests.documentation.blocks import page_blocks, page_name, tracked_pages
 from tests.documentation.clone import clone, install_wheel, page_environment
-from tests.documentation.runner import PageRunner, restore, small_settings
+from tests.documentation.runner import PageRunner, restore
 from tests.documentation.shop import SHOP_PAGE, build_shop
 from tests.documentation.to_convert import PAGES_TO_CONVERT
 from tests.end_to_end.commands import ROOT
@@ -76,17 +76,6 @@ def test_a_page_runs(page: Path, runner: PageRunner) -> None:
         assert len(outputs) > 1
         assert [text for text in outputs if text.strip() not in runner.output] == []
         assert (runner.folder / "reports" / "experiment.html").is_file()
-
-
-def test_trainings_of_pages_are_small() -> None:
-    assert small_settings(".venv/bin/python train.py -m seed=0,1") == (
-        ".venv/bin/python train.py -m experiment=debug data=tables data.root=shop seed=0,1"
-    )
-    line = (
-        ".venv/bin/python train.py --config-dir c experiment=[debug,fast_dev_run] data=tables data.root=shop"
-    )
-    assert small_settings(line) == line
-    assert small_settings("make shop && echo done") == "make -n shop && echo done"
 
 
 def test_the_readme_is_short_and_names_six_files() -> None:
