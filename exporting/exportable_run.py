@@ -34,6 +34,7 @@ from training.recalibration import recalibrate_at
 from training.remote_runs import fetch_remote_run
 from training.run_files import load_run_weights
 from training.stage_folders import BEST_LINK, DEFAULT_RUNS, LATEST_LINK, read_stage_manifest, run_path
+from training.tracking import server_problem
 from training.trained_run import Run, open_run
 
 
@@ -65,6 +66,10 @@ def find_run(run: str, tracking_uri: str) -> Path:
 
     Raises ExportError if there is none.
     """
+    if not run:
+        raise ExportError(
+            "run= is empty: give a run folder, the id of an MLflow run, or models:/<name>@<alias>"
+        )
     if is_uri(run):
         try:
             return fetch_remote_run(run).resolve()
@@ -80,11 +85,17 @@ def find_run(run: str, tracking_uri: str) -> Path:
     is_registered = run.startswith(REGISTERED_SCHEME)
     if not is_registered and ("/" in run or Path(run).is_symlink()):
         raise ExportError(f"run={run}: no such folder. Train first: python train.py")
+    if problem := server_problem(tracking_uri):
+        raise ExportError(
+            f"mlflow.tracking_uri={tracking_uri} does not answer ({problem}). Start the server, or correct "
+            "the address"
+        )
     try:
         folder = find_run_folder(tracking_uri, run)
     except (ValueError, KeyError) as error:
         raise ExportError(
-            f"run={run}: {error}. Give a run folder, the id of an MLflow run, or models:/<name>@<alias>"
+            f"run={run}: {str(error).rstrip('.')}. Give a run folder, the id of an MLflow run, or "
+            "models:/<name>@<alias>"
         ) from error
     return folder.resolve()
 

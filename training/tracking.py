@@ -5,8 +5,10 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +48,27 @@ SQLITE = "sqlite:///"
 def check_server(cfg: DictConfig) -> None:
     """Raises ConfigError if a required tracking server does not answer within seconds."""
     uri = str(cfg.mlflow.tracking_uri)
-    if not logs_to_mlflow(cfg) or not cfg.mlflow.required or not uri.startswith(("http://", "https://")):
+    if not logs_to_mlflow(cfg) or not cfg.mlflow.required:
         return
+    if problem := server_problem(uri):
+        raise ConfigError(
+            f"mlflow.tracking_uri={uri} does not answer ({problem}). Start the server, or set "
+            "mlflow.required=false: what it should get is then kept in the runs' folders and sent later"
+        )
+
+
+def server_problem(uri: str) -> str:
+    """Why a tracking server does not answer within seconds; "" if it answers, and for a local database."""
+    if not uri.startswith(("http://", "https://")):
+        return ""
     try:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_S).close()
+    except urllib.error.HTTPError as error:
+        # A server that wants credentials, or has no such route, answers.
+        return "" if error.code < HTTPStatus.INTERNAL_SERVER_ERROR else str(error)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"mlflow.tracking_uri={uri} does not answer ({error}). Start the server, or set "
-            "mlflow.required=false: what it should get is then kept in the runs' folders and sent later"
-        ) from error
+        return str(error)
+    return ""
 
 
 def start_run(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:

@@ -58,4 +58,4 @@ def test_the_page_names_what_there_is() -> None:
     statements = [node for block in blocks for node in ast.parse(block).body]
     imports = [node for node in statements if isinstance(node, ast.Import | ast.ImportFrom)]
     assert len(imports) > 8
-    exec(compile(ast.Module(imports, []), "use_from_python.md", "exec"), {})
+    exec(compile(ast.Module([*imports], []), "use_from_python.md", "exec"), {})

@@ -1,6 +1,10 @@
 """The stages of a run in MLflow: nested runs, and files for a machine that never trained."""
 
 import shutil
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -93,6 +97,40 @@ def test_a_run_without_files_says_what_to_do(trained: tuple[DictConfig, RunStage
         find_run(str(run_id), uri)
     with pytest.raises(ExportError, match="neither a run folder nor a run"):
         find_run("0123456789", uri)
+
+
+def test_a_server_that_is_away_ends_an_export_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{free.getsockname()[1]}"  # bound, and nobody listens
+        started = time.monotonic()
+        with pytest.raises(ExportError, match=f"{uri} does not answer .*correct the address"):
+            find_run("0123456789", uri)
+    assert time.monotonic() - started < 10
+
+
+def test_a_server_that_wants_credentials_is_no_server_that_is_away() -> None:
+    class Refuse(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(self.server.code)  # type: ignore[attr-defined]
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refuse) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        problems = {}
+        for code in (401, 404, 503):
+            server.code = code  # type: ignore[attr-defined]
+            problems[code] = tracking.server_problem(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert problems[401] == problems[404] == ""
+    assert "503" in problems[503]
+
+
+def test_an_empty_run_is_refused() -> None:
+    with pytest.raises(ExportError, match="run= is empty"):
+        find_run("", "sqlite:///mlflow.db")
 
 
 def test_a_registered_model_stands_for_its_run(trained: tuple[DictConfig, RunStages]) -> None:
