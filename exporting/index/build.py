@@ -99,7 +99,7 @@ def _use_uniform_scale(ivf: faiss.IndexIVF) -> None:
     """Give all dimensions of 8-bit codes one scale, ±4 standard deviations of the residuals to the centroids.
 
     A fifth faster to scan than a scale per dimension, and finer than a scale from the smallest to the largest
-    value (.9852 of the exact neighbours against .9848, docs/explanation/retrieval_index.md).
+    value (.9852 of the exact neighbours against .9848, docs/results/index_search.md).
     """
     if (
         isinstance(ivf, faiss_untyped.IndexIVFScalarQuantizer)
