@@ -101,7 +101,7 @@ def _use_uniform_scale(ivf: faiss.IndexIVF) -> None:
     """Give all dimensions of 8-bit codes one scale, ±4 standard deviations of the residuals to the centroids.
 
     This is a fifth faster to scan than a scale per dimension, and more precise than a scale from the smallest
-    to the largest value (docs/explanation/retrieval_index.md).
+    to the largest value (docs/results/index_search.md).
     """
     if (
         isinstance(ivf, faiss_untyped.IndexIVFScalarQuantizer)
