@@ -36,7 +36,7 @@ from training.errors import ConfigError
 
 METRICS = ("ndcg6", "hit6", "precision6", "revenue6", "discovery_ndcg6", "recall300")
 OBJECTIVE_METRICS = tuple(f"validation/{name}" for name in METRICS)  # of evaluation/validation.py
-REMOVABLE_ENTRIES = ("tasks", "logger", "callbacks")  # mappings, of which null takes an entry out
+REMOVABLE_ENTRIES = ("tasks", "logger", "callbacks", "bundle.slate")  # null removes an entry
 TABLE_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd", "adam", "rowwise_adam")
 CHOICES = {
     "objective_metric": OBJECTIVE_METRICS,
