@@ -136,6 +136,12 @@ def test_right_overrides_pass(arguments: list[str]) -> None:
     assert check_overrides("train", arguments) == arguments
 
 
+def test_an_export_can_turn_the_frequency_cap_off() -> None:
+    assert compose_config("export", ["bundle.slate.frequency_cap=null"]).bundle.slate.frequency_cap is None
+    with pytest.raises(ConfigError, match="is a group of keys"):
+        compose_config("export", ["bundle.slate.frequency_cap=3"])
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [
