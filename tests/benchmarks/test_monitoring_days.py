@@ -9,7 +9,7 @@ from operations.monitoring import daily, drift
 REFERENCE_DAYS, DAY, IMPRESSIONS = 28, 20_028, 2_000
 
 
-def tested_day(click_rate: float) -> DayBand:
+def band_of_day(click_rate: float) -> DayBand:
     """A day with this rate after days that vary about 20 percent."""
     rng = np.random.default_rng(4)
     rate = np.append(rng.binomial(IMPRESSIONS, 0.2, REFERENCE_DAYS) / IMPRESSIONS, click_rate)
@@ -22,7 +22,7 @@ def tested_day(click_rate: float) -> DayBand:
 
 
 def test_the_band_is_around_the_same_weekdays() -> None:
-    tested = tested_day(0.2)
+    tested = band_of_day(0.2)
     assert tested.day == DAY
     assert tested.low < tested.expected < tested.high
     assert tested.expected == pytest.approx(0.2, abs=0.02)
@@ -31,7 +31,7 @@ def test_the_band_is_around_the_same_weekdays() -> None:
 
 @pytest.mark.parametrize("edge", ["low", "high"])
 def test_a_rate_raises_an_alarm_outside_the_band_only(edge: str) -> None:
-    limit = getattr(tested_day(0.2), edge)
+    limit = getattr(band_of_day(0.2), edge)
     outwards = 0.001 if edge == "high" else -0.001
-    assert tested_day(limit + outwards).alarm
-    assert not tested_day(limit - outwards).alarm
+    assert band_of_day(limit + outwards).alarm
+    assert not band_of_day(limit - outwards).alarm
