@@ -56,6 +56,7 @@ def experiment_page(result: AnalysisResult, decision: ShipDecision, source: str)
             figures=_key_figures(result) if valid else [],
             source=[("Data", source), *_version_rows(result)],
         ),
+        deciding=result.deciding.name,
         split=_split_section(result),
         metrics=_metrics_section(result) if valid else None,
         looks=[_looks_section(result, treatment) for treatment in result.treatments] if valid else [],
