@@ -188,7 +188,8 @@ COLUMNS = [
            "against the newest model's NDCG@6"),
     Column("95% interval", lambda row: format_interval(row["low"], row["high"], 4),
            "of the difference in NDCG@6, bootstrap over households"),
-    Column("revenue@6", lambda row: format_money(row["revenue6"])),
+    Column("revenue@6", lambda row: format_money(row["revenue6"]),
+           "money that users spend on the six items, per checkout, in the shop's currency"),
 ]  # fmt: skip
 
 

@@ -56,6 +56,7 @@ def experiment_page(result: AnalysisResult, decision: ShipDecision, source: str)
             figures=_key_figures(result) if valid else [],
             source=[("Data", source), *_version_rows(result)],
         ),
+        deciding=result.deciding.name,
         split=_split_section(result),
         metrics=_metrics_section(result) if valid else None,
         looks=[_looks_section(result, treatment) for treatment in result.treatments] if valid else [],
@@ -71,7 +72,7 @@ def _key_figures(result: AnalysisResult) -> list[KeyFigure]:
     )
     return [
         KeyFigure(
-            f"{name[:1].upper()}{name[1:]}, {treatment.arm}",
+            f"{name[:1].upper()}{name[1:]}, {treatment.arm}{_currency_note(result, name)}",
             _metric_value(name, effect.treatment),
             f"{control}: {_metric_value(name, effect.control)}",
             f"{format_signed_percent(effect.relative)} ({_format_interval(effect)})",
@@ -81,6 +82,12 @@ def _key_figures(result: AnalysisResult) -> list[KeyFigure]:
         for name, effect in treatment.effects.items()
         if (is_single or name == result.deciding.name) and math.isfinite(effect.relative_high)
     ] + [users]
+
+
+def _currency_note(result: AnalysisResult, metric: str) -> str:
+    """The unit of money, once."""
+    is_money = metric in (ORDER_REVENUE.name, REVENUE.name)
+    return " (in the shop's currency)" if is_money and metric == result.deciding.name else ""
 
 
 def _version_rows(result: AnalysisResult) -> list[tuple[str, str]]:

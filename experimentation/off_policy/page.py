@@ -29,6 +29,7 @@ MODEL_ASSUMPTIONS = {
     "slate": "slate: the reward depends on the whole slate",
     "": "no weights",
 }
+CURRENCY_NOTES = {"revenue": ", in the shop's currency"}
 REWARD_DIGITS = {"revenue": 2, INCREMENTAL_REVENUE: 2}  # after the point; other rewards have four
 
 
@@ -77,7 +78,7 @@ def _key_figure(row: Row) -> KeyFigure:
     digits = REWARD_DIGITS.get(row["reward"], 4)
     interval = format_interval(row["difference_low"], row["difference_high"], digits)
     return KeyFigure(
-        f"{row['reward'].capitalize()} per checkout, new bundle",
+        f"{row['reward'].capitalize()} per checkout of the new bundle{CURRENCY_NOTES.get(row['reward'], '')}",
         f"{row['value']:,.{digits}f}",
         f"log: {row['value'] - row['difference']:,.{digits}f}",
         f"{format_signed(row['difference'], digits)} ({interval})",

@@ -12,10 +12,13 @@ from reporting.formatting import format_interval, format_money, format_signed
 from reporting.tables import Row, aggregate_seeds, by_column, format_metric, summarize_leaderboard
 
 SLICE_TEXTS = {
-    "all": ("All checkouts", "Every checkout with a later purchase; every purchased item counts."),
+    "all": (
+        "All checkouts",
+        "Every checkout with a later purchase counts, with all items that the user buys.",
+    ),
     "discovery": (
         "Discovery: items that the user never bought before",
-        "Only items that are new to the user count; slates leave out the others.",
+        "Only items that are new to the user count. Slates leave out all other items.",
     ),
     "cold_users": ("Cold users", "Users with fewer than 5 earlier checkouts."),
     "new_items": ("New items", "Only items first sold in the 28 days before the checkout count."),
@@ -23,9 +26,9 @@ SLICE_TEXTS = {
 COLUMN_TEXTS = {
     "order": "the score that sorts a slate; expected value is the probability of a purchase × expected spend",
     "ndcg6": "1 if all purchases are at the top of the six, 0 if none is among them",
-    "hit6": "share of checkouts with a purchase of at least one of the six",
-    "precision6": "share of the six that was bought",
-    "revenue6": "spent on the six within the horizon, per checkout, in the shop's currency",
+    "hit6": "share of checkouts after which the user buys one of the six items or more",
+    "precision6": "share of the six items that the user buys",
+    "revenue6": "money that the user spends on the six items within the horizon, per checkout",
 }
 
 
@@ -173,7 +176,7 @@ def recall_section(report: Row) -> dict[str, Any]:
                bar_share=itemgetter("recall")),
     ]  # fmt: skip
     finding = (
-        f"{union['recall']:.1%} of what was bought is among {union['candidates']:,.0f} candidates "
-        "per checkout."
+        f"{union['recall']:.1%} of the items that users buy are among the {union['candidates']:,.0f} "
+        "candidates of a checkout."
     )
     return {"finding": finding, "table": Table(columns, rows)}

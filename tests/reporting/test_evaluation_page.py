@@ -114,7 +114,7 @@ def test_the_page_loads_nothing_and_is_well_formed():
     text = report_page(make_report())
     titles = Outline(text).titles
     assert not re.search(r"https?:|url\(|@import|<script|<link|<img", text)
-    assert "Which system shows what is bought?" in titles
+    assert "Which system recommends what users buy?" in titles
     assert "Was training healthy?" not in titles
     assert "Bread &lt;b&gt;" in text
     assert "own &amp; decayed" in text

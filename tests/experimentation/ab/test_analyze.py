@@ -176,8 +176,9 @@ def test_an_arm_that_another_version_answered_is_reported() -> None:
     assert "5 of its 5 slates (100.0%)" in gone
     result = analyze(mixed, new)
     text = experiment_page(result, ship_decision(result), "about")
-    assert treatment in text
-    assert text.index(treatment) < text.index("Are the users split as planned?"), "before any figure"
+    notice = f"<b>Warning:</b> {treatment.removeprefix('Warning: ')}"
+    assert text.index(notice) < text.index("Are the users split as planned?"), "before any figure"
+    assert "control: old, older; treatment: new, old" in text.split("<footer>")[1]
 
 
 def test_a_log_of_another_experiment_is_refused() -> None:

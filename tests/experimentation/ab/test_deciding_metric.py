@@ -51,7 +51,7 @@ def test_an_arm_that_only_gains_credit_is_not_shipped() -> None:
         warning,
     )
     page = experiment_page(result, decision, "about")
-    assert page.index(warning) < page.index("Are the users split as planned?")
+    assert page.index(warning.removeprefix("Warning: ")) < page.index("Are the users split as planned?")
     assert "The deciding metric is order revenue per user." in page
 
 

@@ -174,7 +174,7 @@ def test_a_new_bundle_is_estimated_with_warnings(
     )
     assert "warning: slate weights: not enough data: " in printed
     page = (tmp_path / "off_policy.html").read_text()
-    assert page.count("<svg") == len(logged_checkouts.REWARDS)
+    assert page.count('class="chart wide"') == len(logged_checkouts.REWARDS)
     assert all(escape(line) in page for line in report["warnings"]["slate"])
     item = replayed.item.copy()
     item[:, -1] = None  # an empty slot
