@@ -48,7 +48,8 @@ def site_links(text: str, source: str) -> str:
         file = PurePosixPath(os.path.normpath(folder / path))
         place = site_place(file)
         if place is None:
-            return label if label.strip("`") in (str(file), file.name) else f"{label} (`{file}`)"
+            is_complete = label.startswith("!") or label.strip("`") in (str(file), file.name)
+            return label if is_complete else f"{label} (`{file}`)"
         return f"[{label}]({_relative(place, source)}{'#' + anchor if anchor else ''})"
 
     def replace_image(match: re.Match[str]) -> str:

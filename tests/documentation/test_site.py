@@ -26,6 +26,7 @@ def test_links_lead_to_pages_of_the_site_and_sources_become_code() -> None:
         "[a](how_to/bring_data.md) ![p](pictures/shop.png)"
     )
     assert site_links("[`models/schema.py`](models/schema.py)", "README.md") == "`models/schema.py`"
+    assert site_links("[![x](docs/a.svg)](LICENSE)", "README.md") == "![x](a.svg)"
     assert site_links("[up](../data.md)", "docs/extending/task.md") == "[up](../data.md)"
 
 
