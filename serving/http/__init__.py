@@ -12,5 +12,5 @@ try:
     import uvloop  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        f"{__name__} needs the package {error.name}: pip install 'sextet[http]'", name=error.name
+        f"{__name__} needs the package {error.name}: pip install '<wheel>[http]'", name=error.name
     ) from error

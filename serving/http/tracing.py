@@ -38,7 +38,7 @@ def check_endpoint(endpoint: str) -> None:
         import opentelemetry.sdk.trace.export  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"--trace-endpoint needs the package {error.name}: pip install 'sextet[otel]'", name=error.name
+            f"--trace-endpoint needs the package {error.name}: pip install '<wheel>[otel]'", name=error.name
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Ed25519 signatures of versions, which prove who exported a bundle.
 
 `manifest.sig` holds the 64 bytes of the signature of `manifest.json`, which holds the hashes of all other
-files. Needs the library `cryptography`: pip install 'sextet[sign]'. Without it:
+files. Needs the library `cryptography`: pip install '<wheel>[sign]'. Without it:
 
     openssl genpkey -algorithm ed25519 -out key.pem && openssl pkey -in key.pem -pubout -out public.pem
     openssl pkeyutl -verify -pubin -inkey public.pem -rawin -in manifest.json -sigfile manifest.sig
@@ -79,5 +79,5 @@ def _library() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
-        raise ImportError("signatures need a library: pip install 'sextet[sign]'") from error
+        raise ImportError("signatures need a library: pip install '<wheel>[sign]'") from error
     return serialization, ed25519

@@ -48,7 +48,7 @@ try:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 except ImportError as error:
-    raise ImportError("a Valkey or Redis store needs its client: pip install 'sextet[valkey]'") from error
+    raise ImportError("a Valkey or Redis store needs its client: pip install '<wheel>[valkey]'") from error
 
 KEY_PREFIX = b"sextet:"
 # No id of a user under KEY_PREFIX gives such keys.

@@ -155,7 +155,7 @@ sys.exit(main(["serve", "--bundle", sys.argv[1]]) + 10)
         [sys.executable, "-c", script, str(version)], cwd=ROOT, capture_output=True, text=True
     )
     assert process.returncode == 11, process.stderr
-    assert process.stderr == "error: serving.http needs the package fastapi: pip install 'sextet[http]'\n"
+    assert process.stderr == "error: serving.http needs the package fastapi: pip install '<wheel>[http]'\n"
 
 
 def test_store_and_log_of_a_service_are_those_of_training(version: Path, tmp_path: Path) -> None:

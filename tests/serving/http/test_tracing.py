@@ -201,4 +201,4 @@ sys.exit(main([*arguments, "--trace-endpoint", "http://collector:4318"]) + 10)
     )
     assert done.returncode == 11, done.stderr
     assert done.stderr.startswith("error: --trace-endpoint needs the package opentelemetry.")
-    assert done.stderr.endswith(": pip install 'sextet[otel]'\n")
+    assert done.stderr.endswith(": pip install '<wheel>[otel]'\n")
