@@ -79,7 +79,7 @@ def test_rules_that_are_never_in_force_together_do_not_conflict(
 def test_the_example_of_the_documentation_is_sound(
     version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "rules.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "rules.md").read_text()
     text = page.split("```toml\n")[1].split("```")[0]
     code, _, errors = check(version, tmp_path, text, capsys)
     assert code == 0, errors
