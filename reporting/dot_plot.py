@@ -12,6 +12,7 @@ from reporting.svg import LETTER_WIDTH, Colour
 
 DOT_ROW_HEIGHT, DOT_GROUP_HEIGHT, DOT_AXIS_HEIGHT = 19, 26, 44
 STACKED_ROW_HEIGHT = 34  # a name above its dots
+BOLD_FACTOR = 1.12  # width of a bold letter over a plain one
 BAR_LEFT, BAR_ROW_HEIGHT = 110, 30
 
 
@@ -43,7 +44,7 @@ def dot_plot(
     stacked = width <= NARROW_WIDTH
     left, row_height = (14, STACKED_ROW_HEIGHT) if stacked else (left, DOT_ROW_HEIGHT)
     inner = width - left - 24
-    headings = [wrap_text(heading, width - 8) for heading, _ in groups]
+    headings = [wrap_text(heading, (width - 8) / BOLD_FACTOR) for heading, _ in groups]
     bottom = sum(map(_group_height, headings)) + row_height * sum(len(rows) for _, rows in groups)
     name_lines = wrap_text(axis.name, width - 8)
     height = bottom + DOT_AXIS_HEIGHT + LINE_HEIGHT * (len(name_lines) - 1)

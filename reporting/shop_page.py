@@ -39,7 +39,7 @@ def shop_page(report: Row) -> str:
         Head(
             title="Shop check: what the tables hold",
             answer=report["finding"],
-            status="bad" if report["suggested"] is None or report["warnings"] else "good",
+            status="bad" if report["suggested"] is None else "" if report["warnings"] else "good",
             notices=notices(warnings=report["warnings"]),
         ),
         tables=Table(tables, report["tables"]),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from markupsafe import Markup
 
 Colour = str  # blue, orange, grey, green, violet or pink
-LETTER_WIDTH = 6.3  # mean width of a letter of 12 px
+LETTER_WIDTH = 7.0  # mean width of a letter of 12 px in a wide font
 
 
 def svg_element(width: int, height: int, name: str, elements: Iterable[Markup]) -> Markup:

@@ -78,12 +78,10 @@ def _answer(by_appeal: RowsByAppeal) -> str:
     sentences = []
     for appeal, rows in by_appeal.items():
         name, row = _best_policy(rows)
-        gain = f"{format_signed_percent(row['gain'], 2)}, 95% interval {_interval_percent(row, 'gain')}"
         sentences.append(
-            f"With {appeal} {name} earns more than no exploration ({gain} of revenue)."
+            f"With {appeal}, {name} earns {format_percent(row['gain'], 2)} more revenue than no exploration."
             if row["gain_low"] > 0
-            else f"With {appeal} no policy earns significantly more than no exploration "
-            f"(best: {name}, {gain} of revenue)."
+            else f"With {appeal}, no policy earns significantly more revenue than no exploration."
         )
     return " ".join(sentences)
 
