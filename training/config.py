@@ -162,7 +162,7 @@ def _check_group_choice(override: Override, folders: Sequence[Path]) -> str:
     for choice in (str(choice) for value in values for choice in as_list(value)):
         if choice not in valid_choices:
             raise ConfigError(
-                f"{group}={choice}: there is no such {group}.{suggest_names(choice, valid_choices)}"
+                f"{group}={choice}: unknown choice of {group}.{suggest_names(choice, valid_choices)}"
             )
     return choice_text(group, values[0])
 

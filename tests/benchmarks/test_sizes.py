@@ -47,7 +47,7 @@ def test_a_width_that_is_set_alone_wins() -> None:
         size_config("m", ["retrieval.model.dim=wide"])
     with pytest.raises(ConfigError, match="expected 1 to 4096"):
         size_config("m", ["size.dim=0"])
-    with pytest.raises(ConfigError, match="size=xxl: there is no such size"):
+    with pytest.raises(ConfigError, match="size=xxl: unknown choice of size"):
         size_config("xxl", [])
 
 

@@ -286,7 +286,7 @@ def test_configs_of_the_user_stand_beside_the_shipped_ones(own_configs: str) -> 
         ("tasks=typo", "tasks=typo sets tasks.wishlist.labl: a task has no labl. Did you mean label"),
         ("experiment=typo", "experiment=typo sets ranker.multitask.expert: MMoE takes no expert"),
         ("experiment=[debug,typo]", r"experiment=\[debug,typo\] sets ranker.multitask.expert"),
-        ("experiment=[debug,min]", "experiment=min: there is no such experiment. Did you mean mine"),
+        ("experiment=[debug,min]", "experiment=min: unknown choice of experiment. Did you mean mine"),
         ("query=mine", "Did you mean mean"),
     ],
 )

@@ -115,7 +115,7 @@ def test_a_logger_of_the_user(own_loggers: str, stage: Path) -> None:
     ("argument", "message"),
     [
         ("logger=tensorbord", "Did you mean tensorboard"),
-        ("logger=[mlflow,cvs]", "logger=cvs: there is no such logger. Did you mean csv"),
+        ("logger=[mlflow,cvs]", "logger=cvs: unknown choice of logger. Did you mean csv"),
         ("logger.mine=csv", r"logger\.mine: expected a class or function: 'logger\.mine=\{_target_"),
         ("logger.mine={_target_: pytorch_lightning.loggers.CSVLoger}", "Did you mean CSVLogger"),
         ("logger.mine={_target_: own_loggers.Mine, levle: 2}", "Mine takes no levle. Did you mean level"),
