@@ -77,7 +77,7 @@ class MultitaskOptions:
 
     @property
     def seed_overrides(self) -> list[list[str]]:
-        """The overrides of every seed."""
+        """One list of overrides per seed; a single empty list without seeds."""
         return [[]] if self.seeds is None else [[f"seed={seed}"] for seed in self.seeds]
 
 

@@ -20,7 +20,7 @@ DAYS, PRE_PERIOD_DAYS = 28, 28
 
 
 class Demand(NamedTuple):
-    """What people do at a slot, on average."""
+    """Mean behaviour of shoppers towards a slate: probabilities and shares."""
 
     organic: float = 0.1  # probability of buying an item of the slate without the slot
     click: float = 0.2  # probability of a click on an examined item

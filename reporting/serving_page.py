@@ -198,7 +198,7 @@ def _outcome_chart(row: Row, deadline_ms: float, width: int) -> Markup:
 
 
 def milliseconds_axis(values: Sequence[float]) -> Axis:
-    """A logarithmic axis around times."""
+    """A logarithmic axis in ms that covers `values` with a margin."""
     low, high = 0.8 * min(values), 1.25 * max(values)
     return Axis("ms", low, high, tuple(tick for tick in TICKS if low < tick < high), log=True)
 

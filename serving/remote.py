@@ -101,7 +101,7 @@ class RemoteFolder:
             raise RemoteError(f"{self}/{name}: {_reason(error)}") from error
 
     def upload(self, folder: Path, names: Iterable[str], below: str = "") -> None:
-        """Copy files of a local folder, in this order, to the same names below `below`."""
+        """Copy `names` from a local folder, in this order, to the remote folder `below`."""
         try:
             for name in names:
                 target = self._join(f"{below}/{name}" if below else name)

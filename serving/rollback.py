@@ -42,7 +42,9 @@ def roll_back(root: Path, to: str | None = None, trust: Sequence[Path] = ()) -> 
         return version, skipped
     reasons = "".join(f"; {reason}" for reason in skipped)
     raise BundleError(
-        root, f"no good version older than {current}{reasons}", "export again, or choose with --to"
+        root,
+        f"no good version older than {current}{reasons}",
+        "export again, or choose a version with --to VERSION",
     )
 
 

@@ -139,7 +139,9 @@ def sample_slate(
     slots: int,
     exploration: float,
 ) -> tuple[Array, Array]:
-    """Draw slates by scores [n, I] of items: columns by position [n, slots], and propensities [n, slots].
+    """Draw slates by item scores [n, I].
+
+    Returns item columns [n, slots], top slot first, and propensities [n, slots].
 
     Each slot is drawn from the remaining items: uniformly with probability `exploration`, else by the softmax
     of the scores. A propensity is conditional on the items above.

@@ -133,7 +133,7 @@ def add_impressions(
 
 
 def append_candidate_columns(examples: pa.Table, candidates: Candidates, scored: Sequence[str]) -> pa.Table:
-    """The examples with their candidates as list columns; `scored` are the sources of `list_scores`."""
+    """Append the candidates to the examples as list columns; `scored` names the source of each list score."""
     offsets = pa.array(candidates.offsets.numpy().astype(np.int32))
     columns = {
         "candidate_item": candidates.item.numpy().astype(np.int32),

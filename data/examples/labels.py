@@ -118,8 +118,9 @@ def reject_late_clicks(labels: Sequence[LabelSpec], click_window: int, data: Map
     for spec in labels:
         if spec.label == "click" and (spec.window_seconds or 0) > click_window:
             raise DataError(
-                f"the label {spec.key} of a task has a longer window than data.click_window, "
-                f"{data.get('click_window', '1d')}, in which clicks are joined: lengthen data.click_window"
+                f"the window of the label {spec.key} is longer than data.click_window "
+                f"({data.get('click_window', '1d')}), and later clicks are not joined: lengthen "
+                "data.click_window, or shorten the window"
             )
 
 

@@ -152,7 +152,7 @@ def count_splits(
             + f". Validation starts {_iso(bounds.validation_start)}, test runs from "
             f"{_iso(bounds.test_start)} to {_iso(bounds.test_end)}, orders from {_iso(encoded.start)} to "
             f"{_iso(encoded.end)}, horizon {horizon}. "
-            f"To mend it, {_shorter_horizon(encoded, horizon)}, move the dates of data.split or data.since, "
+            f"Choose one: {_shorter_horizon(encoded, horizon)}; move the dates of data.split or data.since; "
             "or bring a longer log."
         )
     return counts

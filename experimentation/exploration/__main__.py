@@ -35,8 +35,8 @@ class ExplorationOptions:
             raise ValueError(f"--seeds is {self.seeds}: an interval needs 2 shops or more")
         if self.days < 2 * NEW_ITEM_FOLLOW_DAYS:
             raise ValueError(
-                f"--days is {self.days}: expected {2 * NEW_ITEM_FOLLOW_DAYS} or more, for new items are "
-                f"followed for {NEW_ITEM_FOLLOW_DAYS}"
+                f"--days is {self.days}: expected {2 * NEW_ITEM_FOLLOW_DAYS} or more, because each "
+                f"new item is followed for {NEW_ITEM_FOLLOW_DAYS} days"
             )
         if self.checkouts < 1 or self.items < MIN_ITEMS:
             raise ValueError(f"give a checkout a day and {MIN_ITEMS} items or more")

@@ -115,7 +115,7 @@ def parse_checkout(row: Mapping[str, Any], default_ts: int) -> Checkout:
 
 
 def _zip_lists(row: Mapping[str, Any], id_column: str, *columns: str) -> list[tuple[Any, ...]] | None:
-    """The elements of parallel lists as tuples; None if the ids are null. Other lists may be null."""
+    """The elements of parallel lists as tuples; None if the ids are null. A null list gives None elements."""
     ids = row[id_column]
     if ids is None:
         if filled := [name for name in columns if row[name]]:

@@ -137,7 +137,7 @@ class _Parser:
             read = "the end" if token.kind == "end" else token.text
             raise self._error(
                 f"{read} where ) must close the ( of position {opening.position}",
-                "close it, or put an operator in between",
+                "add the missing ), or put an operator before what follows",
             )
 
     @property

@@ -56,7 +56,7 @@ class ExtractionLayer(nn.Module):
         )
 
     def forward(self, state: Tensor) -> Tensor:
-        """state [ΣC, T+1, inputs] → [ΣC, states, width]."""
+        """state [ΣC, T+1, inputs], T tasks and the shared one → [ΣC, states, width]."""
         experts = torch.cat([layer(state[:, i]) for i, layer in enumerate(self.experts)], dim=1).relu_()
         experts = experts.view(state.shape[0], self.expert_mask.shape[1], self.width)  # [ΣC, E, width]
         gates = torch.stack([layer(state[:, i]) for i, layer in enumerate(self.gate_logits)], dim=1)
