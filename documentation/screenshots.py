@@ -26,7 +26,7 @@ from serving.command_line import argument, option, run
 
 WORK = ARTIFACTS / "screens"  # pages and their inputs; what is there is not made again
 WIDE, NARROW = (1280, 800), (390, 844)  # windows in pixels
-MAX_COLOURS = 128  # of a picture for the documentation
+MAX_COLOURS = 256  # of a picture for the documentation
 SCHEMES = {"light": False, "dark": True}
 SHOP = "shop"  # the storefront, which is no page of a command
 EXPERIMENT_DAYS = ("--start", "2026-03-02", "--end", "2026-03-29")
@@ -140,27 +140,28 @@ def retrieval_index(run_folder: Path) -> Path:
 Maker = Callable[[Path], Path]  # of a run folder: writes a page and returns its file
 QUICK_PAGES: dict[str, Maker] = {
     "evaluation": evaluation,
-    "shop_check": shop_check,
     "plan": plan,
     "experiment": experiment,
     "uplift": uplift,
     "exploration": exploration,
     "monitoring": daily,
 }
-SLOW_PAGES: dict[str, Maker] = {
+FURTHER_PAGES: dict[str, Maker] = {  # they take long, or show paths of this machine
+    "shop_check": shop_check,
     "off_policy": off_policy,
     "loop": loop,
     "serving": serving,
     "retrieval_index": retrieval_index,
 }
-NAMES = (*QUICK_PAGES, SHOP, *SLOW_PAGES)
+NAMES = (*QUICK_PAGES, SHOP, *FURTHER_PAGES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenshotOptions:
     """Make pages and photograph them.
 
-    Without names: all but off_policy, loop, serving and retrieval_index, which take up to half an hour.
+    Without names: all but shop_check, which shows paths of this machine, and off_policy, loop, serving and
+    retrieval_index, which take up to half an hour.
     """
 
     names: tuple[str, ...] = argument(", ".join(NAMES), default=())
@@ -200,7 +201,7 @@ def _make_page(name: str, options: ScreenshotOptions) -> bool:
     if page.exists() and not options.again:
         return True
     try:
-        written = (QUICK_PAGES | SLOW_PAGES)[name](options.run)
+        written = (QUICK_PAGES | FURTHER_PAGES)[name](options.run)
     except (subprocess.CalledProcessError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return False
@@ -227,11 +228,15 @@ def photograph_page(browser: PageBrowser, name: str, out: Path) -> None:
 
 
 def write_small_picture(png: bytes, file: Path) -> None:
-    """Write a picture with at most MAX_COLOURS colours: a third of the bytes."""
+    """Write a picture with at most MAX_COLOURS colours: a third of the bytes.
+
+    The most different colours stay, so that a small mark keeps its colour.
+    """
     from PIL import Image
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(MAX_COLOURS).save(file, optimize=True)
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture.quantize(MAX_COLOURS, Image.Quantize.MAXCOVERAGE).save(file, optimize=True)
 
 
 def _run_with_alarm(*arguments: str) -> None:

@@ -37,6 +37,12 @@ def daily_page(report: DailyReport, calibrations: Sequence[CalibrationRatio]) ->
         for metric in part.metrics
         if metric.name in alarms and isinstance(metric, Distribution)
     ]
+    scalars = [
+        (metric, part.day)
+        for part in report.metric_sets
+        for metric in part.metrics
+        if isinstance(metric, Scalar) and np.isfinite(metric.raw_value).any()
+    ]
     return render(
         "daily_report.html",
         _head(report, calibrations),
@@ -49,10 +55,8 @@ def daily_page(report: DailyReport, calibrations: Sequence[CalibrationRatio]) ->
         distributions=[_distribution_figure(metric) for metric in changed],
         calibration=_calibration_section(calibrations) if calibrations else None,
         by_day=[
-            Figure(partial(_scalar_chart, metric, part.day, metric.name in alarms), width=HALF_WIDTH)
-            for part in report.metric_sets
-            for metric in part.metrics
-            if isinstance(metric, Scalar) and np.isfinite(metric.raw_value).any()
+            Figure(partial(_scalar_chart, metric, day, metric.name in alarms), width=HALF_WIDTH)
+            for metric, day in sorted(scalars, key=lambda pair: pair[0].name not in alarms)
         ],
     )
 
