@@ -7,6 +7,7 @@ import yaml
 
 from documentation.reference.config_comments import ConfigFile, ConfigKey, read_config_file
 from documentation.reference.key_meanings import meaning_of
+from documentation.reference.key_types import known_type
 from documentation.reference.tables import cell, code, table
 from training.config import CHOICES
 from training.config_files import CONFIG_DIR
@@ -63,7 +64,7 @@ def key_path(config_file: ConfigFile, group: str, key: ConfigKey) -> str:
 
 def _row(key: ConfigKey, path: str) -> list[str]:
     meaning = meaning_of(path) or meanings().get(path, "")
-    values = ": ".join(part for part in (type_name(key.default), value_range(path)) if part)
+    values = ": ".join(part for part in (key_type(path, key.default), value_range(path)) if part)
     return [code(path), code(key.default), cell(meaning), values]
 
 
@@ -89,8 +90,13 @@ def group_of(file: Path) -> str:
     return ".".join(file.relative_to(CONFIG_DIR).parent.parts)
 
 
+def key_type(path: str, default: str) -> str:
+    """The type of a key: by its default, or as key_types.py lists it."""
+    return type_name(default) or known_type(path)
+
+
 def type_name(default: str) -> str:
-    """The type of a default as the file writes it; empty where the default is null or a reference."""
+    """The type of a default as the file writes it; empty where the default is null, a date or a reference."""
     if default.startswith(("${", '"${')):
         return ""
     value = yaml.safe_load(default)

@@ -58,6 +58,7 @@ def test_every_config_key_has_a_row_with_a_meaning(pages: dict[str, str], file: 
     paths = config_paths(file)
     assert [path for path in paths if path not in rows] == []
     assert [path for path in paths if not rows[path][1].strip()] == []
+    assert [path for path in paths if not rows[path][2].strip()] == [], "without a type"
 
 
 def test_the_range_of_a_key_is_that_which_training_checks(pages: dict[str, str]) -> None:
