@@ -15,9 +15,7 @@ def draw_retraining() -> Drawing:
     champion = d.box(
         Box(230, 100, 200, 68), "Champion", ("its weights, with", "today's prices and sales"), "model"
     )
-    window = d.box(
-        Box(60, 210, 320, 50), "Evaluation", ("new checkouts that neither model saw",), "plain"
-    )
+    window = d.box(Box(60, 210, 320, 50), "Evaluation", ("new checkouts that neither model saw",), "plain")
     gates = d.box(Box(60, 300, 320, 66), "Gates", ("quality, calibration, index recall,", "latency, drift"))
     for box in (challenger, champion):
         d.arrow((box.top[0], log.y + 48), box.top)
