@@ -12,7 +12,7 @@ from documentation.pictures.learning import (
     draw_two_tower,
 )
 from documentation.pictures.operating import draw_forget_user, draw_live_state, draw_retraining
-from documentation.pictures.quality_charts import draw_calibration, draw_frontier
+from documentation.pictures.quality_charts import draw_calibration, draw_drift, draw_frontier, draw_loop
 from documentation.pictures.serving import draw_bundle, draw_circuit_breaker, draw_go_live
 from documentation.pictures.slates import (
     draw_experiment_layers,
@@ -46,5 +46,7 @@ CHARTS: dict[str, Callable[[], Drawing]] = {
     "index_recall": draw_index_recall,
     "frontier": draw_frontier,
     "calibration": draw_calibration,
+    "loop": draw_loop,
+    "drift": draw_drift,
 }
 DRAWINGS = DIAGRAMS | CHARTS

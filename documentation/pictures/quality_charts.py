@@ -71,7 +71,7 @@ def draw_loop() -> Drawing:
     data = read_data("loop")
     rows = data["rows"]
     d = Drawing(
-        420, "Revenue per session of Sextet stays near the oracle, also after a day of shuffled labels"
+        420, "Revenue per session of Sextet lies between rules and oracle; shuffled labels are not published"
     )
     d.text(10, 22, "The daily loop in a simulated market", "title")
     top = max(row["oracle"] for row in rows)
@@ -101,7 +101,9 @@ def draw_drift() -> Drawing:
     """The click rate by day, the band in which it raises no alarm, and the alarms."""
     data = read_data("drift")
     rows = data["rows"]
-    d = Drawing(400, "The click rate leaves its reference band on the day on which clicks fall by 20 percent")
+    d = Drawing(
+        400, "The click rate leaves its band on the day on which clicks fall; the band widens afterwards"
+    )
     d.text(10, 22, "A monitored metric: the click rate by day", "title")
     x = Axis(0.5, len(rows) + 0.5, [row["day"] for row in rows if row["day"] == 1 or row["day"] % 7 == 0])
     ends = [row[name] for row in rows for name in ("low", "high", "value")]
