@@ -51,7 +51,7 @@ def _answer(report: Row, row: Row | None) -> str:
 
 def _quote(system: str) -> str:
     """A count has a description as its name."""
-    return f"“{system}”" if " " in system else system
+    return f"the baseline “{system}”" if " " in system else system
 
 
 def _key_figures(report: Row) -> list[KeyFigure]:
@@ -87,7 +87,7 @@ def _compared_figure(report: Row, order: str, part: str, name: str) -> KeyFigure
     return KeyFigure(
         name,
         value,
-        f"{row['to']}: {baseline:,.{digits}f}",
+        f"best baseline ({row['to']}): {baseline:,.{digits}f}",
         f"{format_signed(row['difference'], digits)} ({interval})",
         _verdict(row),
     )
