@@ -54,9 +54,9 @@ def draw_label_window() -> Drawing:
         (9.0, "Purchase on day 9: label purchase = 1, value = spend", "mark"),
         (16.0, "Purchase on day 16: no label", "second"),
     )
-    for number, (day, text, kind) in enumerate(rows):
+    for number, (delay, text, kind) in enumerate(rows):
         y = 170 + 26 * number
-        d.dot(at(day), 122, kind, 5)
+        d.dot(at(delay), 122, kind, 5)
         d.dot(left, y - 5, kind, 5)
         d.text(left + 16, y, text, "soft")
     d.text(20, 280, "With logged slates, a purchase counts only after a click:", "soft")

@@ -6,9 +6,8 @@ import pytest
 
 from tests.documentation.blocks import page_blocks, page_name, tracked_pages
 from tests.documentation.page_checks import content_problems, form_problems
-from tests.documentation.to_convert import PAGES_TO_CONVERT
 
-PAGES = [page for page in tracked_pages() if page_name(page) not in PAGES_TO_CONVERT]
+PAGES = tracked_pages()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)

@@ -12,7 +12,6 @@ from tests.documentation.blocks import page_blocks, page_name, tracked_pages
 from tests.documentation.clone import clone, install_wheel, page_environment
 from tests.documentation.runner import PageRunner, restore
 from tests.documentation.shop import SHOP_PAGE, build_shop
-from tests.documentation.to_convert import PAGES_TO_CONVERT
 from tests.end_to_end.commands import ROOT
 
 AB_TEST_PAGE = ROOT / "docs" / "tutorials" / "ab_test.md"
@@ -26,9 +25,7 @@ def runs_something(page: Path) -> bool:
     )
 
 
-RUN_PAGES = [
-    page for page in tracked_pages() if page_name(page) not in PAGES_TO_CONVERT and runs_something(page)
-]
+RUN_PAGES = [page for page in tracked_pages() if runs_something(page)]
 
 
 class ShopState(NamedTuple):
