@@ -87,9 +87,9 @@ def test_statements_are_taken_apart() -> None:
     [
         ("sextet serve --bundel b", "unrecognized arguments: --bundel b"),
         (".venv/bin/python -m serving serve --port 99999", "--port 0 to 65535"),
-        ("SEXTET_DEADLINE_M=80 sextet serve", "SEXTET_DEADLINE_M is no option"),
+        ("SEXTET_DEADLINE_M=80 sextet serve", "SEXTET_DEADLINE_M is not an option"),
         (".venv/bin/python train.py ranker.train.epoch=1", "no such key"),
-        (".venv/bin/python train.py -m experiment=debug,quik", "there is no such experiment"),
+        (".venv/bin/python train.py -m experiment=debug,quik", "unknown choice of experiment"),
         (".venv/bin/python export.py update --bundle b --item c", "unrecognized arguments: --item c"),
         (".venv/bin/python -m experimentation plan --events e --day $DAY", "unknown options: --day"),
         (".venv/bin/python -m benchmarks.serving measure a b", "unrecognized arguments: b"),
