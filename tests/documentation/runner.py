@@ -213,13 +213,13 @@ def _free_port() -> int:
 
 
 def _stop(service: Service) -> None:
-    """End a service as Ctrl-C does. Raises AssertionError if it fails."""
+    """End a service as a supervisor does. Raises AssertionError if it fails."""
     output = service.output.read_text()[-3000:]
     if service.process.poll() is None:
-        service.process.send_signal(signal.SIGINT)
+        service.process.terminate()  # background jobs of a shell ignore SIGINT
     try:
         code = service.process.wait(60)
     except subprocess.TimeoutExpired:
         service.process.kill()
         raise AssertionError(f"the service does not end: {output}") from None
-    assert code in (0, 130, -signal.SIGINT), f"the service ended with {code}: {output}"
+    assert code in (0, 143, -signal.SIGTERM), f"the service ended with {code}: {output}"
