@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from data.io.batches import Batch
 from models.ranking.calibration import label_logits
-from models.ranking.tasks import Task, TaskOutputs, parent_labels
+from models.ranking.tasks import Task, TaskOutputs
 from serving.files import write_atomically
 from training.distributed import processes
 from training.distributed.sharding import STEP_FILE
-from training.labels import concat_labels, task_labels, task_weights
+from training.labels import concat_labels, measured_pairs, task_labels, task_weights
 from training.rank_statistics import auc
 from training.trainer import BEST_CHECKPOINT
 
@@ -230,19 +230,19 @@ def output_alarms(logits: Tensor, labels: Tensor, tasks: Sequence[Task], is_know
     which has no positive.
     """
     outputs = TaskOutputs(tasks, of_labels=True)(label_logits(logits, tasks))
-    parents = parent_labels(labels, tasks)
+    measured = measured_pairs(labels, tasks)
     alarms = []
     for t, task in enumerate(tasks):
         known = is_known[:, t]
-        output, label, parent = outputs[t, known], labels[known, t], parents[t][known]
-        mean, observed = float(output.mean()), float(label.sum())
+        rows = known & measured[t]
+        output, observed = outputs[t, known], float(labels[rows, t].sum())
         if observed == 0:
             alarms.append(f"the task {task.name} has no positive label on validation: it is not calibrated")
             continue
+        mean = float(output.mean())
         if output.numel() > 1 and float(output.std()) < MIN_RELATIVE_STD * mean:
             alarms.append(f"the task {task.name} has collapsed: it gives every candidate about {mean:.3g}")
-        is_observed = torch.ones_like(label) > 0 if task.is_binary and task.joint else parent > 0
-        ratio = float(output[is_observed].sum()) / observed
+        ratio = float(outputs[t, rows].sum()) / observed
         if not 1 / MAX_PREDICTED_OBSERVED_RATIO <= ratio <= MAX_PREDICTED_OBSERVED_RATIO:
             alarms.append(f"the task {task.name} predicts {ratio:.3g} times the observed sum")
     return alarms

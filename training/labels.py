@@ -9,7 +9,7 @@ from torch import Tensor
 from data.examples.labels import is_line_label
 from data.examples.splits import SPLITS
 from models.jagged import lookup, segment_ids, segment_offsets
-from models.ranking.tasks import BOUGHT, ORGANIC, Task, parent_indices
+from models.ranking.tasks import BOUGHT, ORGANIC, Task, parent_indices, parent_labels
 from models.schema import Candidates, Outcomes
 from training.errors import ConfigError
 
@@ -145,6 +145,18 @@ def task_weights(labels: Labels, tasks: Sequence[Task]) -> Tensor:
     return torch.stack(
         [labels.organic_weight if task.label == ORGANIC else labels.weight for task in tasks], dim=1
     )
+
+
+def measured_pairs(labels: Tensor, tasks: Sequence[Task]) -> list[Tensor]:
+    """By task [n] bool: the candidates on which it is measured, by the labels [n, T].
+
+    A joint probability is measured everywhere; a conditional probability, an amount and a count only where
+    the parent happened.
+    """
+    return [
+        torch.ones_like(happened, dtype=torch.bool) if task.is_binary and task.joint else happened > 0
+        for task, happened in zip(tasks, parent_labels(labels, tasks), strict=True)
+    ]
 
 
 def _label_position(task: Task, label_policy: LabelPolicy) -> int:

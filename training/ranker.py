@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.classification import binary_auroc
 
 from data.io.batches import Batch
 from models.jagged import segment_ids
@@ -31,6 +30,7 @@ from training.labels import (
     task_weights,
 )
 from training.loss_balance import make_loss_weighting
+from training.task_aucs import task_aucs
 from training.task_losses import loss_counts, pointwise_losses, task_losses
 from training.task_settings import TaskSettings
 from training.validation_slates import METRICS, ValidationSlates
@@ -241,10 +241,8 @@ class RankerTask(pl.LightningModule):
         outputs = TaskOutputs(self.tasks, of_labels=True)(self.at_position(logits, labels))
         matrix = task_labels(labels, self.tasks, self.label_policy)
         is_known = task_weights(labels, self.tasks) > 0
-        for t, task in enumerate(self.tasks):
-            if task.is_binary:
-                auc = binary_auroc(outputs[t, is_known[:, t]], matrix[is_known[:, t], t].long())
-                self.log(f"val_{task.name}_auc", auc, prog_bar=task.ranking > 0, sync_dist=True)
+        for task, area in task_aucs(outputs, matrix, is_known, self.tasks):
+            self.log(f"val_{task.name}_auc", area, prog_bar=task.ranking > 0, sync_dist=True)
 
 
 def logits_as_shown(
