@@ -4,20 +4,25 @@ python train.py -m seed=0,1,2
 python train.py -m hydra/sweeper=optuna hydra.sweeper.n_trials=20 'ranker=choice(mmoe, ple)'
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from data.io.remote_roots import local_root
 from reporting.tables import text_table
 from serving.files import write_json
+from training.config_keys import parse_overrides
+from training.config_overrides import override_values
 from training.stage_folders import BEST_LINK, link_run
 
 SWEEP_FILE = "sweep.json"  # in `paths.runs`: the jobs
+BASIC_SWEEPER = "basic_sweeper"  # of Hydra; it runs every combination
 
 
 class RunResult(float):
@@ -36,10 +41,18 @@ class RunResult(float):
 
 
 class SweepSummary(Callback):
-    """Prints a table of the jobs of a sweep, and links `best` to the best run."""
+    """Prints what each job of a sweep varies and a table of all jobs, and links `best` to the best run."""
 
     def __init__(self) -> None:
         self.jobs: list[tuple[list[str], JobReturn]] = []
+        self.given: list[str] = []  # overrides of the command line
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        self.given = list(config.hydra.overrides.task)
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        if config.hydra.mode == RunMode.MULTIRUN:
+            print(f"\n{job_title(config, self.given)}", flush=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         self.jobs.append((list(job_return.overrides or []), job_return))
@@ -58,6 +71,18 @@ class SweepSummary(Callback):
             link_run(runs, Path(best["run"]), BEST_LINK)
             print(f"best: {runs / BEST_LINK} -> {Path(best['run']).name}")
             _print_view(config, [Path(row["run"]) for row in rows if row["run"]], varied_keys(self.jobs))
+
+
+def job_title(config: DictConfig, given: Sequence[str]) -> str:
+    """`job 2 of 4: seed=1`: the overrides of a job that the command line does not `give` to all jobs."""
+    own = [each.lstrip("+") for each in config.hydra.overrides.task if each not in given]
+    of_all = f" of {n_jobs(given)}" if BASIC_SWEEPER in config.hydra.sweeper._target_ else ""
+    return f"job {config.hydra.job.num + 1}{of_all}: {' '.join(own) or 'defaults'}"
+
+
+def n_jobs(overrides: Sequence[str]) -> int:
+    """The number of combinations of the values that overrides give to their keys."""
+    return math.prod(len(override_values(each)) for each in parse_overrides(overrides))
 
 
 def varied_keys(jobs: Sequence[tuple[list[str], JobReturn]]) -> list[str]:

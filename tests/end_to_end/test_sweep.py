@@ -6,11 +6,14 @@ from pathlib import Path
 import mlflow
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
 
 from tests.data.shop import write_shop
 from tests.end_to_end.commands import command
 from training.config import METRICS
-from training.sweep import RunResult, sweep_rows
+from training.sweep import RunResult, job_title, sweep_rows
+
+BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 @pytest.mark.slow
@@ -36,6 +39,7 @@ def test_a_search_ends_with_the_best_run_and_a_second_one_reuses_all(tmp_path: P
     best = (tmp_path / "runs" / "best").resolve()
     assert best == Path(rows[0]["run"]).resolve()
     assert f"best: {tmp_path / 'runs' / 'best'} -> {best.name}" in trained.stdout
+    assert "\njob 2: ranker.train.learning_rate=" in trained.stdout
     assert "Recall by source" not in trained.stdout, "the pages have the tables of the jobs"
     folders = sorted(folder.name for folder in (tmp_path / "runs").iterdir() if folder.is_dir())
     assert sum(name.startswith("retrieval-") for name in folders) == 1, "the jobs share retrieval"
@@ -61,6 +65,19 @@ def test_a_search_ends_with_the_best_run_and_a_second_one_reuses_all(tmp_path: P
     assert again.returncode == 0, again.stderr[-3000:]
     assert json.loads((tmp_path / "runs" / "sweep.json").read_text()) == rows
     assert sorted(f.name for f in (tmp_path / "runs").iterdir() if f.is_dir()) == folders
+
+
+def test_a_job_is_titled_by_what_it_varies() -> None:
+    given = ["experiment=debug", "++tasks.fast.loss=focal,bce", "seed=0,1", "ranker=mmoe"]
+    job = {"num": 1}
+    overrides = {"task": ["experiment=debug", "++tasks.fast.loss=bce", "seed=0", "ranker=mmoe"]}
+    hydra = {"job": job, "overrides": overrides, "sweeper": {"_target_": BASIC}}
+    title = job_title(OmegaConf.create({"hydra": hydra}), given)
+    assert title == "job 2 of 4: tasks.fast.loss=bce seed=0"
+    search = hydra | {
+        "sweeper": {"_target_": "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"}
+    }
+    assert job_title(OmegaConf.create({"hydra": search}), given).startswith("job 2: ")
 
 
 def test_failed_jobs_stand_last_and_common_overrides_are_not_repeated(tmp_path: Path) -> None:
