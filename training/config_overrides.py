@@ -130,8 +130,13 @@ def accepts_key(key: str, targets: Mapping[str, str]) -> bool:
     if parts[0] == "tasks" and len(parts) > 1:
         if len(parts) == 2:
             return True
-        if len(parts) > 3 or parts[2] not in task_fields():
+        if parts[2] not in task_fields():
             raise ConfigError(f"{key}: a task has no {parts[2]}.{suggest_names(parts[2], task_fields())}")
+        if len(parts) > 3:
+            field = ".".join(parts[:3])
+            raise ConfigError(
+                f"{field} is one value, no mapping: {field}=VALUE (a loss is the path of a function)"
+            )
         return True
     for node, path in targets.items():
         if key.startswith(f"{node}."):

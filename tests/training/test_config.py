@@ -74,6 +74,7 @@ def test_an_encoder_that_cannot_be_built_says_why() -> None:
         ("ranker.multitask.specific_experts=2", "MMoE takes no specific_experts. Did you mean experts"),
         ("+ranker.multitask.expert=2", "Did you mean experts"),
         ("tasks.click.wight=2", "a task has no wight. Did you mean weight"),
+        ("+tasks.click.loss={_target_: a.focal, gamma: 1}", "tasks.click.loss is one value, no mapping"),
         ("+tasks.wishlist={kind: binary, lable: wishlist}", "a task has no lable. Did you mean label"),
         ("tasks=defautl", "Did you mean default"),
         ("+retrieval.sources.mine={_target_: no_such_package.source}", "no module no_such_package"),
