@@ -54,8 +54,8 @@ def photograph_shop(bundle: Path, file: Path, is_dark: bool = False, household: 
 def _address(shop: "subprocess.Popen[str]") -> str:
     """The address that the shop prints. Raises OSError where it ends before."""
     for line in shop.stdout or ():
-        if match := re.search(r"http://[\d.]+:\d+", line):
-            return match[0]
+        if match := re.search(r"^ready: (http://[\d.]+:\d+)", line):
+            return match[1]
     raise OSError("the shop did not start: is there a bundle? `make demo` makes one")
 
 
