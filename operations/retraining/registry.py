@@ -27,8 +27,10 @@ def register_challenger(cfg: DictConfig, folder: Path, bundle: str, reason: str)
     version = _find_version(client, name, bundle)
     if version is None:
         run_id = read_run_id(folder)
+        # A server refuses the path of a folder of this machine, which its clients could not read.
+        source = str(folder.resolve()) if run_id is None else f"runs:/{run_id}/{folder.name}"
         version = client.create_model_version(
-            name, str(folder.resolve()), run_id, tags={"bundle": bundle}, description=reason
+            name, source, run_id, tags={"bundle": bundle}, description=reason
         )
     client.set_registered_model_alias(name, "challenger", version.version)
 

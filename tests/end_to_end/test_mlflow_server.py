@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from mlflow.tracking import MlflowClient
 
+from operations.retraining.registry import register_challenger, set_champion_alias
 from tests.data.shop import write_shop
 from tests.end_to_end.commands import ROOT, command, environment
-from training.mlflow_outbox import OUTBOX_FILE, Outbox, metric_entries
+from training.config_files import CONFIG_DIR
+from training.mlflow_outbox import OUTBOX_FILE, RUN_ID_FILE, Outbox, metric_entries
 
 
 def free_port() -> int:
@@ -66,6 +69,24 @@ def arguments(folder: Path, uri: str) -> list[str]:
     return ["train.py", "experiment=debug", "data=tables", f"data.root={folder / 'shop'}",
             f"paths.prepared={folder / 'prepared'}", f"paths.runs={folder / 'runs'}",
             f"mlflow.tracking_uri={uri}"]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_server_registers_a_challenger(tmp_path: Path, server: Server) -> None:
+    """It refuses a source that is a folder of the client's machine."""
+    server.start()
+    client = MlflowClient(server.uri)
+    run_id = client.create_run(client.create_experiment("sextet")).info.run_id
+    folder = tmp_path / "ranker-1"
+    folder.mkdir()
+    (folder / RUN_ID_FILE).write_text(run_id)
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        cfg = compose("retrain", overrides=[f"mlflow.tracking_uri={server.uri}"])
+    register_challenger(cfg, folder, "20260101T000000Z-abc", "passed")
+    set_champion_alias(cfg, "20260101T000000Z-abc")
+    version = client.get_model_version_by_alias("sextet", "champion")
+    assert (version.run_id, version.tags["bundle"]) == (run_id, "20260101T000000Z-abc")
+    assert client.get_model_version_by_alias("sextet", "challenger").version == version.version
 
 
 @pytest.mark.slow
