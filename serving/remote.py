@@ -19,6 +19,7 @@ import pyarrow.fs as pa_fs
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 CHUNK_BYTES = 8 * 2**20
+GCS_RETRY_OPTION, GCS_RETRY_SECONDS = "retry_limit_seconds", 60
 
 
 def without_secrets(uri: str) -> str:
@@ -45,6 +46,13 @@ class RemoteFile(NamedTuple):
         return stat.st_size == self.size and abs(stat.st_mtime - self.modified) < 1
 
 
+def with_retry_limit(uri: str) -> str:
+    """The URI with a limit of seconds to the retries of Google's client, which are 15 minutes by default."""
+    if not uri.startswith(("gs://", "gcs://")) or GCS_RETRY_OPTION in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}{GCS_RETRY_OPTION}={GCS_RETRY_SECONDS}"
+
+
 class RemoteFolder:
     """A folder, or a single file, behind a URI. Raises RemoteError for a scheme that is not supported."""
 
@@ -52,7 +60,7 @@ class RemoteFolder:
         self.uri = uri
         check_scheme(uri)
         try:
-            self._fs, self._path = pa_fs.FileSystem.from_uri(uri)
+            self._fs, self._path = pa_fs.FileSystem.from_uri(with_retry_limit(uri))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise RemoteError(f"{self}: {_reason(error)}") from error
 

@@ -8,13 +8,27 @@ from pathlib import Path
 
 import pytest
 
-from serving.remote import RemoteError, RemoteFolder, without_secrets
+from serving.remote import RemoteError, RemoteFolder, with_retry_limit, without_secrets
 from serving.remote_copies import local_copy
 
 
 def upload(folder: Path, uri: str) -> None:
     names = [file.relative_to(folder).as_posix() for file in folder.rglob("*.csv")]
     RemoteFolder(uri).upload(folder, names)
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("gs://shop/log", "gs://shop/log?retry_limit_seconds=60"),
+        ("gs://shop/log?project_id=a", "gs://shop/log?project_id=a&retry_limit_seconds=60"),
+        ("gs://shop/log?retry_limit_seconds=5", "gs://shop/log?retry_limit_seconds=5"),
+        ("s3://shop/log?region=eu", "s3://shop/log?region=eu"),
+    ],
+)
+def test_retries_of_google_storage_end_within_a_minute(uri: str, expected: str) -> None:
+    assert with_retry_limit(uri) == expected
+    RemoteFolder(uri)  # Arrow accepts the option
 
 
 def test_only_changed_files_are_copied(bucket: Callable[[str], str], tmp_path: Path) -> None:
