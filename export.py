@@ -39,6 +39,10 @@ def export_run(cfg: DictConfig) -> None:
         export(cfg)
     except (ConfigError, ExportError) as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # such as a folder that cannot be written, or a damaged file of the run
+        sys.exit(f"error: {error}. Nothing was published")
 
 
 @dataclass(frozen=True, kw_only=True)

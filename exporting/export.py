@@ -111,8 +111,11 @@ def merge_live_items(run: ExportableRun, uri: str) -> MergedRun:
 
 
 def reject_useless(run_folder: Path) -> None:
-    """Raise ExportError for a run whose report has an alarm that makes it useless (evaluation/alarms.py)."""
-    useless = [alarm["text"] for alarm in read_alarms(run_folder) if alarm["is_useless"]]
+    """Print the alarms of a run. Raises ExportError for one that makes it useless (evaluation/alarms.py)."""
+    alarms = read_alarms(run_folder)
+    useless = [alarm["text"] for alarm in alarms if alarm["is_useless"]]
+    for alarm in alarms:
+        print(f"alarm of the run: {alarm['text']}", flush=True)
     if useless:
         raise ExportError(
             f"not exported: {useless[0]} (test split). Train longer or on more data; verify.force=true "
@@ -125,6 +128,8 @@ def open_root(bundle: str) -> Path:
 
     Raises ExportError if the storage does not answer.
     """
+    if not bundle:
+        raise ExportError("bundle.dir= is empty: give the folder or the URI of the bundle")
     if not is_uri(bundle):
         return Path(bundle)
     try:

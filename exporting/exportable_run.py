@@ -82,6 +82,8 @@ def find_run(run: str, tracking_uri: str) -> Path:
             f"run={run}: there is no {DEFAULT_RUNS / run} below {Path.cwd()}. Give the run's folder: "
             f"run=<paths.runs>/{run}"
         )
+    if not tracking_uri:
+        raise ExportError("mlflow.tracking_uri= is empty: give the address of the MLflow server")
     is_registered = run.startswith(REGISTERED_SCHEME)
     if not is_registered and ("/" in run or Path(run).is_symlink()):
         raise ExportError(f"run={run}: no such folder. Train first: python train.py")

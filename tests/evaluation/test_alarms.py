@@ -36,7 +36,7 @@ def test_a_baseline_that_is_better_beyond_chance_is_an_alarm() -> None:
     )
 
 
-def test_what_popularity_beats_is_not_exported(tmp_path: Path) -> None:
+def test_what_popularity_beats_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert read_alarms(tmp_path) == []
     reject_useless(tmp_path)
     report = {
@@ -46,6 +46,7 @@ def test_what_popularity_beats_is_not_exported(tmp_path: Path) -> None:
     write_json(tmp_path / "evaluation-test" / "report.json", report)
     assert [alarm["text"][:6] for alarm in read_alarms(tmp_path)] == ["slates", "leak"]
     reject_useless(tmp_path)
+    assert "alarm of the run: leak\n" in capsys.readouterr().out, "an export tells of every alarm"
     report["alarms"] += slate_alarms([difference("popularity, all time", -0.01)])
     write_json(tmp_path / "evaluation-test" / "report.json", report)
     with pytest.raises(ExportError, match=r"not exported: .*popularity, all time.*verify.force=true"):

@@ -133,6 +133,11 @@ def test_an_empty_run_is_refused() -> None:
         find_run("", "sqlite:///mlflow.db")
 
 
+def test_an_empty_address_of_mlflow_is_refused() -> None:
+    with pytest.raises(ExportError, match=r"mlflow\.tracking_uri= is empty"):
+        find_run("models:/sextet@champion", "")
+
+
 def test_a_registered_model_stands_for_its_run(trained: tuple[DictConfig, RunStages]) -> None:
     cfg, stages = trained
     uri = cfg.mlflow.tracking_uri

@@ -13,6 +13,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from exporting.export import open_root
+from exporting.exportable_run import ExportError
 from operations.retraining.retrain import DECISIONS_FILE, promote_challenger
 from serving import Checkout, Recommender
 from serving.remote import RemoteFolder
@@ -161,6 +162,11 @@ def test_one_at_a_time_and_unknown_modes(shop: Shop) -> None:
     wrong = command(*shop.arguments(135, "retrain.mode=sometimes"))
     assert wrong.returncode == 1
     assert "retrain.mode=sometimes: expected auto, full, incremental" in wrong.stderr
+
+
+def test_an_empty_bundle_root_is_refused() -> None:
+    with pytest.raises(ExportError, match=r"bundle\.dir= is empty"):
+        open_root("")
 
 
 def test_a_bundle_root_behind_a_uri_is_published_there(
