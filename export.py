@@ -3,7 +3,7 @@
 python export.py                                                      a training run → a verified bundle
 python export.py update --bundle bundle --items changes.parquet       the bundle with changed items
 
-The first takes the settings of configs/export.yaml.
+The first command reads its settings from configs/export.yaml.
 """
 
 import sys

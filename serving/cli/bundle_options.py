@@ -19,7 +19,7 @@ from .live_state import apply_live_state
 
 
 def trust_option() -> Any:
-    """The option `--trust` of the commands that load versions."""
+    """The option `--trust`, for commands that load versions."""
     return option(
         (),
         "public key (PEM), or a folder of them, that must have signed the version; repeatable",
@@ -73,7 +73,7 @@ class BundleOptions:
         return recommender
 
     def open_store(self) -> Store | None:
-        """The store given, else the exported one. Raises as serving.stores.uri.open_store."""
+        """The store of --store, else the exported store. Raises the errors of serving.stores.uri.open_store."""
         if self.store:
             return open_store(self.store, create=False)
         exported = exported_store_path(self.bundle)

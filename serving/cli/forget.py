@@ -18,12 +18,12 @@ WRITE_TIMEOUT = 30.0  # seconds; no request waits for it
 @dataclass(frozen=True, kw_only=True)
 class ForgetOptions:
     """Remove users from the event store, the impression log, exported histories and running workers.
-    Give every place that exists, with the options of `serve`; places that are not given stay untouched.
+    Name every place that exists, with the options of `serve`; places that are not named stay untouched.
 
     example: %(prog)s U17 U18 --store store.db --log shop/events --bundle bundle
-    Running workers follow within seconds. Training drops the users with data.forget=FILE, the file of --list.
+    Running workers drop the users within seconds. Training drops them with data.forget=FILE, the file of --list.
     The command is safe to repeat, and completes an interrupted removal (docs/how_to/forget_a_user.md).
-    exit codes: 0 all is done, 1 something waits or failed, 2 wrong arguments
+    exit codes: 0 removed from all places, 1 a place waits or failed, 2 wrong arguments
     """
 
     user_ids: tuple[str, ...] = argument("ids of users", default=(), metavar="USER")

@@ -21,8 +21,8 @@ class ItemsOptions:
     """Change stock and prices, and add items, while services serve.
 
     example: %(prog)s --live valkey://localhost:6379/0 --from stock.csv
-    The file is .jsonl, .csv or .parquet: item_id and what changed (available, price, title, category, …).
-    It is checked as a whole before the first write. Services show the changes within seconds.
+    The file is .jsonl, .csv or .parquet, with item_id and the changed fields (available, price, title, …).
+    The whole file is checked before the first write. Services show the changes within seconds.
     exit codes: 0 written, 1 the live state or the file cannot be used, 2 wrong arguments
     """
 

@@ -21,8 +21,8 @@ class LoadOptions:
     """Fill an event store.
 
     example: %(prog)s --store valkey://localhost:6379/0 --from bundle/store.arrow
-    Columns and CSV files of your own: --column user_id=CustomerID orders.ts=InvoiceDate --delimiter ';'
-    Loading adds to what the store has: fill an empty one. Repeating a load changes nothing.
+    For other column names and CSV formats: --column user_id=CustomerID orders.ts=InvoiceDate --delimiter ';'
+    Loading adds to the content of the store, so fill an empty store. Repeating a load changes nothing.
     exit codes: 0 loaded, 1 the store or the files cannot be used, 2 wrong arguments
     """
 
@@ -57,7 +57,7 @@ class LoadOptions:
         self.table_format()
 
     def table_format(self) -> TableFormat:
-        """How the tables are written. Raises ValueError for names that no table has."""
+        """The format of the tables. Raises ValueError for names that no table has."""
         pairs = [pair.partition("=") for pair in self.column]
         if wrong := [name for name, _, column in pairs if not column]:
             raise ValueError(f"--column {wrong[0]}: expected NAME=NAME, as user_id=CustomerID")

@@ -29,12 +29,12 @@ class ServeOptions:
     example: %(prog)s --bundle bundle --store store --log shop/events --port 8000
     then:    curl localhost:8000/v1/recommendations -H 'Content-Type: application/json' \
                -d '{"user_id": "900", "basket": [{"item_id": "1095275"}]}'
-    The routes are described at /docs. SIGTERM ends it after the requests in flight.
+    The routes are described at /docs. SIGTERM ends the service after the requests in flight.
 
     Every option can also be set in the TOML file of --config (deadline_ms = 80) or in the environment
     (SEXTET_DEADLINE_MS=80). A flag overrides the environment, and the environment overrides the file.
 
-    exit codes: 1 it cannot start, 2 wrong arguments
+    exit codes: 1 the service cannot start, 2 wrong arguments
     """
 
     bundle: Path = option(
@@ -172,7 +172,7 @@ def _serve_until_signal(options: ServeOptions, settings: "Settings") -> None:
 
 
 def check_settings(settings: "Settings") -> None:
-    """Open and close the files of the settings, so that a wrong one is a one-line error."""
+    """Open and close the files of the settings, so that a wrong file gives a one-line error."""
     from ..events.impression_log import ImpressionLog
     from ..events.log_folder import check_log_folder
     from ..experiments.declaration import read_experiments
