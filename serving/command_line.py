@@ -159,7 +159,7 @@ def _options_class(command: Command) -> Any:
 def _parser(
     make: Callable[..., argparse.ArgumentParser], options_class: Any, **named: Any
 ) -> argparse.ArgumentParser:
-    """A parser of the options; its help has the class's docstring: first paragraph on top, others at the end."""
+    """A parser of the options. Its help begins with the docstring's first paragraph, ends with the others."""
     name = {"prog": named["prog"]} if "prog" in named else {"help": named["help"]}
     positional = () if "prog" in named else (named["name"],)
     description, _, epilog = inspect.cleandoc(options_class.__doc__ or "").partition("\n\n")

@@ -27,10 +27,7 @@ HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # what Hive and Spark write for null
 
 
 class TableFileError(ValueError):
-    """The error for a table that exists twice, has no file, or mixes formats.
-
-    Names the files and the remedy.
-    """
+    """A table exists twice, has no file, or mixes formats. The message names the files and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +49,11 @@ class CsvFormat:
 
 @dataclass(frozen=True, kw_only=True)
 class TableFile:
-    """A canonical table on disk. As text, its label, or the path.
+    """A canonical table on disk. `str()` gives the table's label, else its path.
 
     Args:
         path: a file, or a folder of files.
-        files: the files, in the order of their paths as text; those of a folder at any depth.
+        files: the file, or the files of the folder at any depth, in the order of their paths as text.
         csv: how CSV files are written; None for Parquet.
         partitions: keys of folders `key=value` between `path` and its files.
         columns: canonical column → its name in the files, where that differs.
@@ -80,7 +77,10 @@ class TableFile:
         return self.columns.get(column, column)
 
     def partition_values(self, key: str) -> dict[str, str | None]:
-        """The values of a partition's key: as folders are named → decoded; None for Hive's null."""
+        """Map each value of a partition key, as the folder spells it, to the decoded value.
+
+        Hive's null maps to None.
+        """
         texts = {_partition_values(self.path, file)[key] for file in self.files}
         return {text: None if text == HIVE_NULL else unquote(text) for text in sorted(texts)}
 
@@ -166,7 +166,10 @@ def utf8_remedy(file: Path) -> str:
 
 
 def find_uneven_record(table: TableFile) -> str:
-    """The first CSV record whose number of fields is not the header's, as where a file is cut off; or ""."""
+    """Describe the first CSV record with fewer or more fields than the header; "" if there is none.
+
+    The end of a cut-off file is such a record.
+    """
     assert table.csv is not None
     for path in table.files:
         try:
@@ -204,7 +207,7 @@ def _is_table(file: Path, folder: Path) -> bool:
 
 
 def _partition_values(path: Path, file: Path) -> dict[str, str]:
-    """Key → value of the folders `key=value` between a table's folder and one of its files."""
+    """Key → value, from the folders `key=value` between a table's folder and one of its files."""
     if file == path:
         return {}
     pairs = [part.partition("=") for part in file.relative_to(path).parts[:-1] if "=" in part]

@@ -73,7 +73,7 @@ class BundleOptions:
         return recommender
 
     def open_store(self) -> Store | None:
-        """The store of --store, else the exported store. Raises the errors of serving.stores.uri.open_store."""
+        """The store of --store, else the exported store. Raises as serving.stores.uri.open_store."""
         if self.store:
             return open_store(self.store, create=False)
         exported = exported_store_path(self.bundle)

@@ -21,7 +21,7 @@ class ForgetOptions:
     Name every place that exists, with the options of `serve`; places that are not named stay untouched.
 
     example: %(prog)s U17 U18 --store store.db --log shop/events --bundle bundle
-    Running workers drop the users within seconds. Training drops them with data.forget=FILE, the file of --list.
+    Running workers drop the users within seconds. Training drops them with data.forget=FILE (see --list).
     The command is safe to repeat, and completes an interrupted removal (docs/how_to/forget_a_user.md).
     exit codes: 0 removed from all places, 1 a place waits or failed, 2 wrong arguments
     """

@@ -61,7 +61,7 @@ class EventIn(BaseModel):
 
 
 class RecommendationIn(BaseModel):
-    """A checkout that asks for six more items."""
+    """A checkout for which six more items are recommended."""
 
     model_config = STRICT
     user_id: Id | None = Field(None, description="null for a guest")
