@@ -38,14 +38,14 @@ class BundleOptions:
         None, "event store: a path, redis:// or valkey:// (default: store.arrow of the bundle root, if any)"
     )
     ts: int | None = option(
-        None, "Unix seconds of a checkout that gives none (default: the end of the bundle's data)"
+        None, "time of checkouts without a time, Unix seconds (default: the end of the bundle's data)"
     )
     revenue_weight: float | None = option(
-        None, "0 for most purchases to 1 for most revenue (default: as exported)", metavar="W"
+        None, "from 0 (most purchases) to 1 (most revenue) (default: as exported)", metavar="W"
     )
 
     trust: tuple[Path, ...] = trust_option()
-    rules: Path | None = input_option(None, "rules of the shop (docs/how_to/rules.md)", metavar="FILE")
+    rules: Path | None = input_option(None, "file of the shop's rules (docs/how_to/rules.md)", metavar="FILE")
     live: str | None = option(
         None, "live rules and items of the services: a file, redis:// or valkey:// (default: none)",
         metavar="URI",

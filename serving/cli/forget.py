@@ -35,14 +35,14 @@ class ForgetOptions:
     )
     log: Path | None = option(None, "folder of the impression log", metavar="DIR")
     bundle: Path | None = option(
-        None, "bundle root, for its store.arrow; or s3://, gs://, abfs://", parse=bundle_path
+        None, "bundle root, whose store.arrow is rewritten; or s3://, gs://, abfs://", parse=bundle_path
     )
     live: str | None = option(
         None, "live state of running workers: a file or redis:// (default: as `serve` with this --store and "
         "--bundle)", metavar="URI",
     )  # fmt: skip
     user_list: Path | None = option(
-        None, "file that the ids are added to, for data.forget (default: forgotten.txt beside the log, else "
+        None, "file to which the ids are added, for data.forget (default: forgotten.txt beside the log, else "
         "the store's file, else in the bundle root)", flag="--list", metavar="FILE",
     )  # fmt: skip
 

@@ -27,10 +27,10 @@ class ItemsOptions:
     """
 
     live: str = option(..., "live state of the services: a file, redis:// or valkey://", metavar="URI")
-    source: Path | None = option(None, "changes of items", flag="--from", metavar="FILE")
+    source: Path | None = option(None, "file of item changes", flag="--from", metavar="FILE")
     forget_before: float | None = option(
         None,
-        "first remove changes before this time (Unix seconds), which a version already has",
+        "first remove changes made before this time (Unix seconds), which a version already contains",
         metavar="TIME",
     )
 

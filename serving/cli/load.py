@@ -35,20 +35,20 @@ class LoadOptions:
     )
     column: tuple[str, ...] = option(
         (),
-        "another name of a column, user_id=CustomerID, or of one table, orders.ts=InvoiceDate; repeatable",
+        "column name in the files, user_id=CustomerID, or in one table, orders.ts=InvoiceDate; repeatable",
         metavar="NAME=NAME",
     )
     integer: tuple[str, ...] = option(
-        (), "ids that are whole numbers, such as user_id: 17.0 is 17; repeatable", metavar="NAME"
+        (), "column of whole-number ids, such as user_id: 17.0 is read as 17; repeatable", metavar="NAME"
     )
     delimiter: str = option(",", "character between the columns of CSV files")
     decimal: str = option(".", "decimal mark of CSV files")
     time_format: str | None = option(
         None, "format of times in CSV files, as in strptime (default: ISO 8601 or Unix seconds)"
     )
-    max_events: int = option(MAX_EVENTS, "newest events kept of a user")
+    max_events: int = option(MAX_EVENTS, "number of newest events to keep per user")
     ttl_days: int = option(
-        TTL // SECONDS_PER_DAY, "days after the last append when a server forgets a user; 0: never"
+        TTL // SECONDS_PER_DAY, "days after the last append until a server deletes a user; 0 for never"
     )
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ class PullOptions:
 
     bundle: str = option(..., "bundle root: s3://, gs://, abfs://", metavar="URI")
     to: Path = option(..., "bundle root of this machine; it is created", metavar="DIR")
-    keep: int = option(N_KEPT, "newest versions of the folder that stay", metavar="N")
+    keep: int = option(N_KEPT, "number of newest versions to keep in the folder", metavar="N")
 
     def __post_init__(self) -> None:
         if self.keep < 1:

@@ -32,7 +32,7 @@ class RecommendOptions(BundleOptions):
     exit codes: 0 answered, 1 the bundle or store cannot serve, 2 wrong arguments
     """
 
-    user: str | None = option(None, "user id; without it a guest")
+    user: str | None = option(None, "user id (default: a guest)")
     items: str = option("", "ids of the items just paid, separated by commas")
     exclude: str = option("", "item ids that must not be shown, separated by commas")
     categories: str | None = option(
