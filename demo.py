@@ -66,7 +66,7 @@ def demo(options: DemoOptions) -> int:
 def check_slates(bundle: Bundle, slates: Sequence[tuple[Checkout, Slate]]) -> int:
     """Print how many slates show an item just paid or a product twice; returns 1 if any slate does, else 0.
 
-    The check also fails for a bundle whose slate policy allows such slates.
+    A bundle exported with a slate policy that allows such slates fails the check, too.
     """
     repeats = [{line.item_id for line in c.basket} & {item.item_id for item in s.items} for c, s in slates]
     duplicates = [duplicate_titles(bundle, slate) for _, slate in slates]

@@ -102,7 +102,7 @@ def find_run(run: str, tracking_uri: str) -> Path:
 
 
 def load_exportable_run(folder: Path) -> ExportableRun:
-    """Load what `train.py` wrote to `folder`, recalibrated on the newest outcomes of its log.
+    """Load the run that `train.py` wrote to `folder`, recalibrated on the newest outcomes of the log.
 
     Raises ExportError for a run that cannot be exported.
     """

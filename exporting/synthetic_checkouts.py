@@ -50,7 +50,7 @@ def synthesize_checkouts(run: ExportableRun, like: pa.Table, count: int, seed: i
 
 
 class _Shopper:
-    """Draws items by their sales, with prices around the usual ones."""
+    """Draws items by their sales, with prices around the usual prices."""
 
     def __init__(self, run: ExportableRun, kind_shares: NDArray[np.float64]) -> None:
         has_id = pc.not_equal(run.items["item_id"], "").to_numpy()  # not the unknown item, no spare row

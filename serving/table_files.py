@@ -101,9 +101,9 @@ def find_table(folder: Path, name: str, csv: CsvFormat | None = None) -> TableFi
 def open_table(path: Path, csv: CsvFormat | None = None) -> TableFile:
     """The table of a file, or of the files of a folder at any depth.
 
-    Names that begin with _ or . are not tables: programs mark their own files so. Raises TableFileError for a
-    path that does not exist or has another format, a folder without tables, one of both formats, and
-    partitions that not all files have.
+    Files whose names begin with _ or . are ignored, because programs name their internal files so. Raises
+    TableFileError for a path that does not exist or has another format, a folder without tables, a folder
+    with both formats, and partition keys that not all files have.
     """
     if not path.is_dir():
         file_format(path)

@@ -284,8 +284,8 @@ def exponential_search(
 ) -> int:
     """The smallest number of `low` to `high` that meets the target.
 
-    If none does, returns `high` or the first number after which recall stops improving. The number doubles
-    until the target is met; then the bracket is halved down to a sixteenth of the number.
+    If no number does, returns `high` or the first number after which recall stops improving. The number
+    doubles until the target is met; then the bracket is halved down to a sixteenth of the number.
     """
     failing, number = 0, low
     while not meets_target(number):

@@ -141,7 +141,7 @@ def format_config(options: Mapping[str, OptionValue], specs: Sequence[OptionSpec
 
 
 def name_origins(message: str, options: Mapping[str, OptionValue], specs: Sequence[OptionSpec]) -> str:
-    """The message of an error, with the origin of each named option that was not set by its flag."""
+    """The message of an error, with the origin of each named option from the environment or the file."""
     places = [
         f"{spec.flag} comes from {options[spec.field].origin}"
         for spec in specs

@@ -23,8 +23,8 @@ MAX_DRAIN_SECONDS = 15.0  # a stop takes 25 s at most
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    r"""Answer over HTTP, and follow the bundle's `current` version.
-    An arm of --experiments may name another version, which then answers its users.
+    r"""Answer over HTTP with the bundle's `current` version, and load each new version.
+    An arm of --experiments may name another version, which then answers the users of the arm.
 
     example: %(prog)s --bundle bundle --store store --log shop/events --port 8000
     then:    curl localhost:8000/v1/recommendations -H 'Content-Type: application/json' \

@@ -259,7 +259,7 @@ class ImpressionLog:
         return self._journal
 
     def _rotate(self, last: bool = False, finish_now: bool = False) -> None:
-        """Finish a full or old journal in its own thread, so that the next journal does not wait."""
+        """Finish a full or old journal in a separate thread, so that the next journal does not wait."""
         if (journal := self._journal) is not None:
             age = time.monotonic() - journal.created_at
             is_due = journal.row_count >= self.rotate_rows or age >= self.rotate_seconds

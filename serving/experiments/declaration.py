@@ -20,7 +20,7 @@
 The `share` of an arm is relative to the shares of the other arms. `revenue_weight` and `explore` replace the
 service's values. `version` names the version that answers; "current" is the version that `current` names.
 
-`withhold` is the share of checkouts whose slate is selected and logged, and not shown (ghost ads: Johnson,
+`withhold` is the share of checkouts whose slate is selected and logged but not shown (ghost ads: Johnson,
 Lewis and Nubbemeyer 2017, Ghost Ads, Journal of Marketing Research 54). The innermost value applies: the
 arm's, else the experiment's, else the file's. An experiment with a single arm is allowed if that arm
 withholds.

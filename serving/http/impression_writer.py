@@ -18,7 +18,7 @@ class ImpressionWriter:
     """A queue of slates to record, and the thread that writes them to the store.
 
     If the store is slow or fails, impressions are lost, and an item may be shown more often than the cap
-    allows. Orders have their own queue, so impressions never displace them.
+    allows. Orders have a separate queue, so impressions never displace them.
 
     Args:
         store: any store; nothing is written to a store that keeps no impressions.

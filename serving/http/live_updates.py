@@ -1,7 +1,7 @@
 """Keeps a worker up to date with the live state: a thread polls for changes and passes them to subscribers.
 
-Only a removal ends an entry. If the state loses entries, because its server or file was replaced by an empty
-or older one, workers that have the entries write them back.
+Only a removal ends an entry. The state loses entries if its server or file is replaced by an empty or older
+copy. Workers that still have the entries then write them back.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""Log lines of the service, as text or JSON, with the ids of their request.
+"""Writes the log lines of the service, as text or JSON, with the ids of the current request.
 
 Lines never contain a basket, a user id or a body. Error messages that may quote a value are left out
 (serving/resilience/loggable.py), and paths are logged as route patterns.

@@ -134,7 +134,7 @@ class EventRecorder:
         return JSONResponse({"logged": 1, "shown": shown}, 202)
 
     def feedback_kinds(self) -> list[str]:
-        """The accepted kinds of feedback: kinds of histories, `viewed`, and tasks of the loaded bundles."""
+        """The accepted kinds of feedback: those of histories, `viewed`, and those that tasks predict."""
         serving = tuple(self.bundle_watcher.recommenders.values())
         further = [kind for recommender in serving for kind in event_kinds(recommender.bundle.tasks)]
         return [*dict.fromkeys((*HISTORY_KINDS, VIEWED_KIND, *further))]

@@ -156,7 +156,7 @@ class ItemOut(BaseModel):
 
 
 class SlateOut(BaseModel):
-    """Six items to show, in order: fewer if the catalog has no more eligible ones, none if withheld."""
+    """Six items to show, in order; fewer if too few items are eligible, none if the slate is withheld."""
 
     request_id: str = Field(description="send it with feedback")
     bundle_version: str

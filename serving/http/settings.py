@@ -35,7 +35,7 @@ class Settings:
             None for none. It needs `log`.
         rules: TOML file of the shop's rules (serving/pipeline/rules/document.py); None for none. It is read
             again when it changes.
-        messages: TOML file of texts of reasons (serving/pipeline/messages.py); None for those of the release.
+        messages: TOML file of texts of reasons (serving/pipeline/messages.py); None for the release's texts.
         log_format: format of the log lines on stderr, text or json.
         access_log: whether the log gets a line for every request.
         trace_endpoint: URL of an OpenTelemetry collector (OTLP over HTTP); None for no traces.

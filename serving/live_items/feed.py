@@ -95,7 +95,7 @@ def _read_parquet(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _flat_fields(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a change from the columns of a row, without empty ones."""
+    """The fields of a change from the columns of a row, without empty fields."""
     fields: dict[str, Any] = {}
     attributes: dict[str, Any] = {}
     vectors: dict[str, Any] = {}

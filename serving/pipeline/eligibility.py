@@ -72,7 +72,7 @@ class EligibleItems(NamedTuple):
         """The catalog with only the eligible items available; the same catalog without a restriction.
 
         Candidate sources read `available`. Without the restriction, ineligible items would displace eligible
-        ones.
+        items.
         """
         if not self.n_removed and not self.has_categories:
             return catalog
@@ -149,7 +149,7 @@ class EligibilityFilter:
         """The items that a request may show under the rules in force.
 
         `query` holds the checkout and its user's history. Without it, earlier purchases are not excluded.
-        `available` are the available items, read before `rules`; None for the current ones.
+        `available` are the available items, read before `rules`; None for the current items.
         """
         eligible, category_mask, _ = self._items if available is None else available
         if checkout.categories is not None:

@@ -41,19 +41,19 @@ class SlatePolicy:
             of the currency's unit, unlike a weighted sum of a probability and an amount.
         margin: count only the shop's margin of an amount: (amount · margin)^w.
         category_cap: maximum number of items of one leaf category; None for any number. The cap does not
-            apply to items without a category. It is lifted if a slot would stay empty.
+            apply to items without a category. The cap is lifted if a slot would stay empty.
         product_cap: maximum number of items of one product, whose titles differ only in the size of the pack;
-            None for any number. It is lifted if a slot would stay empty, after the category cap.
+            None for any number. The cap is lifted after the category cap, if a slot would stay empty.
         diversity: d of maximal marginal relevance, (1 - d) · relevance - d · similarity (Carbonell and
-            Goldstein, SIGIR 1998, section 2), from 0 (off) to 1. Relevance is the score divided by the best
-            one, in the units of what a slot earns. Similarity is the largest cosine of the item's vector with
-            the items selected before.
+            Goldstein, SIGIR 1998, section 2), from 0 (off) to 1. Relevance is the item's objective divided by
+            the largest objective. Similarity is the largest cosine between the vectors of the item and of the
+            items selected before.
         exclude_basket: leave out items that were just paid.
         exclude_bought_within: leave out items that the shopper bought in this time before the checkout, such
             as "7d".
         repeat_categories: category paths (a or a/b) whose items may be shown again, with all below them.
         frequency_cap: leave out items that the shopper was shown too often without a response; None for no
-            cap. It is lifted if a slot would stay empty.
+            cap. The cap is lifted if a slot would stay empty.
     """
 
     objective: str = "purchase * value"

@@ -1,7 +1,7 @@
 """Caches of slates and query vectors, keyed by all inputs of a request.
 
 The key covers everything that the modules read of a request. Time is rounded to the minute, because ages in
-days hardly change within a minute. Each recommender has its own caches, so no result of another bundle is
+days hardly change within a minute. Each recommender has separate caches, so no result of another bundle is
 reused.
 
 Keys are digests of fixed size, because a request may hold any number of ids of any length. The bytes of a

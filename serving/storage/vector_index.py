@@ -186,7 +186,7 @@ class ItemIndex:
         return np.take_along_axis(rows, np.argsort(-scores, axis=1, kind="stable")[:, :k], 1)
 
     def probe_lists(self, queries: Vectors, probes: int, margin: float) -> ProbedLists:
-        """The lists to search: those of the `probes` nearest centroids that lie within the margin.
+        """The lists to search: the lists of the `probes` nearest centroids, if within the margin.
 
         The index's own quantizer would sort `probes` lists for every query, although few are within the
         margin.

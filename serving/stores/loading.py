@@ -154,7 +154,7 @@ def _event_columns(batch: pa.RecordBatch, file: Path, first_row: int) -> pa.Tabl
 
 
 def _valid_kinds(kinds: pa.Array) -> list[str]:
-    """The kinds of events in a column without misspelled ones. Kinds outside EVENT_KINDS enter no history."""
+    """The kinds of events in a column, except misspelled kinds. Further kinds enter no history."""
     distinct = [kind for kind in pc.unique(kinds).to_pylist() if kind is not None]
     return [
         kind

@@ -45,7 +45,7 @@ class OrderChange:
 class OrderStore(Protocol):
     """A store in which orders can be amended, cancelled and returned.
 
-    Both methods raise what `Store.append` raises.
+    Both methods raise the errors of `Store.append`.
     """
 
     def record_order(self, user_id: str, order: OrderChange) -> None:

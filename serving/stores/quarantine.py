@@ -1,7 +1,7 @@
 """Sets damaged records of a user's history aside; other users are not affected.
 
     read fails ─▶ this request has no history ─▶ in a thread: the damaged records move to the store's
-    quarantine, the readable ones stay ─▶ the next read succeeds
+    quarantine, the readable records stay ─▶ the next read succeeds
 
 The quarantine keeps the bytes, so nothing is lost, until `store repair` clears it.
 """

@@ -112,7 +112,7 @@ class EmbeddedStore:
             self._append_chunk(connection, user_id, chunk)
 
     def append_many(self, users: Iterable[tuple[str, UserHistory]]) -> None:
-        """Append many histories, BULK_BATCH_USERS in a transaction: other writers wait for it."""
+        """Append many histories, BULK_BATCH_USERS in a transaction, for which other writers wait."""
         for batch in pack_in_batches(users, self.max_events):
             with self._transaction() as connection:
                 for user_id, chunk in batch:
