@@ -111,7 +111,7 @@ def assemble_bundle(
 
 
 def spare_rows(settings: DictConfig) -> int:
-    """The number of rows for new items; the default if the settings, of an earlier release, lack it."""
+    """The number of spare rows for new items. Settings of an earlier release lack it: the default applies."""
     return int(settings.get("spare_items", DEFAULT_SPARE_ITEMS))
 
 

@@ -89,7 +89,7 @@ def write_items(run: ExportableRun, objective: CheckedObjective, folder: Path) -
 def write_copurchase(run: ExportableRun, folder: Path) -> None:
     """Write `copurchase.arrow`: for each item, the items that are bought with it and their scores.
 
-    These are the lists of the source `co_purchase`, which `candidates.ts` also holds. Nothing is written for
+    The lists are those of the source `co_purchase`, which `candidates.ts` also holds. No file is written for
     a run without that source, or with a source of that name that does not start from the basket.
     """
     sources, names = run.sources, source_names(run.cfg)

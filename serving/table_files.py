@@ -136,7 +136,7 @@ def open_table(path: Path, csv: CsvFormat | None = None) -> TableFile:
 def check_files(table: TableFile) -> None:
     """Raise TableFileError that names the file for Parquet that is cut off, or CSV without a header.
 
-    It reads the ends of Parquet files and the first lines of CSV files.
+    Only the ends of Parquet files and the first lines of CSV files are read.
     """
     for file in table.files:
         try:

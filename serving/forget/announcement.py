@@ -1,4 +1,4 @@
-"""Announcements of forgotten users in the live state, which running workers follow (http/forgetting.py).
+"""Announcements of forgotten users in the live state, which running workers read (http/forgetting.py).
 
     topic forgotten   key: random text   value: {"at": Unix seconds, "users": [hashes of their ids]}
 

@@ -39,7 +39,7 @@ class Places:
 
     Args:
         store: an open event store. log: folder of the impression log. bundle: a bundle root.
-        live: the live state that running workers follow.
+        live: the live state that running workers read.
         user_list: file that training reads as `data.forget`.
     """
 

@@ -15,7 +15,7 @@ class Settings:
     """Settings of one worker. Raises ValueError for a value out of range.
 
     Args:
-        bundle: bundle root, whose `current` is followed, or a version folder.
+        bundle: bundle root, whose `current` is checked for a new version, or a version folder.
         store: URI of the event store; None for `store.arrow` in the bundle root, read-only, if there is one.
         live: SQLite file or server of the live state (serving/stores/live_state.py). None: the live state is
             in the store if the store can hold one, else in `live.sqlite` in the bundle root.

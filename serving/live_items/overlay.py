@@ -52,7 +52,7 @@ class ServedItem(NamedTuple):
 class LiveItems:
     """Applies live changes to the parts of a recommender. Safe to share between threads.
 
-    It holds no reference to a recommender, so that a replaced recommender is freed.
+    This object holds no reference to a recommender, so that a replaced recommender is freed.
     """
 
     def __init__(
