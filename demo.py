@@ -27,8 +27,8 @@ from training.stage_folders import read_stage_manifest
 class DemoOptions:
     """Show slates for real checkouts from an exported bundle.
 
-    The checkouts are of the test period, which the models never saw. The bundle answers through `serving`
-    alone, and a * marks what the household bought in the horizon after the checkout.
+    The checkouts are of the test period, which the models never saw. `serving` alone answers them from the
+    bundle. A * marks an item that the household bought in the horizon after the checkout.
     """
 
     run: Path = option(Path("artifacts/runs/latest"), "the run folder whose prepared data are used")
@@ -64,9 +64,9 @@ def demo(options: DemoOptions) -> int:
 
 
 def check_slates(bundle: Bundle, slates: Sequence[tuple[Checkout, Slate]]) -> int:
-    """Print how many slates show what was just paid, or a product twice; returns 1 if one does.
+    """Print how many slates show an item just paid or a product twice; returns 1 if any slate does, else 0.
 
-    A bundle that was exported to show either fails the check.
+    A bundle exported with a slate policy that allows such slates fails the check, too.
     """
     repeats = [{line.item_id for line in c.basket} & {item.item_id for item in s.items} for c, s in slates]
     duplicates = [duplicate_titles(bundle, slate) for _, slate in slates]
@@ -93,7 +93,7 @@ def duplicate_titles(bundle: Bundle, slate: Slate) -> list[str]:
 def sample_examples(examples: pa.Table, count: int) -> pa.Table:
     """`count` examples spread over the period, with a basket of 3 to 12 lines and an outcome.
 
-    Raises DataError if there is none.
+    Raises DataError if no example qualifies.
     """
     basket_lines, outcomes = (
         pc.list_value_length(examples[column]).to_numpy() for column in ("basket_item", "outcome_item")

@@ -3,7 +3,7 @@
 python export.py                                                      a training run → a verified bundle
 python export.py update --bundle bundle --items changes.parquet       the bundle with changed items
 
-The first takes the settings of configs/export.yaml.
+The first command reads its settings from configs/export.yaml.
 """
 
 import sys
@@ -52,20 +52,22 @@ class UpdateOptions:
     bundle: Path = option(..., "the folder that holds `current`", parse=bundle_path)
     items: Path | None = input_option(
         None,
-        ".parquet or .csv with item_id and, of the columns of the items table, those that changed; "
-        "available=false takes an item out, an unknown item_id is a new item",
+        ".parquet or .csv with item_id and the changed columns of the items table; "
+        "available=false removes an item, an unknown item_id adds an item",
     )
     live: str | None = option(
-        None, "live state of the services: its changes of items are merged", metavar="URI"
+        None, "live state of the services, whose item changes are published too", metavar="URI"
     )
     run: str | None = option(None, "the training run, if it was moved: a folder or an MLflow run id")
-    rebuild: bool = option(False, "build the index anew")
+    rebuild: bool = option(False, "rebuild the index")
     sign: Path | None = option(
         None, "file of the private key that signed the bundle; signs the new version", metavar="KEY"
     )
-    recall_loss: float = option(0.01, "warn from this loss of recall@300 on")
-    imbalance: float = option(1.5, "warn from this many times the imbalance of the lists on")
-    tracking_uri: str = option("sqlite:///artifacts/mlflow.db", "of MLflow")
+    recall_loss: float = option(0.01, "loss of recall@300 above which a warning advises a rebuild")
+    imbalance: float = option(
+        1.5, "growth factor of the lists' imbalance above which a warning advises a rebuild"
+    )
+    tracking_uri: str = option("sqlite:///artifacts/mlflow.db", "tracking URI of MLflow")
 
 
 def update(options: UpdateOptions) -> int:

@@ -1,4 +1,4 @@
-"""A trained run and an index of its items → a verified, published bundle, step by step.
+"""Assembles a verified, published bundle from a trained run and an index of its items, step by step.
 
 modules → index → items → golden requests → verification → published
 """
@@ -111,7 +111,7 @@ def assemble_bundle(
 
 
 def spare_rows(settings: DictConfig) -> int:
-    """The rows for new items; settings of an earlier release lack them."""
+    """The number of spare rows for new items. Settings of an earlier release lack it: the default applies."""
     return int(settings.get("spare_items", DEFAULT_SPARE_ITEMS))
 
 
@@ -172,7 +172,7 @@ def _calibration_summary(calibration: dict[str, Any] | None) -> str:
 
 
 def _recalibration_summary(recalibration: dict[str, Any] | None) -> str:
-    """Predicted / observed of the newest outcomes by task, before and after; empty without any."""
+    """Ratio of predicted to observed newest outcomes by task, before and after recalibration; "" for none."""
     if not recalibration or not recalibration["levels"]:
         return ""
     changes = ", ".join(

@@ -89,7 +89,7 @@ def write_items(run: ExportableRun, objective: CheckedObjective, folder: Path) -
 def write_copurchase(run: ExportableRun, folder: Path) -> None:
     """Write `copurchase.arrow`: for each item, the items that are bought with it and their scores.
 
-    These are the lists of the source `co_purchase`, which `candidates.ts` also holds. Nothing is written for
+    The lists are those of the source `co_purchase`, which `candidates.ts` also holds. No file is written for
     a run without that source, or with a source of that name that does not start from the basket.
     """
     sources, names = run.sources, source_names(run.cfg)
@@ -111,9 +111,10 @@ def write_copurchase(run: ExportableRun, folder: Path) -> None:
 
 
 def items_table(run: ExportableRun) -> pa.Table:
-    """`items.arrow`: one row per item row, row 0 unknown; prices and sales of the latest snapshot.
+    """The table of `items.arrow`: one row per item row, with prices and sales of the latest snapshot.
 
-    Serving reads the columns in place (serving.storage.formats.NUMERIC_DTYPES); none has nulls.
+    Row 0 is the unknown item. Serving reads the columns in place (serving.storage.formats.NUMERIC_DTYPES). No
+    column has nulls.
     """
     raw, catalog = run.items, run.catalog
     available, leaf = catalog.available.numpy(), catalog.leaf.numpy()
@@ -193,7 +194,7 @@ def build_manifest(
     index: dict[str, Any],
     export: dict[str, Any],
 ) -> dict[str, Any]:
-    """The manifest of a bundle. All other files must be in `folder` already."""
+    """The manifest of a bundle. All other files of the bundle must already be in `folder`."""
     hashes = {file.name: sha256(file) for file in sorted(folder.iterdir())}
     meta, schema = run.prepared.meta, run.schema.to_json()
     now = datetime.now(UTC)

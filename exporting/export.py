@@ -96,7 +96,7 @@ class MergedRun(NamedTuple):
 
 
 def merge_live_items(run: ExportableRun, uri: str) -> MergedRun:
-    """The run with the entries of a live state.
+    """The run, updated by the item entries of a live state.
 
     Raises ExportError if the live state cannot be read or applied.
     """
@@ -194,7 +194,8 @@ def settings_hash(settings: DictConfig, run_cfg: DictConfig) -> str:
 def build_tuned_index(run: ExportableRun, cfg: DictConfig, folder: Path) -> BuiltIndex:
     """The index of the available items, tuned to its target recall on validation checkouts.
 
-    Writes its files to `folder` and, if several families were compared, a page about them.
+    Writes the index's files to `folder`. If several families were compared, also writes a page on the
+    comparison.
     """
     packed = run.catalog.vectors.numpy()
     vectors = int8_vector_reader(packed)

@@ -62,9 +62,10 @@ class ExportableRun(NamedTuple):
 
 
 def find_run(run: str, tracking_uri: str) -> Path:
-    """The folder of a run: a folder, `latest`, `best`, a URI, an MLflow run id or a registered model.
+    """The folder of the run that `run` names.
 
-    Raises ExportError if there is none.
+    `run` is a folder, `latest`, `best`, a URI, an MLflow run id or a registered model. Raises ExportError if
+    no run has this name.
     """
     if not run:
         raise ExportError(
@@ -103,7 +104,7 @@ def find_run(run: str, tracking_uri: str) -> Path:
 
 
 def load_exportable_run(folder: Path) -> ExportableRun:
-    """Load what `train.py` wrote to `folder`, recalibrated on the newest outcomes of its log.
+    """Load the run that `train.py` wrote to `folder`, recalibrated on the newest outcomes of the log.
 
     Raises ExportError for a run that cannot be exported.
     """
@@ -144,7 +145,7 @@ def load_exportable_run(folder: Path) -> ExportableRun:
 
 
 def load_item_tower(run: ExportableRun) -> ItemEncoder:
-    """The item tower of a run, float tables."""
+    """The item tower of a run, with float tables."""
     towers = build_two_tower(run.cfg, run.prepared.table_sizes)
     towers.load_state_dict(load_run_weights(run.retrieval_folder))
     return towers.item_encoder.eval()
@@ -159,8 +160,8 @@ def latest_sources(run: Run) -> CandidateSources:
 def read_calibration(folder: Path) -> dict[str, Any] | None:
     """Calibration of the tasks over all candidates and by slice, from the report of the run's evaluation.
 
-    It is measured on the test split, because calibration is fitted on validation. None for a run without
-    evaluation. Reports of earlier releases have the key `head` for `task`.
+    The report measures calibration on the test split, because calibrators are fitted on validation. None for
+    a run without evaluation. Reports of earlier releases have the key `head` in place of `task`.
     """
     file = folder / "evaluation-test" / "report.json"
     if not file.is_file():
@@ -178,9 +179,9 @@ def latest_snapshot(catalog: Catalog) -> Catalog:
 
 
 def sample_checkouts(run: ExportableRun, splits: tuple[str, ...], count: int) -> pa.Table:
-    """Up to `count` checkouts with a basket, evenly from the first split, then from the next ones.
+    """Up to `count` checkouts with a basket, evenly spaced in the first split, then in the next splits.
 
-    Raises ExportError if there are none.
+    Raises ExportError if no split has such a checkout.
     """
     parts: list[pa.Table] = []
     missing = count
@@ -199,7 +200,7 @@ def sample_checkouts(run: ExportableRun, splits: tuple[str, ...], count: int) ->
 
 
 def to_latest_queries(examples: pa.Table) -> Query:
-    """Examples as a query that reads the latest snapshot instead of the snapshot of its time."""
+    """Examples as a query that reads the latest snapshot instead of the snapshots of the examples' times."""
     query = to_batch(examples).query
     return query._replace(snapshot=torch.zeros_like(query.snapshot))
 

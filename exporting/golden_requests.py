@@ -60,7 +60,7 @@ def synthetic_requests(run: ExportableRun, like: SampledCheckouts, count: int) -
 def to_checkouts(
     examples: pa.Table, item_ids: list[str], context: list[Attribute], profile: list[Attribute]
 ) -> list[Checkout]:
-    """Examples as requests in raw facts. They have no user id, so serving reads no store."""
+    """Examples as requests with raw values. The requests have no user id, so serving reads no store."""
     names = [name for name in examples.column_names if not name.startswith(("outcome", "candidate"))]
     requests = []
     for row in examples.select(names).to_pylist():
@@ -107,9 +107,9 @@ def select_golden_requests(
 ) -> pa.Table:
     """The `count` requests whose slates are furthest from a tie, with slate and predictions [6][T].
 
-    Slates come from the eager modules and from training batches, so a replay in serving checks the exported
-    files and the encoding there. Requests near a tie are left out, because another processor may round them
-    differently. Raises ValueError for an order by margin without margins.
+    The eager modules compute the slates from training batches. So a replay in serving checks the exported
+    files and the encoding by serving. Requests near a tie are left out, because another processor may round
+    their scores differently. Raises ValueError if the order needs margins and no item has one.
     """
     ids, policy = item_ids(run), objective.policy
     items = slate_items(run)
@@ -137,7 +137,7 @@ def select_golden_requests(
 
 
 def eligible_by_example(run: ExportableRun, policy: SlatePolicy, examples: pa.Table) -> list[EligibleItems]:
-    """The items that a slate of each example may show, by serving/pipeline/eligibility.py."""
+    """For each example, the items that its slate may show according to serving/pipeline/eligibility.py."""
     available = EligibleItems(run.catalog.available.numpy())
     category = run.items["category"].cast(pa.string()).combine_chunks()
     repeatable = items_of_categories(category, policy.repeat_categories)

@@ -20,9 +20,9 @@ class NewItemTower(nn.Module):
     """Packed vectors of items that were never sold and have no id.
 
     Args:
-        encoder: the trained item tower; its tables are replaced, and of the ids only the unknown one is kept.
-        usual_price: of the shop, as of the training.
-        sales: [n_sales] columns of an item without sales.
+        encoder: the trained item tower. Copies replace its tables; the id table keeps the unknown id's row.
+        usual_price: the usual price of the shop's items in training.
+        sales: [n_sales] the sales columns in the vector of an item without sales.
     """
 
     usual_price: Tensor
@@ -67,7 +67,7 @@ class NewItemTower(nn.Module):
 
 
 def new_item_tower(run: ExportableRun, unsold_row: int) -> NewItemTower:
-    """The item tower of a run; `unsold_row` is an item of its catalog without sales."""
+    """The serving form of a run's item tower; `unsold_row` is the row of a catalog item without sales."""
     encoder = load_item_tower(run)
     sales = torch.zeros(0)
     if encoder.n_sales > 0:

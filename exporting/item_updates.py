@@ -29,7 +29,7 @@ NOT_ENCODED = ("item_id", "available", "margin", "created_at")  # columns that t
 
 @torch.inference_mode()
 def update_run(run: ExportableRun, tower: ItemEncoder, updates: pa.Table) -> ExportableRun:
-    """`run` with `updates` (data/item_changes.py); new items get new rows after the others.
+    """`run` with `updates` (data/item_changes.py); new items get rows after all existing rows.
 
     A new price becomes the item's usual price, and its mean line spend changes in proportion.
     """
@@ -68,7 +68,7 @@ def updated_item_rows(items: pa.Table, updates: pa.Table) -> NDArray:
 
 
 def reencode_mask(updates: pa.Table) -> Tensor:
-    """[n] bool: whether an update may change the item's vector (it sets a column that the tower reads)."""
+    """[n] bool: whether an update sets a column that the tower reads, and so may change the item's vector."""
     names = [name for name in updates.column_names if name not in NOT_ENCODED]
     columns = [torch.from_numpy(np.array(pc.is_valid(updates[name]).to_numpy())) for name in names]
     return torch.stack(columns).any(0)

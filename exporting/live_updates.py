@@ -1,9 +1,9 @@
 """Live changes of a shop as item updates: `export.py live=URI`, `export.py update --live URI`.
 
-    live state, topic items ─ entries ─▶ a row per item, as of changes.parquet ─▶ the new version
+    live state, topic items ─ entries ─▶ a row per item, as in changes.parquet ─▶ the new version
 
-The new version's manifest keeps the time of the read. Services that load it ignore older entries of the live
-state; an earlier version still applies them after a rollback.
+The new version's manifest records when the live state was read. Services that load the new version ignore
+older entries of the live state. After a rollback, an earlier version still applies those entries.
 """
 
 import time

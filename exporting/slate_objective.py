@@ -20,7 +20,7 @@ RUN_SETTINGS: dict[str, Any] = {
 def read_objective(run: ExportableRun, settings: DictConfig) -> CheckedObjective:
     """The slate policy of `settings.slate`; an unset objective or exclusion comes from the run.
 
-    Raises ExportError for a policy that the run cannot serve, as `check_objective` describes it.
+    Raises ExportError for a policy that the run cannot serve (see `check_objective`).
     """
     slate: Any = OmegaConf.to_container(settings.slate, resolve=True)
     slate["objective"] = slate.get("objective") or run_objective(run.cfg, run.tasks)

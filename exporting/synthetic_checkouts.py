@@ -1,4 +1,4 @@
-"""Synthetic checkouts: the requests that a bundle carries with it (`golden.arrow`).
+"""Synthetic checkouts: the requests that a bundle contains (`golden.arrow`).
 
 Items, prices and attributes are drawn at random from the catalog and the feature schema. Only aggregates of
 real checkouts are used: the numbers of lines and events, and the share of each kind of event. So no shopper's
@@ -25,7 +25,7 @@ PRICE_SPREAD = 0.2  # of the prices paid, around the item's usual price
 
 
 def synthesize_checkouts(run: ExportableRun, like: pa.Table, count: int, seed: int = 0) -> pa.Table:
-    """`count` examples with the columns of `like`, the same for the same catalog and `like`.
+    """`count` synthetic examples with the columns of `like`; the same arguments give the same examples.
 
     Args:
         like: real examples, for their columns, their numbers of lines and events, and the kinds of events.
@@ -50,7 +50,7 @@ def synthesize_checkouts(run: ExportableRun, like: pa.Table, count: int, seed: i
 
 
 class _Shopper:
-    """Draws items by their sales, with prices around the usual ones."""
+    """Draws items by their sales, with prices around the usual prices."""
 
     def __init__(self, run: ExportableRun, kind_shares: NDArray[np.float64]) -> None:
         has_id = pc.not_equal(run.items["item_id"], "").to_numpy()  # not the unknown item, no spare row
@@ -114,5 +114,5 @@ def _draw_codes(rng: np.random.Generator, attributes: list[Attribute]) -> list[i
 
 
 def _empty_value(field: pa.Field) -> Any:
-    """An empty value; outcomes and candidates are empty."""
+    """The empty value of a field, for outcomes and candidates: [] for a list, else None."""
     return [] if pa.types.is_list(field.type) else None

@@ -44,8 +44,8 @@ class Parity:
 def load_recommender(folder: Path) -> Iterator[Recommender]:
     """Yield the bundle as serving loads it, golden replay included.
 
-    Serving sets the process to one thread; the earlier number is restored at the end. Raises ExportError for
-    a bundle that serving refuses.
+    Serving sets the process to one thread; the earlier number of threads is restored at the end. Raises
+    ExportError for a bundle that serving refuses.
     """
     with restore_thread_counts():
         try:
@@ -58,8 +58,8 @@ def load_recommender(folder: Path) -> Iterator[Recommender]:
 def measure_parity(run: ExportableRun, recommender: Recommender, checkouts: SampledCheckouts) -> Parity:
     """Compare predictions of the bundle (from raw facts) and of the float model (from training batches).
 
-    Both score the candidates that the bundle proposes. The reference is eager, with TorchRec tables in
-    float32; item vectors are int8 in both, because training has them so.
+    Both score the candidates that the bundle proposes. The float model runs eagerly, with TorchRec tables in
+    float32. Both use int8 item vectors, because training does.
     """
     bundle, catalog = recommender.bundle, run.catalog
     tower, ranker = run.tower, CalibratedRanker(run.ranker).eval()

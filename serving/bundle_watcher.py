@@ -2,7 +2,7 @@
 
     current ─ new version? ─┬─ load, replay, warm up ─ good ──▶ it answers the next request
     arm ─ not loaded? ──────╯                       ╰─ fails ─▶ the last good one of `current` answers,
-                                                                for the arm too
+                                                                also for the arm
     start ─ `current` fails? ─▶ the newest good version before it answers, as `rollback` would choose
 
 A request takes its recommender once, so no answer mixes two versions. The old recommender is freed when its
@@ -39,14 +39,15 @@ class BundleWatcher:
         bundle: bundle root, or a version folder, which never changes.
         load_recommender: version folder → recommender. If it raises, the last good one stays.
         poll_seconds: between two polls.
-        on_load_outcome: called in the watching thread with "loaded", "shared" (it answers under another name
-            already), "refused" or "abandoned" (not loaded within `load_timeout`).
-        versions: of the bundle root, to serve next to `current`.
-        load_timeout: seconds for a version to load.
+        on_load_outcome: called in the watching thread with "loaded", "shared" (the version already answers
+            under another name), "refused" or "abandoned" (not loaded within `load_timeout`).
+        versions: versions of the bundle root to serve besides `current`.
+        load_timeout: seconds after which the load of a version is abandoned.
 
     Attributes:
-        recommenders: those that answer, by CURRENT or the version that an arm names. Take one per request.
-        reasons: by the same names, why the named version does not answer; "" if it does.
+        recommenders: the active recommenders, by CURRENT or the version that an arm names. Take one per
+            request.
+        reasons: by the same names, the reason why the named version does not answer; "" if it answers.
     """
 
     def __init__(
@@ -75,12 +76,12 @@ class BundleWatcher:
 
     @property
     def reason(self) -> str:
-        """All reasons; "" if every named version answers."""
+        """All reasons why named versions do not answer; "" if every named version answers."""
         return "; ".join(dict.fromkeys(reason for reason in tuple(self.reasons.values()) if reason))
 
     @property
     def is_degraded(self) -> bool:
-        """Whether another version answers for `current`."""
+        """Whether another version answers in place of `current`."""
         return self.recommender is not None and bool(self.reasons[CURRENT])
 
     def start(self) -> None:
@@ -178,7 +179,7 @@ class BundleWatcher:
             del self._failed_loads[key]
 
     def _load_or_share(self, folder: Path) -> tuple[Recommender, str] | None:
-        """The recommender of a version, and "loaded" or "shared"; None while another process loads a version.
+        """The recommender of a version with "loaded" or "shared"; None while another process loads a version.
 
         A process without any recommender does not wait for the lock.
         """

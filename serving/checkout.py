@@ -18,7 +18,7 @@ MAX_NUMBER = 1e12  # beyond it float32 sums lose smaller terms
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line just paid. A line without a price has the item's usual one. Raises ValueError if invalid."""
+    """One line just paid. Without a price, the item's usual price counts. Raises ValueError if invalid."""
 
     item_id: str
     quantity: float = 1.0
@@ -72,15 +72,17 @@ class Checkout:
         user_id: None for a guest.
         basket: the lines just paid.
         ts: Unix seconds (UTC) of the checkout; None for now.
-        history: the user's earlier events in any order; those at or after `ts` are ignored. None: read the
-            recommender's store.
-        context: attributes of the order (store, device, ...). Leave out missing ones.
-        profile: attributes of the user; they override those of the store.
+        history: the user's earlier events in any order; events at or after `ts` are ignored. None reads the
+            history from the recommender's store.
+        context: attributes of the order (store, device, ...). Leave out missing attributes.
+        profile: attributes of the user, which override the attributes in the store.
         exclude: item ids that must not be shown.
-        categories: category paths (a or a/b) that limit the slate, with all below them; None: all.
-        order_id: the shop's id of the order. The impression log keeps it. If the store already has this
+        categories: category paths (a or a/b). The slate shows only items of these paths and of all paths
+            below them; None for all.
+        order_id: the shop's id of the order. The impression log records it. If the store already has this
             order's lines, they count as the basket and not as history.
-        language: of the reasons' texts, as en, de or de-AT; English for a language without texts.
+        language: the language of the reasons' texts, such as en, de or de-AT; English for a language without
+            texts.
     """
 
     user_id: str | None
@@ -123,7 +125,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class RuleEffect:
-    """A rule of the shop that was in force for a slate, and its effects."""
+    """A rule of the shop that was in force for a slate, and the rule's effects."""
 
     rule: str
     effect: str
@@ -175,9 +177,9 @@ class Feedback:
 
     Args:
         kind: click, cart, purchase or another kind of the shop's events, such as wishlist.
-        request_id: of the slate. None if the shop does not have it; `user_id` is then required.
+        request_id: the slate's request id. None if the shop does not have it; `user_id` is then required.
         ts: Unix seconds (UTC).
-        value: amount spent on the item, of a purchase.
+        value: amount spent on the item, for a purchase.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""Command lines of every room: a frozen dataclass of options and a function for each command.
+"""Command lines of all packages: a frozen dataclass of options and a function for each command.
 
     @dataclass(frozen=True, kw_only=True)
     class RollbackOptions:
@@ -15,7 +15,7 @@
 Field names become flags (`max_items` → `--max-items`), annotations decide how values are parsed. `%(prog)s`
 in a docstring becomes the name of the command. `__post_init__` checks the options together: its ValueError
 counts as a wrong argument. A classmethod `from_arguments` may build the options from the command line and
-other origins; switches then have a --no- form.
+other origins; switches then also have a --no- form.
 """
 
 import argparse
@@ -60,8 +60,8 @@ def option(
 
     Args:
         default: `...` for a required option. False makes a switch, a tuple a repeatable option.
-        help: its meaning; the default is added to it.
-        flag: its name with dashes, if it differs from the field's.
+        help: the meaning of the option; the default value is appended.
+        flag: the option's name with dashes, if it differs from the field's name.
         parse: text → value, in place of the annotation. ValueError and ArgumentTypeError count as a wrong
             argument.
     """
@@ -75,7 +75,7 @@ def argument(
 ) -> Any:  # fmt: skip
     """A dataclass field that is a positional argument.
 
-    Annotated as a tuple it takes one or more values; with a default any number.
+    An argument annotated as a tuple takes one or more values, or any number if it has a default.
     """
     settings = {"help": help, "parse": parse, "choices": choices, "metavar": metavar, "positional": True}
     return field(**({} if default is ... else {"default": default}), metadata=settings)
@@ -90,7 +90,7 @@ def run(
 ) -> int:
     """Parse the command line, call the command that it names, and return its exit code.
 
-    One command stands for the program itself, several become subcommands by their functions' names. An error
+    A single command is the program itself; several become subcommands, named by their functions. An error
     of a type in `errors` is printed in one line and gives exit code 1; wrong arguments give 2.
 
     Args:
@@ -134,7 +134,7 @@ def describe_error(error: Exception, options_class: Any, options: Any) -> str:
     """The text of an error; for a missing file it also names the option.
 
     Args:
-        options: of the class, or the given values by field.
+        options: an object of `options_class`, or the given values by field.
     """
     if not isinstance(error, OSError) or error.filename is None or error.strerror is None:
         return str(error)
@@ -159,7 +159,7 @@ def _options_class(command: Command) -> Any:
 def _parser(
     make: Callable[..., argparse.ArgumentParser], options_class: Any, **named: Any
 ) -> argparse.ArgumentParser:
-    """A parser of the options; the first paragraph of the class's docstring describes, the others follow."""
+    """A parser of the options. Its help begins with the docstring's first paragraph, ends with the others."""
     name = {"prog": named["prog"]} if "prog" in named else {"help": named["help"]}
     positional = () if "prog" in named else (named["name"],)
     description, _, epilog = inspect.cleandoc(options_class.__doc__ or "").partition("\n\n")

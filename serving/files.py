@@ -19,10 +19,10 @@ def is_uri(path: str | Path) -> bool:
 
 @contextmanager
 def write_atomically(path: Path, sync: bool = False) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; when the block ends it replaces `path` in one step.
+    """Yield a temporary path next to `path`, which the temporary file replaces when the block ends.
 
-    Readers see the old file or the new one, never a part. If the block raises, `path` stays as it was and the
-    temporary file is removed.
+    The replacement takes one step: readers see the old file or the new file, never a partial file. If the
+    block raises, `path` stays as it was and the temporary file is removed.
 
     Args:
         sync: flush file and folder to the disk, so that they survive a power cut.
@@ -73,8 +73,9 @@ def lock_descriptor(fd: int) -> bool:
 
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
-    """One process at a time, by the lock of a file that is created; the others wait. The lock of a process
-    that dies ends with it.
+    """Hold the lock of a file, which is created if missing; other processes wait.
+
+    The lock of a process ends when the process dies.
     """
     import fcntl  # here, because Windows has none
 

@@ -4,14 +4,14 @@
     store         history and profile of the user           rank without a history (pipeline/store_read.py)
     encode        the checkout as tensors                   cached
     query_tower   query vector                              cached
-    index         nearest eligible items                    the other candidate sources go on
+    index         nearest eligible items                    candidates of the other sources only
     candidates    candidates of all sources                 retrieval: the index's items
     ranker        predictions of every task                 retrieval: candidates by inner product
     slate         order by objective and slate policy       retrieval: candidates by inner product
 
     tiers: ranked → retrieval → cached (the user's last slate) → category (bestsellers) → popularity
 
-The best tier with a result answers, the next ones top up its slate, and `Slate.reason` names what failed. A
+The best tier with a result answers, lower tiers fill empty slots, and `Slate.reason` names the failures. A
 stage fails if it raises, returns a number that is not finite, has too little time left
 (serving/resilience/deadline.py), or has an open circuit breaker (serving/resilience/circuit_breaker.py).
 """
@@ -113,10 +113,11 @@ class Recommender:
         the process's objects out of garbage collection, whose pauses would reach 0.1 s.
 
         Args:
-            store: a Store or its URI (serving/stores/base.py). Without one checkouts bring their history.
-            trust: public keys, of which one must have signed the version; none for any version.
+            store: a Store or its URI (serving/stores/base.py). Without a store, only `Checkout.history` is
+                used.
+            trust: public keys, one of which must have signed the version; none to accept any version.
 
-        Raises BundleError for a bundle that must not serve, and what `open_store` raises.
+        Raises BundleError for a bundle that must not serve, and the errors of `open_store`.
         """
         set_single_thread()
         store = open_store(store) if isinstance(store, str | Path) else store
@@ -148,10 +149,11 @@ class Recommender:
         such items, the slate has all of them, and its `reason` says so.
 
         Args:
-            deadline_ms: from `start_time` on. Infinity measures or verifies: no cache, no exploration.
+            deadline_ms: milliseconds after `start_time`. `math.inf` switches off the caches and exploration;
+                use it to measure or verify.
             revenue_weight: from 0 (most purchases) to 1 (most revenue), as in
                 serving.pipeline.slate_policy.SlatePolicy; None for the bundle's. Raises ValueError for
-                anything else.
+                other values.
             start_time: time.perf_counter of the arrival; None for now.
             exploration_rate: chance that the last slot explores; None for the recommender's.
         """
@@ -177,9 +179,9 @@ class Recommender:
         return self._build_slate(checkout, request.eligible, ranked, reasons, deadline)
 
     def fallback_slate(self, checkout: Checkout, reason: str, start_time: float | None = None) -> Slate:
-        """The slate without any stage: the user's last slate, else popular items.
+        """The slate that needs no stage: the user's last slate, else popular items.
 
-        It runs in the calling thread and takes about 0.1 ms.
+        The call runs in the calling thread and takes about 0.1 ms.
         """
         deadline = Deadline(0.0, self.stage_stats, start_time)
         eligible = self.eligible_items(checkout, self.policy)
@@ -194,7 +196,7 @@ class Recommender:
     ) -> EligibleItems:
         """The items that a request may show under the rules of the shop.
 
-        `query` (EligibilityFilter.eligible_items) and `stored_profile` are known after the store was read.
+        `query` (see EligibilityFilter.eligible_items) and `stored_profile` are known once the store was read.
         """
         # Rules know an item before it is available: taken in this order, none is shown before they do.
         available = self.eligibility_filter.available_items
@@ -235,9 +237,9 @@ class Recommender:
         )
 
     def _run_first_attempt(self, request: RequestState) -> str:
-        """Run the attempt with the user's history. Returns "", or why it was abandoned.
+        """Run the attempt with the user's history. Returns "", or why the attempt was abandoned.
 
-        A store may never return. Store reads therefore run in a pool of their own, and take no thread from
+        A store may never return. Store reads therefore run in a separate pool, and take no thread from
         requests without a history.
         """
         user_id, breaker = request.checkout.user_id, self.stage_stats.breakers["store"]
@@ -251,7 +253,7 @@ class Recommender:
         return read_and_rank(reader, request, partial(self._try_pipeline, request), pool)
 
     def _run_without_history(self, request: RequestState) -> str:
-        """Run the attempt with an empty history. Returns "", or why it was abandoned."""
+        """Run the attempt with an empty history. Returns "", or why the attempt was abandoned."""
         rank = partial(self._try_pipeline, request, UNREAD_HISTORY)
         return request.deadline.run_in_pool(self.pipeline_pool, rank)
 
@@ -310,7 +312,7 @@ class Recommender:
     def _retrieve(
         self, request: RequestState, query: tuple[Tensor, ...], vector: Tensor
     ) -> tuple[Candidates, tuple[Tensor, ...]]:
-        """The candidates, and the catalog of eligible items that they come from."""
+        """The candidates, and the catalog of eligible items from which the sources chose."""
         bundle, deadline, eligible = self.bundle, request.deadline, request.eligible
         ann_rows = deadline.run_stage_or_default(
             "index", EMPTY_ROWS, request.reasons,

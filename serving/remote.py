@@ -1,4 +1,4 @@
-"""Folders behind s3://, gs:// and abfs://, by Arrow's file systems (pyarrow.fs).
+"""Reads and writes folders at s3://, gs:// and abfs:// with Arrow's file systems (pyarrow.fs).
 
 Credentials come from the cloud's usual environment variables, profiles and machine roles. The URI may hold
 options of the file system: s3://bucket/shop?region=eu-central-1&endpoint_override=host:9000&scheme=http.
@@ -23,7 +23,7 @@ GCS_RETRY_OPTION, GCS_RETRY_SECONDS = "retry_limit_seconds", 60
 
 
 def without_secrets(uri: str) -> str:
-    """A URI for messages: without a key, and without the options, which may sign an address."""
+    """A URI for messages: without a key, and without the options, which may hold a signature."""
     # A password may hold @ and ?: the last @ before the path ends it, as in urllib.
     return re.sub(r"://[^/]*@", "://***@", uri).partition("?")[0]
 
@@ -39,7 +39,7 @@ class RemoteFile(NamedTuple):
     modified: float  # Unix seconds
 
     def is_copied(self, copy: Path) -> bool:
-        """Whether a local file has its size and its time of modification."""
+        """Whether a local file has the remote file's size and time of modification."""
         if not copy.is_file():
             return False
         stat = copy.stat()
@@ -68,7 +68,7 @@ class RemoteFolder:
         return without_secrets(self.uri)
 
     def list_files(self) -> dict[str, RemoteFile]:
-        """Name below the folder → the file, at any depth; of a single file its own name."""
+        """Name below the folder → file, at any depth. A single file has its own name as key."""
         try:
             info = self._fs.get_file_info(self._path)
             if info.type == pa_fs.FileType.File:

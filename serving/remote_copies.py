@@ -1,7 +1,7 @@
 """Local copies of tables and logs that lie behind s3://, gs://, abfs:// (remote.py) or http(s)://.
 
-Only files that are new or changed are copied: a copy has the size and the time of modification of its source.
-Preparation hashes the bytes, so an unchanged source is not prepared again.
+Only new or changed files are copied: an unchanged file has the size and the modification time of its copy.
+Data preparation hashes the bytes, so an unchanged source is not prepared again.
 """
 
 import argparse
@@ -42,8 +42,8 @@ def input_path(text: str) -> Path:
 def local_copy(path: str, cache: Path = CACHE) -> Path:
     """The local path of a path or URI: a path itself, or the local copy of a URI's file or folder.
 
-    Prints the place of the copy, because errors name its files. Raises RemoteError for an unsupported scheme
-    and for unreadable files.
+    Prints the path of the copy, because error messages name the copied files. Raises RemoteError for an
+    unsupported scheme and for unreadable files.
     """
     if not is_uri(path):
         return Path(path).expanduser()
@@ -57,7 +57,7 @@ def local_copy(path: str, cache: Path = CACHE) -> Path:
 
 
 def _copy_files(remote: RemoteFolder, folder: Path) -> Path:
-    """The copy of the folder or file behind a URI."""
+    """Copy the folder or file behind a URI. Returns the path of the copy."""
     files = remote.list_files()
     if not files:
         raise RemoteError(f"{remote}: there is no file below it")
@@ -76,7 +76,7 @@ def _remove_others(folder: Path, files: dict[str, RemoteFile]) -> None:
 
 
 def _copy_http(url: str, folder: Path) -> Path:
-    """The copy of a single file behind http(s)://."""
+    """Copy a single file behind http(s)://. Returns the path of the copy."""
     name = unquote(Path(urlsplit(url).path).name) or "table"
     target = folder / name
     try:

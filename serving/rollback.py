@@ -15,9 +15,9 @@ N_REMOTE_VERSIONS = 5  # the latest ones, that are copied from a bundle root beh
 def roll_back(root: Path, to: str | None = None, trust: Sequence[Path] = ()) -> tuple[str, list[str]]:
     """Point `current` at version `to`, or at the newest good one older than `current`.
 
-    A version is good if it loads and replays its golden requests here, as in a service, and one of the public
-    keys `trust`, if there are any, signed it. Returns the version,
-    and why newer ones were passed over. Raises BundleError, and changes nothing, if there is no such version.
+    A version is good if it loads and replays its golden requests here, as in a service. If `trust` has public
+    keys, one of them must also have signed the version. Returns the version, and the reasons why newer
+    versions were passed over. Raises BundleError, and changes nothing, if there is no good version.
     """
     if is_mirror(root):
         pull_versions(root, N_REMOTE_VERSIONS)

@@ -27,10 +27,7 @@ HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # what Hive and Spark write for null
 
 
 class TableFileError(ValueError):
-    """The error for a table that exists twice, has no file, or mixes formats.
-
-    Names the files and the remedy.
-    """
+    """A table exists twice, has no file, or mixes formats. The message names the files and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +49,11 @@ class CsvFormat:
 
 @dataclass(frozen=True, kw_only=True)
 class TableFile:
-    """A canonical table on disk. As text, its label, or the path.
+    """A canonical table on disk. `str()` gives the table's label, else its path.
 
     Args:
         path: a file, or a folder of files.
-        files: the files, in the order of their paths as text; those of a folder at any depth.
+        files: the file, or the files of the folder at any depth, in the order of their paths as text.
         csv: how CSV files are written; None for Parquet.
         partitions: keys of folders `key=value` between `path` and its files.
         columns: canonical column → its name in the files, where that differs.
@@ -80,7 +77,10 @@ class TableFile:
         return self.columns.get(column, column)
 
     def partition_values(self, key: str) -> dict[str, str | None]:
-        """The values of a partition's key: as folders are named → decoded; None for Hive's null."""
+        """Map each value of a partition key, as the folder spells it, to the decoded value.
+
+        Hive's null maps to None.
+        """
         texts = {_partition_values(self.path, file)[key] for file in self.files}
         return {text: None if text == HIVE_NULL else unquote(text) for text in sorted(texts)}
 
@@ -101,9 +101,9 @@ def find_table(folder: Path, name: str, csv: CsvFormat | None = None) -> TableFi
 def open_table(path: Path, csv: CsvFormat | None = None) -> TableFile:
     """The table of a file, or of the files of a folder at any depth.
 
-    Names that begin with _ or . are not tables: programs mark their own files so. Raises TableFileError for a
-    path that does not exist or has another format, a folder without tables, one of both formats, and
-    partitions that not all files have.
+    Files whose names begin with _ or . are ignored, because programs name their internal files so. Raises
+    TableFileError for a path that does not exist or has another format, a folder without tables, a folder
+    with both formats, and partition keys that not all files have.
     """
     if not path.is_dir():
         file_format(path)
@@ -136,7 +136,7 @@ def open_table(path: Path, csv: CsvFormat | None = None) -> TableFile:
 def check_files(table: TableFile) -> None:
     """Raise TableFileError that names the file for Parquet that is cut off, or CSV without a header.
 
-    It reads the ends of Parquet files and the first lines of CSV files.
+    Only the ends of Parquet files and the first lines of CSV files are read.
     """
     for file in table.files:
         try:
@@ -166,7 +166,10 @@ def utf8_remedy(file: Path) -> str:
 
 
 def find_uneven_record(table: TableFile) -> str:
-    """The first CSV record whose number of fields is not the header's, as where a file is cut off; or ""."""
+    """Describe the first CSV record with fewer or more fields than the header; "" if there is none.
+
+    The end of a cut-off file is such a record.
+    """
     assert table.csv is not None
     for path in table.files:
         try:
@@ -204,7 +207,7 @@ def _is_table(file: Path, folder: Path) -> bool:
 
 
 def _partition_values(path: Path, file: Path) -> dict[str, str]:
-    """Key → value of the folders `key=value` between a table's folder and one of its files."""
+    """Key → value, from the folders `key=value` between a table's folder and one of its files."""
     if file == path:
         return {}
     pairs = [part.partition("=") for part in file.relative_to(path).parts[:-1] if "=" in part]

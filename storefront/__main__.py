@@ -25,7 +25,7 @@ class ShopOptions:
 
     Orders go into a copy of the bundle's store.arrow, made at every start: a paid order affects the next
     slate and is gone when the shop closes. Slates, clicks and purchases are logged permanently.
-    exit codes: 0 closed, 1 it cannot start, 2 wrong arguments
+    exit codes: 0 closed, 1 the shop cannot start, 2 wrong arguments
     """
 
     bundle: Path = option(Path("bundle"), "bundle root or version folder", parse=bundle_path)
@@ -58,7 +58,7 @@ def open_shop(options: ShopOptions) -> int:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Create the folder and keep other shops out of it. Raises OSError if one uses it."""
+    """Create the folder and lock it against other shops. Raises OSError if another shop uses it."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         acquired = FileLock(folder / ".lock").acquire(blocking=False)

@@ -1,4 +1,4 @@
-"""The service's application with a shop around it: the page, and the routes that the page alone reads."""
+"""The service's application, extended by a shop: the page, and the routes that only the page reads."""
 
 import time
 from pathlib import Path
@@ -33,10 +33,10 @@ def create_shop_app(settings: Settings, exported_store: Path | None = None) -> F
     """The application of the shop.
 
     Args:
-        settings: with a writable store and a log.
+        settings: settings of the service, with a writable store and a log.
         exported_store: the `store.arrow` whose users are the households to choose from; None for guests only.
 
-    Raises as `create_app`, and pyarrow.ArrowException for an `exported_store` that is not an Arrow file.
+    Raises the errors of `create_app`, and pyarrow.ArrowException if `exported_store` is not an Arrow file.
     """
     app = create_app(settings)
     service: Service = app.state.service

@@ -34,7 +34,7 @@ def household_table(store_table: pa.Table | None) -> pa.Table:
 
 
 def search_households(households: pa.Table, prefix: str, limit: int) -> list[dict[str, Any]]:
-    """Households whose id starts with `prefix`; without one a sample from long to short histories."""
+    """Households whose id starts with `prefix`; without a prefix, a sample from long to short histories."""
     if prefix:
         chosen = households.filter(pc.starts_with(households["user_id"], prefix))[:limit]
     else:
@@ -46,7 +46,7 @@ def search_households(households: pa.Table, prefix: str, limit: int) -> list[dic
 
 
 def past_orders(history: UserHistory, bundle: Bundle, limit: int) -> list[dict[str, Any]]:
-    """The latest orders, newest first. Histories have no order ids: purchases of one second are one order."""
+    """The latest orders, newest first. Histories lack order ids, so purchases of one second are one order."""
     orders: dict[int, list[dict[str, Any]]] = {}
     for position in np.flatnonzero(history.kind == PURCHASE_KIND)[::-1].tolist():
         ts = int(history.ts[position])

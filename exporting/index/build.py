@@ -2,8 +2,8 @@
 
     train_index → write_shards → tune_search_params       of every family: exporting/index/tuning.py
 
-The metric is the inner product, for training of the index and for search. Vectors come from a function of
-item rows, so neither all vectors nor the whole index need to fit into memory.
+The metric is the inner product, both to train the index and to search. A function of item rows reads the
+vectors, so neither all vectors nor the whole index need to fit into memory.
 """
 
 import math
@@ -62,10 +62,10 @@ def int8_vector_reader(packed: NDArray) -> VectorReader:
 def train_index(
     vectors: VectorReader, ids: NDArray, family: IndexFamily, centroids: NDArray | None = None, seed: int = 0
 ) -> faiss.Index:
-    """An empty index for the item rows `ids` [n] int64, its lists and codes learned from a sample of them.
+    """An empty index for item rows `ids` [n] int64, with lists and codes learned from a sample of the items.
 
-    `centroids` [nlist, D] of an index over the same items are used again. Lists are learned on the GPUs that
-    faiss sees, if any.
+    If `centroids` [nlist, D] of an index over the same items are given, the new index reuses them. Lists are
+    learned on the GPUs that faiss sees, if any.
 
     Raises ValueError for no items, repeated rows and vectors that are not finite. Raises FamilyError for a
     family whose index serving cannot search.
@@ -100,8 +100,8 @@ def train_index(
 def _use_uniform_scale(ivf: faiss.IndexIVF) -> None:
     """Give all dimensions of 8-bit codes one scale, ±4 standard deviations of the residuals to the centroids.
 
-    This is a fifth faster to scan than a scale per dimension, and more precise than a scale from the smallest
-    to the largest value (docs/results/index_search.md).
+    Codes with one scale are scanned a fifth faster than codes with a scale per dimension. They are more
+    precise than codes whose scale spans the smallest to the largest value (docs/results/index_search.md).
     """
     if (
         isinstance(ivf, faiss_untyped.IndexIVFScalarQuantizer)
@@ -122,7 +122,7 @@ def add_vectors(index: faiss.Index, vectors: VectorReader, ids: NDArray) -> None
 
 
 def copy_to_gpus(flat: faiss.Index) -> faiss.Index | None:
-    """A copy on all GPUs; None without a GPU that faiss can use."""
+    """A copy of the index on all GPUs; None without a GPU that faiss can use."""
     if not faiss.get_num_gpus():
         return None
     try:
@@ -163,7 +163,7 @@ def write_shards(
 
 
 def read_shards(files: Sequence[Path]) -> list[faiss.Index]:
-    """The shards of `write_shards` as serving opens them."""
+    """The shards that `write_shards` wrote, opened as serving opens them."""
     return [read_index(str(file)) for file in files]
 
 
@@ -185,7 +185,7 @@ def bytes_per_vector(files: Sequence[Path], count: int, packed: NDArray, refine_
 
 
 def finite_vectors(vectors: VectorReader, rows: NDArray) -> NDArray:
-    """Vectors [n, D] float32 of item rows [n]. Raises ValueError for one that is not finite."""
+    """Vectors [n, D] float32 of item rows [n]. Raises ValueError if a vector is not finite."""
     block = vectors(rows)
     if not np.isfinite(block).all():
         row = rows[~np.isfinite(block).all(1)][0]
@@ -238,9 +238,9 @@ def tune_search_params(
     """The fastest search parameters of `index` that reach `target_recall` of `truth` [q, k].
 
     The search finds the fewest probes that reach the target. Then it tries twice as many probes with the
-    smallest centroid margin, and keeps that if it is faster: a query in a dense region needs fewer lists than
-    one at the edge. If no number of probes reaches the target, the number after which recall stops improving
-    is used.
+    smallest centroid margin, and keeps that setting if it is faster: a query in a dense region needs fewer
+    lists than a query at the edge. If no number of probes reaches the target, the number after which recall
+    stops improving is used.
     """
     points: list[SweepPoint] = []
 
@@ -284,8 +284,8 @@ def exponential_search(
 ) -> int:
     """The smallest number of `low` to `high` that meets the target.
 
-    If none does, returns `high` or the first number after which recall stops improving. The number doubles
-    until the target is met; then the bracket is halved down to a sixteenth of the number.
+    If no number does, returns `high` or the first number after which recall stops improving. The number
+    doubles until the target is met; then the bracket is halved down to a sixteenth of the number.
     """
     failing, number = 0, low
     while not meets_target(number):

@@ -1,8 +1,8 @@
 """Index families: each makes an untrained index for n vectors of D dimensions.
 
 A family is a function `(dim, count) → faiss.Index`: an untrained index of inner products, which has inverted
-lists or is a graph with ids (`IDMap2,HNSW…`). `index.families` names the families that an export builds and
-measures, of FAMILIES or by the dotted path of a function or an IndexFamily.
+lists or is a graph with ids (`IDMap2,HNSW…`). `index.families` lists the families that an export builds and
+measures. Each is a name in FAMILIES, or the dotted path of a function or an IndexFamily.
 """
 
 import math
@@ -43,7 +43,8 @@ def list_count(count: int) -> int:
 def factory_family(factory: str, refine_factors: tuple[float, ...] = (1.0,)) -> IndexFamily:
     """The family of a string of `faiss.index_factory`.
 
-    {nlist} stands for `list_count`, {parts} for product codes of parts of four dimensions.
+    {nlist} stands for the result of `list_count`, {parts} for the number of parts of a product code. A part
+    has four dimensions, or more if four do not divide D.
     """
 
     def make(dim: int, count: int) -> faiss.Index:

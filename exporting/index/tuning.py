@@ -87,7 +87,7 @@ def tune_index(
         vectors: reads the vectors that are indexed.
         packed: [N+1, D+8] uint8, the int8 vectors that reranking reads.
         ids: [n] int64, the item rows to index.
-        queries: [q, D] float32. truth: [q, k], their neighbours by exact search.
+        queries: [q, D] float32. truth: [q, k], the queries' neighbours by exact search.
         cfg: the `index` config. folder: for the files.
     """
     families = {name: find_family(name) for name in cfg.families}

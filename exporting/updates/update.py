@@ -83,13 +83,13 @@ class PublishedVersion(NamedTuple):
 
     @property
     def live_until(self) -> float | None:
-        """The time at which live changes were read; None without any."""
+        """The time at which live changes were read; None for a version without live changes."""
         until: float | None = self.manifest["export"].get(UNTIL)
         return until
 
 
 class RunLocation(NamedTuple):
-    """Where the training run of a bundle is."""
+    """The location of a bundle's training run."""
 
     run: str | None = None  # a folder or an MLflow run id, if it was moved
     tracking_uri: str = ""  # of MLflow
@@ -133,7 +133,7 @@ def update_bundle(
         items: file of the changed items; None only with `rebuild`.
         run: where the training run is.
         rebuild: build and tune the index anew.
-        limits: a warning advises a rebuild beyond them.
+        limits: losses of the index beyond which a warning advises a rebuild.
         sign: private key that signs the new version.
         live: URI of a live state, whose changes of items come before those of `items`.
     """
@@ -174,7 +174,7 @@ def update_bundle(
 
 
 def _merge_updates(current: PublishedVersion, items: Path | None, live: str | None) -> UpdateRecord:
-    """The updates of a version with those of a live state and of a file, in that order."""
+    """The updates of a version, followed by those of a live state and then by those of a file."""
     schema = FeatureSchema.load(current.folder)
     new_updates = item_changes.read_item_updates(items, schema) if items else _no_updates()
     updates, until = current.updates, current.live_until
@@ -241,7 +241,7 @@ def _no_updates() -> pa.Table:
 
 
 def _export_settings(current: PublishedVersion) -> DictConfig:
-    """The settings that the version was exported with. Raises ExportError if its manifest lacks them."""
+    """The settings that the version was exported with. Raises ExportError for a manifest without them."""
     settings = OmegaConf.create(current.manifest["export"].get("settings", {}))
     if not {"index", "slate", "ranked", "verify"} <= settings.keys():
         raise ExportError(
@@ -335,7 +335,7 @@ def update_index(
 
 
 def index_degradation(index: dict[str, Any], limits: DegradationLimits) -> str:
-    """The degradation of a manifest's index since its build, as text; "" inside the limits."""
+    """Describes how far the `index` of a manifest has degraded since its build; "" within the limits."""
     built, losses = index["built"], []
     if index["recall"] < built["recall"] - limits.max_recall_loss:
         losses.append(f"recall@300 fell from {built['recall']} to {index['recall']}")

@@ -4,8 +4,8 @@
     each vector ─ eligible items, index, sources ─▶ its candidates
     candidates [B, C] ─ ranker, slate policy ─▶ slates
 
-Candidates are gathered per checkout, because each checkout has its own eligible items. Each thread answers
-its own batches, with one thread of torch and faiss. The modules release the GIL; Python code takes about a
+Candidates are gathered per checkout, because checkouts differ in their eligible items. Each thread answers
+whole batches, with one thread of torch and faiss. The modules release the GIL; Python code takes about a
 tenth of the time.
 """
 
@@ -210,17 +210,18 @@ class InputBatch(NamedTuple):
 def run_batch_job(
     recommender: Recommender, job: BatchJob, progress: Callable[[int, int], None] | None = None
 ) -> Counter[str]:
-    """Answer every row of `job.input_path` into `job.output_path`, in order. Returns the rows by tier.
+    """Write the slate of every row of `job.input_path` to `job.output_path`, in order.
 
     Rows are read, answered and written batch by batch, so memory does not grow with the file. The output
-    appears when it is complete. Bad rows raise ValueError before any row is answered; with `skip_bad_rows`
-    they are written without items and count as tier "none".
+    file appears when it is complete. Bad rows raise ValueError before any row is answered; with
+    `skip_bad_rows` they are written without items and count as tier "none". Returns the number of rows by
+    tier.
 
     Args:
-        progress: called with the rows done and all rows after every batch.
+        progress: called after every batch with the number of rows done and the number of all rows.
 
     Raises:
-        ValueError: a column is missing or has a wrong type; a row is not a valid checkout. OSError,
+        ValueError: a column is missing or has a wrong type, or a row is not a valid checkout. OSError,
         pyarrow.ArrowException: a file cannot be read or written.
     """
     with pq.ParquetFile(job.input_path, buffer_size=1 << 20) as file:  # page by page, no whole row groups
@@ -255,7 +256,7 @@ def _read_batches(file: pq.ParquetFile, columns: list[str], size: int) -> Iterat
 
 
 def _validate_rows(file: pq.ParquetFile, columns: list[str], job: BatchJob) -> None:
-    """Raises ValueError that names the first bad rows.
+    """Raises ValueError, which names the first bad rows, if a row is not a valid checkout.
 
     Reading all rows takes 1 % of the answering time, or 30 % with histories of 350 events.
     """
@@ -279,7 +280,7 @@ def _validate_rows(file: pq.ParquetFile, columns: list[str], job: BatchJob) -> N
 def _recommend_batches(
     recommender: Recommender, job: BatchJob, schema: pa.Schema, batches: Iterable[InputBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """The output of each batch, in order. Reads ahead two batches per thread."""
+    """Yield the output of each batch, in order. Reads ahead two batches per thread."""
     with ThreadPoolExecutor(job.threads, initializer=set_single_thread) as pool:
         queue: deque[Future[pa.RecordBatch]] = deque()
         for batch in batches:

@@ -1,6 +1,6 @@
 """Turns rows of a Parquet file into checkouts, and slates into rows, for `sextet batch`.
 
-Row 1 is the first row.
+Rows are numbered from 1.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -42,7 +42,7 @@ PREDICTIONS = pa.map_(STRING, pa.list_(pa.float32()))  # task → one number per
 
 
 def check_columns(schema: pa.Schema, file: Path) -> list[str]:
-    """The file's columns that are read. Raises ValueError if one is missing or of another type."""
+    """The file's columns that are read. Raises ValueError if a column is missing or has a wrong type."""
     if missing := [name for name in REQUIRED_COLUMNS if name not in schema.names]:
         raise ValueError(
             f"{file}: no column {' and no '.join(missing)}; it has {', '.join(schema.names) or 'none'}."
@@ -57,7 +57,7 @@ def check_columns(schema: pa.Schema, file: Path) -> list[str]:
 
 
 def _is_castable(actual: pa.DataType, expected: pa.DataType) -> bool:
-    """Whether the actual type can be read as the expected one: null as anything, integers as ids."""
+    """Whether values of the actual type can be read as the expected type: null as any, integers as ids."""
     types = pa.types
     if types.is_null(actual):
         return True
@@ -159,9 +159,9 @@ def _predictions_by_task(items: Sequence[Item]) -> list[tuple[str, list[float | 
 def slates_to_batch(
     batch: pa.RecordBatch, first_row: int, slates: Sequence[Slate | str], version: str, schema: pa.Schema
 ) -> pa.RecordBatch:
-    """The output of consecutive rows from number `first_row` on.
+    """The output rows for consecutive input rows, the first of which has the number `first_row`.
 
-    A reason in place of a slate gives a row without items.
+    A row with a reason in place of a slate has no items.
     """
     items = [() if isinstance(slate, str) else slate.items for slate in slates]
     columns = {

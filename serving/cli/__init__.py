@@ -28,7 +28,7 @@ RENAMED_COMMANDS = {"http": "serve"}
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "sextet") -> int:
-    """Run the command that the arguments name (default: those of the process). Returns the exit code."""
+    """Run the command in `arguments`, by default those of the process. Returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and (new_name := RENAMED_COMMANDS.get(arguments[0])):
         print(f"error: `{arguments[0]}` is now `{new_name}`: {prog} {new_name}", file=sys.stderr)

@@ -27,7 +27,7 @@ class BatchOptions(BundleOptions):
 
     checkouts: Path = input_option(..., "Parquet file with a row per checkout")
     out: Path = option(..., "Parquet file to write, a row per checkout")
-    batch_size: int = option(BATCH_SIZE, "checkouts answered at once")
+    batch_size: int = option(BATCH_SIZE, "number of checkouts per batch")
     threads: int | None = option(None, "batches answered at the same time (default: one per core)")
     skip_bad_rows: bool = option(
         False, "write invalid rows without items and with a reason, instead of stopping"

@@ -19,7 +19,7 @@ from .live_state import apply_live_state
 
 
 def trust_option() -> Any:
-    """The option `--trust` of the commands that load versions."""
+    """The option `--trust`, for commands that load versions."""
     return option(
         (),
         "public key (PEM), or a folder of them, that must have signed the version; repeatable",
@@ -38,14 +38,14 @@ class BundleOptions:
         None, "event store: a path, redis:// or valkey:// (default: store.arrow of the bundle root, if any)"
     )
     ts: int | None = option(
-        None, "Unix seconds of a checkout that gives none (default: the end of the bundle's data)"
+        None, "time of checkouts without a time, Unix seconds (default: the end of the bundle's data)"
     )
     revenue_weight: float | None = option(
-        None, "0 for most purchases to 1 for most revenue (default: as exported)", metavar="W"
+        None, "from 0 (most purchases) to 1 (most revenue) (default: as exported)", metavar="W"
     )
 
     trust: tuple[Path, ...] = trust_option()
-    rules: Path | None = input_option(None, "rules of the shop (docs/how_to/rules.md)", metavar="FILE")
+    rules: Path | None = input_option(None, "file of the shop's rules (docs/how_to/rules.md)", metavar="FILE")
     live: str | None = option(
         None, "live rules and items of the services: a file, redis:// or valkey:// (default: none)",
         metavar="URI",
@@ -73,7 +73,7 @@ class BundleOptions:
         return recommender
 
     def open_store(self) -> Store | None:
-        """The store given, else the exported one. Raises as serving.stores.uri.open_store."""
+        """The store of --store, else the exported store. Raises as serving.stores.uri.open_store."""
         if self.store:
             return open_store(self.store, create=False)
         exported = exported_store_path(self.bundle)

@@ -4,8 +4,8 @@
     SEXTET_DEADLINE_MS=80                             deadline_ms: the environment
     serve.toml:  workers = 4                          workers: the file
 
-The name of an option is that of its flag, with underscores. The types of all values are checked, even if
-another origin overrides them.
+An option has the name of its flag, with underscores. The types of all values are checked, even of values
+that another origin overrides.
 """
 
 import argparse
@@ -99,9 +99,9 @@ def read_config_file(file: Path, specs: Mapping[str, OptionSpec]) -> dict[str, O
 def read_environment(
     environment: Mapping[str, str], specs: Mapping[str, OptionSpec]
 ) -> dict[str, OptionValue]:
-    """The options of the variables SEXTET_<OPTION>; empty ones count as absent. Raises ValueError.
+    """The options in variables SEXTET_<OPTION>; empty variables count as absent. Raises ValueError.
 
-    A variable that resembles an option is refused; other names may have other uses.
+    A variable whose name resembles that of an option is refused. Other variables may have other uses.
     """
     values = {}
     for variable in sorted(environment):
@@ -141,7 +141,7 @@ def format_config(options: Mapping[str, OptionValue], specs: Sequence[OptionSpec
 
 
 def name_origins(message: str, options: Mapping[str, OptionValue], specs: Sequence[OptionSpec]) -> str:
-    """The message of an error about flags, with the origins of those that are not flags."""
+    """The message of an error, with the origin of each named option from the environment or the file."""
     places = [
         f"{spec.flag} comes from {options[spec.field].origin}"
         for spec in specs
@@ -152,7 +152,7 @@ def name_origins(message: str, options: Mapping[str, OptionValue], specs: Sequen
 
 
 def _parse(spec: OptionSpec, given: OptionValue) -> Any:
-    """The value as the command line would have it. Raises ValueError."""
+    """The value of an option, parsed as the command line parses it. Raises ValueError."""
     values = given.value if spec.is_repeated else [given.value]
     try:
         parsed = [spec.parse(value) if isinstance(value, str) else spec.type(value) for value in values]
@@ -162,7 +162,7 @@ def _parse(spec: OptionSpec, given: OptionValue) -> Any:
 
 
 def _value_of_text(spec: OptionSpec, text: str) -> Any:
-    """The text of a variable as the type of its option; the text itself where it is none."""
+    """The text of a variable in the type of its option; the text itself if it is not of that type."""
     if spec.is_repeated:
         return [_scalar_of_text(spec.type, part) for part in text.split()]
     return _scalar_of_text(spec.type, text)

@@ -18,12 +18,12 @@ WRITE_TIMEOUT = 30.0  # seconds; no request waits for it
 @dataclass(frozen=True, kw_only=True)
 class ForgetOptions:
     """Remove users from the event store, the impression log, exported histories and running workers.
-    Give every place that exists, with the options of `serve`; places that are not given stay untouched.
+    Name every place that exists, with the options of `serve`; places that are not named stay untouched.
 
     example: %(prog)s U17 U18 --store store.db --log shop/events --bundle bundle
-    Running workers follow within seconds. Training drops the users with data.forget=FILE, the file of --list.
+    Running workers drop the users within seconds. Training drops them with data.forget=FILE (see --list).
     The command is safe to repeat, and completes an interrupted removal (docs/how_to/forget_a_user.md).
-    exit codes: 0 all is done, 1 something waits or failed, 2 wrong arguments
+    exit codes: 0 removed from all places, 1 a place waits or failed, 2 wrong arguments
     """
 
     user_ids: tuple[str, ...] = argument("ids of users", default=(), metavar="USER")
@@ -35,14 +35,14 @@ class ForgetOptions:
     )
     log: Path | None = option(None, "folder of the impression log", metavar="DIR")
     bundle: Path | None = option(
-        None, "bundle root, for its store.arrow; or s3://, gs://, abfs://", parse=bundle_path
+        None, "bundle root, whose store.arrow is rewritten; or s3://, gs://, abfs://", parse=bundle_path
     )
     live: str | None = option(
         None, "live state of running workers: a file or redis:// (default: as `serve` with this --store and "
         "--bundle)", metavar="URI",
     )  # fmt: skip
     user_list: Path | None = option(
-        None, "file that the ids are added to, for data.forget (default: forgotten.txt beside the log, else "
+        None, "file to which the ids are added, for data.forget (default: forgotten.txt beside the log, else "
         "the store's file, else in the bundle root)", flag="--list", metavar="FILE",
     )  # fmt: skip
 

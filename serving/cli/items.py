@@ -21,16 +21,16 @@ class ItemsOptions:
     """Change stock and prices, and add items, while services serve.
 
     example: %(prog)s --live valkey://localhost:6379/0 --from stock.csv
-    The file is .jsonl, .csv or .parquet: item_id and what changed (available, price, title, category, …).
-    It is checked as a whole before the first write. Services show the changes within seconds.
+    The file is .jsonl, .csv or .parquet, with item_id and the changed fields (available, price, title, …).
+    The whole file is checked before the first write. Services show the changes within seconds.
     exit codes: 0 written, 1 the live state or the file cannot be used, 2 wrong arguments
     """
 
     live: str = option(..., "live state of the services: a file, redis:// or valkey://", metavar="URI")
-    source: Path | None = option(None, "changes of items", flag="--from", metavar="FILE")
+    source: Path | None = option(None, "file of item changes", flag="--from", metavar="FILE")
     forget_before: float | None = option(
         None,
-        "first remove changes before this time (Unix seconds), which a version already has",
+        "first remove changes made before this time (Unix seconds), which a version already contains",
         metavar="TIME",
     )
 

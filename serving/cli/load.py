@@ -21,8 +21,8 @@ class LoadOptions:
     """Fill an event store.
 
     example: %(prog)s --store valkey://localhost:6379/0 --from bundle/store.arrow
-    Columns and CSV files of your own: --column user_id=CustomerID orders.ts=InvoiceDate --delimiter ';'
-    Loading adds to what the store has: fill an empty one. Repeating a load changes nothing.
+    For other column names and CSV formats: --column user_id=CustomerID orders.ts=InvoiceDate --delimiter ';'
+    Loading adds to the content of the store, so fill an empty store. Repeating a load changes nothing.
     exit codes: 0 loaded, 1 the store or the files cannot be used, 2 wrong arguments
     """
 
@@ -35,20 +35,20 @@ class LoadOptions:
     )
     column: tuple[str, ...] = option(
         (),
-        "another name of a column, user_id=CustomerID, or of one table, orders.ts=InvoiceDate; repeatable",
+        "column name in the files, user_id=CustomerID, or in one table, orders.ts=InvoiceDate; repeatable",
         metavar="NAME=NAME",
     )
     integer: tuple[str, ...] = option(
-        (), "ids that are whole numbers, such as user_id: 17.0 is 17; repeatable", metavar="NAME"
+        (), "column of whole-number ids, such as user_id: 17.0 is read as 17; repeatable", metavar="NAME"
     )
     delimiter: str = option(",", "character between the columns of CSV files")
     decimal: str = option(".", "decimal mark of CSV files")
     time_format: str | None = option(
         None, "format of times in CSV files, as in strptime (default: ISO 8601 or Unix seconds)"
     )
-    max_events: int = option(MAX_EVENTS, "newest events kept of a user")
+    max_events: int = option(MAX_EVENTS, "number of newest events to keep per user")
     ttl_days: int = option(
-        TTL // SECONDS_PER_DAY, "days after the last append when a server forgets a user; 0: never"
+        TTL // SECONDS_PER_DAY, "days after the last append until a server deletes a user; 0 for never"
     )
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class LoadOptions:
         self.table_format()
 
     def table_format(self) -> TableFormat:
-        """How the tables are written. Raises ValueError for names that no table has."""
+        """The format of the tables. Raises ValueError for names that no table has."""
         pairs = [pair.partition("=") for pair in self.column]
         if wrong := [name for name, _, column in pairs if not column]:
             raise ValueError(f"--column {wrong[0]}: expected NAME=NAME, as user_id=CustomerID")

@@ -32,7 +32,7 @@ class RecommendOptions(BundleOptions):
     exit codes: 0 answered, 1 the bundle or store cannot serve, 2 wrong arguments
     """
 
-    user: str | None = option(None, "user id; without it a guest")
+    user: str | None = option(None, "user id (default: a guest)")
     items: str = option("", "ids of the items just paid, separated by commas")
     exclude: str = option("", "item ids that must not be shown, separated by commas")
     categories: str | None = option(
@@ -82,7 +82,7 @@ def split_ids(text: str) -> list[str]:
 
 
 def input_warnings(recommender: Recommender, checkout: Checkout) -> list[str]:
-    """Warnings: the parts of the checkout that the bundle does not know."""
+    """Warnings about ids and values of the checkout that the bundle does not know."""
     warnings = [
         f"item {line.item_id} is unknown"
         for line in checkout.basket
@@ -104,7 +104,7 @@ def has_history(recommender: Recommender, user: str | None) -> bool:
 
 
 def format_slate(slate: Slate, checkout: Checkout, with_history: bool = True) -> str:
-    """A slate as a text table; reasons depend on whether the user has a history."""
+    """A slate as a text table. The column `why` depends on whether the user has a history."""
     reasons = SOURCE_REASONS if with_history else SOURCE_REASONS | REASONS_WITHOUT_HISTORY
     n_lines = f"{len(checkout.basket)} line{'s' * (len(checkout.basket) != 1)}"
     paid_at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(checkout.ts))

@@ -15,7 +15,7 @@ from .bundle_options import trust_option
 @dataclass(frozen=True, kw_only=True)
 class RollbackOptions:
     """Serve an earlier version again.
-    Points `current` at an earlier version that loads. Services follow within a second.
+    Points `current` at an earlier version that loads. Services load that version within a second.
 
     exit codes: 0 rolled back, 1 there is no such version, 2 wrong arguments
     """

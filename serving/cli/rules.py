@@ -18,7 +18,7 @@ class RulesOptions:
     """Check the rules of a shop against a bundle.
 
     example: %(prog)s check rules.toml --bundle bundle
-    It prints how many items each rule matches, names that no item has, and rules that conflict.
+    Prints how many items each rule matches, unknown names in rules, and conflicts between rules.
     exit codes: 0 no errors, 1 errors, 2 wrong arguments
     """
 

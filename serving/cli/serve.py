@@ -23,18 +23,18 @@ MAX_DRAIN_SECONDS = 15.0  # a stop takes 25 s at most
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    r"""Answer over HTTP, and follow the bundle's `current` version.
-    An arm of --experiments may name another version, which then answers its users.
+    r"""Answer over HTTP with the bundle's `current` version, and load each new version.
+    An arm of --experiments may name another version, which then answers the users of the arm.
 
     example: %(prog)s --bundle bundle --store store --log shop/events --port 8000
     then:    curl localhost:8000/v1/recommendations -H 'Content-Type: application/json' \
                -d '{"user_id": "900", "basket": [{"item_id": "1095275"}]}'
-    The routes are described at /docs. SIGTERM ends it after the requests in flight.
+    The routes are described at /docs. SIGTERM ends the service after the requests in flight.
 
     Every option can also be set in the TOML file of --config (deadline_ms = 80) or in the environment
     (SEXTET_DEADLINE_MS=80). A flag overrides the environment, and the environment overrides the file.
 
-    exit codes: 1 it cannot start, 2 wrong arguments
+    exit codes: 1 the service cannot start, 2 wrong arguments
     """
 
     bundle: Path = option(
@@ -44,7 +44,7 @@ class ServeOptions:
         None, "event store (default: store.arrow of the bundle root, read-only)", metavar="URI"
     )
     live: str | None = option(
-        None, "rules and items that change while it serves: a file or redis:// (default: the store)",
+        None, "live state, for live rules and items: a file or redis:// (default: the store)",
         metavar="URI",
     )  # fmt: skip
     log: Path | None = option(None, "folder of the impression log (default: no log)", metavar="DIR")
@@ -52,17 +52,17 @@ class ServeOptions:
     port: int = option(8000, "port; 0 for any free port")
     workers: int = option(1, "number of processes that share the port")
     threads: int | None = option(
-        None, "checkouts answered at a time per worker (default: cores by workers, 4 at most)"
+        None, "checkouts answered at the same time per worker (default: cores / workers, at most 4)"
     )
     deadline_ms: float = option(100.0, "milliseconds from arrival to answer")
     queue_limit: int = option(64, "largest number of waiting requests per worker", flag="--limit")
-    max_body: int = option(512 * 1024, "bytes of a request's body")
+    max_body: int = option(512 * 1024, "maximum bytes of a request's body")
     api_key_file: Path | None = option(None, "text file of API keys, one a line (default: no key is needed)")
     admin_key_file: Path | None = option(
         None, "text file of admin keys, one a line (default: the routes of administrators are off)"
     )
     poll_seconds: float = option(1.0, "seconds between two checks of `current`")
-    load_timeout: float = option(120.0, "seconds for a version to load; then it is refused")
+    load_timeout: float = option(120.0, "seconds after which a version that is still loading is refused")
     drain_seconds: float = option(
         0.0, "seconds after SIGTERM in which the service still answers but is not ready"
     )
@@ -72,14 +72,14 @@ class ServeOptions:
         "served", "slates that the frequency cap counts: all, or those with feedback `viewed`"
     )
     experiments: Path | None = option(
-        None, "A/B tests (docs/how_to/run_an_ab_test.md); needs --log", metavar="FILE"
+        None, "file of A/B tests (docs/how_to/run_an_ab_test.md); needs --log", metavar="FILE"
     )
     rules: Path | None = option(
-        None, "rules of the shop (docs/how_to/rules.md), followed live", metavar="FILE"
+        None, "file of the shop's rules (docs/how_to/rules.md), reloaded when it changes", metavar="FILE"
     )
     messages: Path | None = option(
         None,
-        "texts of the items' reasons (docs/how_to/show_reasons.md), in place of those of the release",
+        "file of texts for reasons (docs/how_to/show_reasons.md), which replace the texts of the release",
         metavar="FILE",
     )
     log_format: Literal["text", "json"] = option("text", "format of the log on stderr")
@@ -88,14 +88,14 @@ class ServeOptions:
         None, "OpenTelemetry collector, http://host:4318/v1/traces (default: no traces)", metavar="URL"
     )
     trace_sample: float = option(0.01, "share of the requests that are traced")
-    root_path: str = option("", "prefix of all paths at a proxy: /sextet", metavar="PREFIX")
+    root_path: str = option("", "prefix of all paths at a proxy, such as /sextet", metavar="PREFIX")
     forwarded_allow_ips: str = option(
         "127.0.0.1", "addresses of proxies whose X-Forwarded-* headers are trusted; * for any", metavar="IPS"
     )
     cors_origins: tuple[str, ...] = option(
         (), "origins of pages that may call from a browser; * for any", flag="--cors-origin", metavar="URL"
     )
-    config: Path | None = option(None, "TOML file of these options", metavar="FILE")
+    config: Path | None = option(None, "TOML file with values of these options", metavar="FILE")
     print_config: bool = option(False, "check the options, print them with their origins, and exit")
     # By field, with their origins; empty where the options were made in Python.
     values: Mapping[str, OptionValue] = field(default_factory=dict, repr=False, compare=False)
@@ -172,7 +172,7 @@ def _serve_until_signal(options: ServeOptions, settings: "Settings") -> None:
 
 
 def check_settings(settings: "Settings") -> None:
-    """Open and close the files of the settings, so that a wrong one is a one-line error."""
+    """Open and close the files of the settings, so that a wrong file gives a one-line error."""
     from ..events.impression_log import ImpressionLog
     from ..events.log_folder import check_log_folder
     from ..experiments.declaration import read_experiments

@@ -21,7 +21,7 @@ class StoreOptions:
     example: %(prog)s check --store store.db
     `check` lists the users with unreadable records or records in quarantine. `repair` keeps the readable
     records of these users and deletes the others. A service may run meanwhile.
-    exit codes: 0 nothing is damaged or all is repaired, 1 `check` found damage or the store cannot be used,
+    exit codes: 0 no damage or all repaired, 1 `check` found damage or the store cannot be used,
     2 wrong arguments
     """
 

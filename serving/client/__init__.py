@@ -1,4 +1,4 @@
-"""A client of the HTTP service, of the standard library alone: importing it loads no model and no torch.
+"""A client of the HTTP service. It needs only the standard library: importing it loads no model and no torch.
 
     from sextet.client import SextetClient
     from sextet import Checkout, Line

@@ -17,11 +17,11 @@ class SextetAdminClient:
     closed.
 
     Args:
-        url: of the service, with its path prefix.
+        url: the URL of the service, with its path prefix.
         admin_key: a line of the file of --admin-key-file.
         timeout: seconds for a whole call.
-        max_idle: connections that are kept open.
-        context: of TLS; None for that of the system.
+        max_idle: maximum number of idle connections that are kept open.
+        context: TLS context; None for that of the system.
 
     Raises ValueError as `SextetClient` does.
     """

@@ -16,11 +16,11 @@ class JsonCaller:
     """Calls the routes of one service. Threads may share it.
 
     Args:
-        url: of the service, with its path prefix.
+        url: the URL of the service, with its path prefix.
         key: API key; None for a service without keys.
         timeout: seconds for a whole call.
-        max_idle: connections that are kept open.
-        context: of TLS; None for that of the system.
+        max_idle: maximum number of idle connections that are kept open.
+        context: TLS context; None for that of the system.
 
     Raises ValueError for a url that is not http:// or https://, a key with characters that no header can
     have, or a timeout that is not above 0.
@@ -68,7 +68,7 @@ class JsonCaller:
 
 
 def path_of(*parts: str) -> str:
-    """The path of a route, with ids as they must be written in it."""
+    """The path of a route, built from its percent-encoded parts."""
     return "".join(f"/{quote(part, safe='')}" for part in parts)
 
 

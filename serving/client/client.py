@@ -22,13 +22,13 @@ class SextetClient:
     """A client of one service. Threads may share it; connections stay open between calls.
 
     Args:
-        url: of the service, with its path prefix.
+        url: the URL of the service, with its path prefix.
         key: API key; None for a service without keys.
         timeout: seconds for a whole call.
-        fallback: item ids, the best first. With them `recommend` never raises SextetError: when the service
-            fails it returns six of them as a slate of the tier `fallback`.
-        max_idle: connections that are kept open.
-        context: of TLS; None for that of the system.
+        fallback: item ids, best first. If given, `recommend` never raises SextetError: when the service
+            fails, it returns six of these items as a slate of the tier `fallback`.
+        max_idle: maximum number of idle connections that are kept open.
+        context: TLS context; None for that of the system.
 
     Raises ValueError for a url that is not http:// or https://, a key with characters that no header can
     have, or a timeout that is not above 0.
@@ -60,9 +60,9 @@ class SextetClient:
             return fallback_slate(checkout, self.fallback, N_ITEMS, str(error))
 
     def record_checkout(self, checkout: Checkout) -> int:
-        """Record a paid order; the next slate reflects it. Returns its number of purchases.
+        """Record a paid order, which the next slate reflects. Returns the order's number of purchases.
 
-        Under an `order_id` it counts once, however often it is sent. Raises SextetError.
+        An order with an `order_id` counts once, however often it is sent. Raises SextetError.
         """
         return self._caller.call(
             "POST", "/v1/checkouts", _n_events, checkout_json(checkout, CHECKOUT_FIELDS),
@@ -72,7 +72,7 @@ class SextetClient:
     def cancel_order(self, order_id: str, user_id: str) -> tuple[OrderLine, ...]:
         """Remove an order from its user's history.
 
-        Returns the remaining lines, which are none. Safe to repeat.
+        Returns an empty tuple, because no lines remain. The call is safe to repeat.
 
         Raises SextetError, with status 404 for an order that the store does not hold.
         """
@@ -111,7 +111,7 @@ class SextetClient:
         """Log that a slate with items was really on screen (`serve --impressions viewed`).
 
         Args:
-            user_id: of the shopper; None for a guest, to whom no frequency cap applies.
+            user_id: the shopper's id; None for a guest, to whom no frequency cap applies.
             order_id: the order_id of the recommendation request.
 
         Raises SextetError, or ValueError for a slate without items or `request_id`.
@@ -124,11 +124,11 @@ class SextetClient:
         return self._caller.call("POST", "/v1/feedback", _shown, json.dumps(content).encode())
 
     def bundle(self) -> BundleInfo:
-        """The bundle that serves. Raises SextetError."""
+        """The bundle that the service uses. Raises SextetError."""
         return self._caller.call("GET", "/v1/bundle", _bundle_info, repeatable=True)
 
     def ready(self) -> Readiness:
-        """Whether the service has a bundle. Raises SextetError if there is no answer of the service."""
+        """Whether the service is ready to answer. Raises SextetError if the service does not respond."""
         try:
             return self._caller.call("GET", "/readyz", _readiness, repeatable=True)
         except UnavailableError as error:

@@ -33,10 +33,10 @@ class ConnectionPool:
 
     Args:
         url: http:// or https://, with a path prefix or without.
-        max_idle: connections that are kept open.
-        context: of TLS; None for that of the system.
+        max_idle: maximum number of idle connections that are kept open.
+        context: TLS context; None for that of the system.
 
-    Raises ValueError for another url.
+    Raises ValueError for any other URL.
     """
 
     def __init__(self, url: str, max_idle: int, context: ssl.SSLContext | None = None) -> None:
@@ -60,7 +60,7 @@ class ConnectionPool:
             timeout: seconds for everything: to connect, to send, to wait and to read.
             repeatable: whether the request is sent again once if an idle connection was closed.
 
-        Raises UnavailableError if there is no whole answer in time.
+        Raises UnavailableError if no complete response arrives in time.
         """
         deadline = time.monotonic() + timeout
         try:
@@ -129,7 +129,7 @@ class ConnectionPool:
 
 
 def _read(response: http.client.HTTPResponse, sock: socket.socket, deadline: float) -> bytes:
-    """The body; every part must arrive before the deadline."""
+    """The body of a response; every part must arrive before the deadline."""
     length = response.length  # None: until the last chunk, or the end of the connection
     left = MAX_ANSWER if length is None else length
     if left > MAX_ANSWER:

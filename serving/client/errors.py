@@ -9,10 +9,10 @@ class SextetError(Exception):
     """A call failed.
 
     Attributes:
-        status: of HTTP; None if there was no answer.
+        status: HTTP status; None if there was no answer.
         detail: what is wrong, and what to do.
         errors: one per wrong field: `field`, `pointer` and `detail`.
-        retry_after: seconds after which to try again; None if the service did not say.
+        retry_after: seconds after which to try again; None if the response has no Retry-After.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ def feedback_json(feedback: Feedback) -> bytes:
 
 
 def slate_of_json(content: Mapping[str, Any]) -> Slate:
-    """The slate of an answer. Fields that this release does not know are ignored.
+    """The slate in the JSON of an answer. Fields that this release does not know are ignored.
 
     Raises KeyError, TypeError or AttributeError for other content.
     """
@@ -45,7 +45,7 @@ def _item(content: Mapping[str, Any]) -> Item:
 
 
 def fallback_slate(checkout: Checkout, item_ids: Iterable[str], n_items: int, reason: str) -> Slate:
-    """A slate of the ids, in their order, without those just paid or excluded."""
+    """A slate of `item_ids`, in their order, without items just paid or excluded."""
     left_out = {line.item_id for line in checkout.basket} | set(checkout.exclude)
     chosen = [item_id for item_id in dict.fromkeys(item_ids) if item_id not in left_out][:n_items]
     items = tuple(Item(item_id, "", "", 0.0, None, None, None, ("fallback",)) for item_id in chosen)

@@ -66,7 +66,7 @@ class ItemResult:
 
 @dataclass(frozen=True, slots=True)
 class LiveValue:
-    """A live value of an item, and when it was set."""
+    """A live value of an item, and the time at which it was set."""
 
     value: Any
     ts: float  # Unix seconds (UTC)
@@ -117,7 +117,7 @@ class Removal:
     Attributes:
         removed: place → kind of data → number of removed records.
         waiting: places that are not done, with the reason; repeating the removal completes them.
-        notes: what else holds the user.
+        notes: further places that hold data of the user.
     """
 
     removed: Mapping[str, Mapping[str, int]]

@@ -1,8 +1,8 @@
 """Deletion of users from the folder of an impression log.
 
-A row belongs to a user by `user_id`, or by the `request_id` of a slate or click of the user. The request ids
-are collected from all files first and kept in PENDING_FILE until no row is left. So a repeated deletion,
-after a kill, still finds feedback to slates that are already deleted.
+A row belongs to a user if it has the user's `user_id`, or the `request_id` of a slate or click of the user.
+The request ids are first collected from all files and kept in PENDING_FILE until no row is left. So a
+deletion that is repeated after a kill still finds feedback to slates that are already deleted.
 """
 
 import json
@@ -46,7 +46,7 @@ def delete_logged_users(folder: Path, user_ids: Collection[str], wait_s: float =
     Args:
         wait_s: seconds to wait for running processes that were asked to finish their journals.
 
-    Raises OSError, TimeoutError if another deletion runs for longer than that.
+    Raises OSError, and TimeoutError if another deletion still runs after `wait_s` seconds.
     """
     deadline = time.monotonic() + wait_s
     done = LogDeletion(0, 0, [])
@@ -73,7 +73,7 @@ def delete_logged_users(folder: Path, user_ids: Collection[str], wait_s: float =
 
 @contextmanager
 def _lock(folder: Path, deadline: float) -> Iterator[None]:
-    """One deletion at a time, by the lock of the folder itself."""
+    """Lock the folder, so that only one deletion runs at a time."""
     fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         while not lock_descriptor(fd):
@@ -86,7 +86,7 @@ def _lock(folder: Path, deadline: float) -> Iterator[None]:
 
 
 def _finish_journals(folder: Path, users: pa.Array, requests: set[str]) -> list[str]:
-    """Finish the journals of killed processes. Returns the names of others' that hold rows of the users."""
+    """Finish the journals of killed processes. Returns the names of the other journals with users' rows."""
     for journal in Journal.claim_orphaned(folder):
         journal.finish()
     busy = []

@@ -7,9 +7,9 @@
     log.close()                                              an orderly end loses nothing
 
 A call only appends to a queue. A thread empties the queue every FLUSH_INTERVAL_S into a journal
-(serving/events/journal.py), which becomes a Parquet file when it is full or old enough. The journal of a
-killed process becomes one when any process opens the log, or rotates. The rows are events that `data=tables`
-reads, with the predictions as further columns.
+(serving/events/journal.py), which becomes a Parquet file when the journal is full or old enough. The journal
+of a killed process becomes a Parquet file when any process opens the log or finishes a journal. The rows are
+events that `data=tables` reads, with the predictions as further columns.
 """
 
 import atexit
@@ -79,17 +79,17 @@ Record = SlateRecord | Feedback
 class ImpressionLog:
     """Appends slates and feedback to the Parquet files of a folder. Safe to share between threads.
 
-    Any number of processes may log into one folder, each with its own ImpressionLog; a forked child gets its
-    own too. If the disk is full or the folder is not writable, calls neither fail nor wait: the log warns
-    once a minute (logger `serving.events.impression_log`), keeps up to `capacity` records and retries.
+    Any number of processes may log into one folder. Each process, also a forked child, has a separate log.
+    If the disk is full or the folder is not writable, calls neither fail nor wait: the log warns once a
+    minute (logger `serving.events.impression_log`), keeps up to `capacity` records and retries.
 
     Args:
         folder: created if missing. If it is named `events` and lies beside a shop's tables, `data=tables`
             finds it.
         rotate_rows: rows after which a file is finished.
         rotate_seconds: age at which a file is finished. Training reads finished files.
-        capacity: records (slates, feedback) that wait at most; further ones are dropped and counted. A slate
-            of six takes some 4 kB.
+        capacity: maximum number of waiting records (slates, feedback); further records are dropped and
+            counted. A slate of six items takes some 4 kB.
 
     Raises:
         ValueError: for a number that is not above 0.
@@ -118,9 +118,9 @@ class ImpressionLog:
         os.register_at_fork(after_in_child=lambda: (method := after_fork()) and method())
 
     def log_slate(self, checkout: Checkout, slate: Slate, arm: str = "", withhold: float = 0.0) -> None:
-        """Log the slate of a checkout, dated `checkout.ts`, else now. An empty slate leaves no row.
+        """Log the slate of a checkout, dated `checkout.ts`, else now. An empty slate adds no row.
 
-        The items of a withheld slate are ghosts, those of other slates impressions.
+        Items of a withheld slate are logged as ghosts, items of other slates as impressions.
 
         Args:
             arm: of an experiment, or of several (`serving.experiments.assignment.Assignment.arms`).
@@ -135,8 +135,8 @@ class ImpressionLog:
     ) -> None:  # fmt: skip
         """Log a shopper's action on an item, by default now: see serving.checkout.Feedback.
 
-        Without `request_id` it is joined to the latest impression of the item to `user_id`. Raises ValueError
-        for invalid values.
+        Without `request_id`, the action is joined to the latest impression of the item to `user_id`. Raises
+        ValueError for invalid values.
         """
         ts = int(time.time()) if ts is None else ts
         self._enqueue(Feedback(kind, request_id, item_id, ts, user_id, value))
@@ -156,10 +156,11 @@ class ImpressionLog:
         self._finish_now.set()
 
     def close(self) -> None:
-        """Write all records and finish the file; later calls are dropped.
+        """Write all records and finish the file; later records are dropped.
 
-        Waits as long as the disk takes; records that do not fit are lost and counted. Runs by itself when the
-        interpreter exits, but not when a signal ends it: let SIGTERM raise SystemExit.
+        Waits as long as the disk takes. Records that do not fit on the disk are lost and counted. Runs by
+        itself when the interpreter exits, but not when a signal ends the process, so let SIGTERM raise
+        SystemExit.
         """
         with self._lock:
             self._closed = True
@@ -239,7 +240,7 @@ class ImpressionLog:
             self._lost_count += n_invalid
 
     def _batch(self, records: list[Record]) -> tuple[pa.RecordBatch, int]:
-        """The rows of the records, and how many records make no row, such as one with a lone surrogate."""
+        """The rows of the records, and the number of records without rows (such as with a lone surrogate)."""
         try:
             return records_to_batch(records), 0
         except (ValueError, TypeError, OverflowError, AttributeError, pa.ArrowException) as error:
@@ -258,7 +259,7 @@ class ImpressionLog:
         return self._journal
 
     def _rotate(self, last: bool = False, finish_now: bool = False) -> None:
-        """Finish a full or old journal in its own thread, so that the next journal does not wait."""
+        """Finish a full or old journal in a separate thread, so that the next journal does not wait."""
         if (journal := self._journal) is not None:
             age = time.monotonic() - journal.created_at
             is_due = journal.row_count >= self.rotate_rows or age >= self.rotate_seconds

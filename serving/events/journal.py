@@ -77,14 +77,14 @@ class Journal:
         self.row_count += batch.num_rows
 
     def is_deleted(self) -> bool:
-        """Whether the file was deleted: rows written to it would be lost."""
+        """Whether the file was deleted, so that rows written to it would be lost."""
         return os.fstat(self._fd).st_nlink == 0
 
     def finish(self) -> None:
-        """Turn the journal into a Parquet file, which appears as a whole and on the disk, and release it.
+        """Turn the journal into a Parquet file in one step, flushed to the disk, and release the journal.
 
-        If this fails the journal stays, to be finished later. Finishing it twice gives the same file. Raises
-        OSError or pyarrow.ArrowException.
+        If this fails, the journal stays and can be finished later. A journal that is finished twice gives the
+        same file. Raises OSError or pyarrow.ArrowException.
         """
         # The same name each time: what a killed process left of it is written over.
         partial = self.path.with_suffix(".parquet.partial")
@@ -101,7 +101,7 @@ class Journal:
             self.release()
 
     def release(self) -> None:
-        """Give up the journal as it is."""
+        """Close the journal and give up its lock; the file stays."""
         os.close(self._fd)
 
     def _write(self, message: pa.Buffer) -> None:
@@ -113,7 +113,7 @@ class Journal:
         self._size += n_written
 
     def _write_parquet(self, path: Path) -> bool:
-        """Write all whole batches as one Parquet file; False, and no file, where there is none."""
+        """Write all whole batches as one Parquet file. Without a batch, write no file and return False."""
         messages = self._messages()
         schema_message = next(messages, None)
         if schema_message is None:
@@ -134,7 +134,7 @@ class Journal:
         return True
 
     def _messages(self) -> Iterator[pa.Buffer]:
-        """The messages up to the first that is torn."""
+        """The messages before the first one that is cut off."""
         with os.fdopen(os.dup(self._fd), "rb") as file:
             file.seek(0)
             while len(head := file.read(FRAME_HEADER.size)) == FRAME_HEADER.size:
@@ -147,7 +147,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[pa.RecordBatch]:
-    """The whole batches of a journal, whoever owns it; none of one that is gone or has no schema yet."""
+    """The whole batches of a journal of any owner; none if the file is gone or has no schema yet."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -165,5 +165,5 @@ def read_journal(path: Path) -> list[pa.RecordBatch]:
 
 
 def _try_own(fd: int) -> bool:
-    """Lock the journal of `fd`; False where another process owns it or has finished it."""
+    """Lock the journal of `fd`. Returns False if another process owns the journal or has finished it."""
     return lock_descriptor(fd) and os.fstat(fd).st_nlink > 0

@@ -1,4 +1,4 @@
-"""The folder of an impression log, before it is used."""
+"""Checks the folder of an impression log before the log is used."""
 
 import tempfile
 from pathlib import Path

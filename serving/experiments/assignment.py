@@ -3,7 +3,7 @@
     user ─▶ holdout? ─ held ─▶ in no experiment
                ╰─ rest ─▶ layer "ranking":  bucket   0–499 ─▶ experiment `weight`   ─▶ arm control or half
                           │                 bucket 500–999 ─▶ experiment `variety`: nobody is in both
-                          ╰▶ layer "explore": a hash of its own, so its arms are independent of `ranking`
+                          ╰▶ layer "explore": a separate hash, so its arms are independent of `ranking`
 
 Nothing is stored or looked up. serving/experiments/declaration.py reads the file of experiments.
 
@@ -76,10 +76,10 @@ class Experiments(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """A user's arms and options; the impression log keeps `arms`, such as "holdout:rest,weight:half".
+    """A user's arms and options. The impression log records `arms`, such as "holdout:rest,weight:half".
 
     `withhold` is the share of checkouts whose slate is withheld. `withhold_source` is the experiment that
-    sets it; "" is the file as a whole.
+    sets this share; "" if the file sets it for all checkouts.
     """
 
     arms: str = ""
@@ -91,7 +91,7 @@ class Assignment(NamedTuple):
 
 
 def assign_user(experiments: Experiments, user_id: str | None) -> Assignment:
-    """The user's arms and options. A guest has no arm, because the next visit would have another."""
+    """The user's arms and options. A guest has no arm, because the arm could change with the next visit."""
     if user_id is None:
         return Assignment(withhold=experiments.withhold)
     holdout = [] if experiments.holdout is None else [experiments.holdout]
@@ -118,14 +118,14 @@ def is_withheld(experiments: Experiments, assignment: Assignment, checkout_id: s
     """Whether the slate of a checkout is withheld; always the same for the same checkout.
 
     Args:
-        checkout_id: its order_id, else the request_id of the slate.
+        checkout_id: the checkout's order_id, else the request_id of the slate.
     """
     number = _uniform(experiments.salt, "withhold", assignment.withhold_source, checkout_id)
     return number < assignment.withhold
 
 
 def assign_arm(experiments: Experiments, user_id: str, experiment: Experiment) -> Arm | None:
-    """The user's arm, always the same; None for a user outside the buckets or in the holdout."""
+    """The user's arm, the same at every call; None for a user outside the buckets or in the holdout."""
     salt, holdout = experiments.salt, experiments.holdout
     if holdout is not None and experiment is not holdout:
         holdout_arm = assign_arm(experiments, user_id, holdout)

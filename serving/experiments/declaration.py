@@ -11,16 +11,16 @@
     layer = "ranking"
     buckets = [0, 500]                  # of 1,000, the end excluded: half of the users
     users = 40_000
-    metric = "order_revenue_per_user"   # optional: what decides
-    withhold = 0.2                      # optional: for its users, in place of the file's
+    metric = "order_revenue_per_user"   # optional: the metric that decides
+    withhold = 0.2                      # optional: for the experiment's users, in place of the file's share
     arms.control = {}                   # the first arm is the baseline of the others
     arms.half = { share = 1, revenue_weight = 0.5 }
     arms.next = { version = "20261124T020000Z-1f0c7a9e" }    # answered by this version of the bundle
 
-`share` of an arm is relative to the others'. `revenue_weight` and `explore` replace the service's own, and
-`version` replaces the one that `current` names; "current" stands for that one.
+The `share` of an arm is relative to the shares of the other arms. `revenue_weight` and `explore` replace the
+service's values. `version` names the version that answers; "current" is the version that `current` names.
 
-`withhold` is the share of checkouts whose slate is selected and logged, and not shown (ghost ads: Johnson,
+`withhold` is the share of checkouts whose slate is selected and logged but not shown (ghost ads: Johnson,
 Lewis and Nubbemeyer 2017, Ghost Ads, Journal of Marketing Research 54). The innermost value applies: the
 arm's, else the experiment's, else the file's. An experiment with a single arm is allowed if that arm
 withholds.
@@ -142,7 +142,7 @@ def _parse_arm(name: str, table: Any, where: str) -> Arm:
 
 
 def _parse_number(table: dict[str, Any], key: str, where: str) -> float | None:
-    """The share, weight or probability under a key; None without one. Raises ValueError out of its range."""
+    """The share, weight or probability under a key, None if absent. Raises ValueError if out of range."""
     if key not in table:
         return None
     value = table[key]

@@ -1,4 +1,4 @@
-"""Announcements of forgotten users in the live state, which running workers follow (http/forgetting.py).
+"""Announcements of forgotten users in the live state, which running workers read (http/forgetting.py).
 
     topic forgotten   key: random text   value: {"at": Unix seconds, "users": [hashes of their ids]}
 
@@ -35,11 +35,11 @@ class Announcement:
     hashes: frozenset[str]
 
     def includes(self, user_id: str) -> bool:
-        """Whether the user is one of them."""
+        """Whether the user is one of the forgotten users."""
         return _hash(user_id, self.key) in self.hashes
 
     def is_over(self, now: float) -> bool:
-        """Whether it has reached all workers, by its age."""
+        """Whether the announcement is old enough to have reached all workers."""
         return now >= self.at + LIFETIME_S
 
     def to_change(self) -> Change:
@@ -56,7 +56,7 @@ def new_announcement(user_ids: Iterable[str], now: float | None = None) -> Annou
 
 
 def parse_announcement(change: Change) -> Announcement | None:
-    """The announcement of an entry; None for a removed one. Raises ValueError for another value."""
+    """The announcement of an entry; None for a removed entry. Raises ValueError for any other value."""
     if change.value is None:
         return None
     try:
@@ -67,13 +67,13 @@ def parse_announcement(change: Change) -> Announcement | None:
 
 
 def removals(announcements: Iterable[Announcement], now: float | None = None) -> list[Change]:
-    """The changes that remove the announcements that are over."""
+    """The changes that remove the announcements that have reached all workers."""
     now = time.time() if now is None else now
     return [Change(TOPIC, each.key, None) for each in announcements if each.is_over(now)]
 
 
 def remove_old_announcements(state: LiveState) -> None:
-    """Remove the announcements that are over. Raises OSError."""
+    """Remove the announcements that have reached all workers. Raises OSError."""
     entries: Sequence[Change] = [Change(TOPIC, k, value) for k, value in read_entries(state, TOPIC).items()]
     announcements = [each for entry in entries if (each := parse_announcement(entry)) is not None]
     if changes := removals(announcements):

@@ -39,7 +39,7 @@ class Places:
 
     Args:
         store: an open event store. log: folder of the impression log. bundle: a bundle root.
-        live: the live state that running workers follow.
+        live: the live state that running workers read.
         user_list: file that training reads as `data.forget`.
     """
 
@@ -57,7 +57,7 @@ class Removal:
     Args:
         removed: place → kind of data → number of removed records.
         waiting: places that are not done, with the reason; repeating the removal completes them.
-        notes: other places that hold the users.
+        notes: other places that hold data of the users.
     """
 
     removed: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Removal:
 
 
 def forget_users(user_ids: Sequence[str], places: Places, settle_s: float = SETTLE_S) -> Removal:
-    """Remove the users from all places. A place that fails is named in `waiting`; the others are done.
+    """Remove the users from all places. `waiting` names the places that failed; all other places are done.
 
     Raises ValueError for an empty id or one that is not Unicode, before anything is done.
     """
@@ -105,7 +105,7 @@ def forget_users(user_ids: Sequence[str], places: Places, settle_s: float = SETT
 
 
 def _attempt(result: Removal, name: str, work: Callable[[Place], object], place: Place) -> bool:
-    """Do the work of one place. Returns whether it was done."""
+    """Remove the users from one place. Returns whether the removal succeeded."""
     try:
         work(place)
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -139,7 +139,7 @@ def _forget_in_store(result: Removal, store: object, user_ids: Sequence[str]) ->
 
 
 def _forget_in_bundle(result: Removal, root: Path, user_ids: Sequence[str]) -> None:
-    """Rewrite `store.arrow`; of a root behind a URI the one there, too."""
+    """Rewrite `store.arrow` without the users, also at the URI if the bundle root has one."""
     file = root / STORE_FILE
     if is_mirror(root):
         pull_store(root)
@@ -152,7 +152,7 @@ def _forget_in_bundle(result: Removal, root: Path, user_ids: Sequence[str]) -> N
 
 
 def _old_versions(root: Path) -> list[str]:
-    """A line on the versions of earlier releases, whose golden requests are checkouts of shoppers."""
+    """A note that names versions of earlier releases, whose golden requests are checkouts of shoppers."""
     names = []
     for manifest in sorted(root.glob(f"*/{MANIFEST}")):
         try:

@@ -9,8 +9,10 @@ USER_LIST = "forgotten.txt"
 
 
 def user_list_path(store: str | None, log: Path | None, bundle: Path | None) -> Path | None:
-    """The list for training: beside the log, where the tables of the shop lie, else beside the store's file,
-    else in the bundle root. None where all of these are elsewhere or not given.
+    """The path of the list for training; None if no place has a local folder.
+
+    The list lies beside the log, where the tables of the shop are, else beside the store's file, else in the
+    bundle root.
     """
     if log is not None:
         return log.parent / USER_LIST

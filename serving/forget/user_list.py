@@ -13,7 +13,7 @@ from ..files import flush_to_disk, lock_file
 
 
 def read_user_list(path: Path) -> list[str]:
-    """The ids of a list, each once. Raises OSError, or ValueError for a file that is no such list."""
+    """The ids of a list, each once. Raises OSError, or ValueError for a file that is not a list of ids."""
     ids = []
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -27,9 +27,9 @@ def read_user_list(path: Path) -> list[str]:
 
 
 def append_to_user_list(path: Path, user_ids: Iterable[str]) -> int:
-    """Add the ids that the list lacks; a missing file is created. They are on the disk when it returns.
+    """Add the ids that the list lacks, and flush the file to the disk. A missing file is created.
 
-    Returns how many were added. Raises as `read_user_list`.
+    Returns the number of added ids. Raises as `read_user_list`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock_file(path.with_name(f".{path.name}.lock")):

@@ -57,7 +57,7 @@ class RecordedOut(BaseModel):
 
 
 class RemovalOut(BaseModel):
-    """What was removed of a user."""
+    """The result of removing a user."""
 
     removed: dict[str, dict[str, int]] = Field(description="place → number of what was removed, by kind")
     waiting: list[str] = Field(description="what is left and why; the same request again completes it")

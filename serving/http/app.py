@@ -34,7 +34,7 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
     """The application of one worker.
 
     Args:
-        store, log: used instead of those in the settings.
+        store, log: used instead of the store and log in the settings.
 
     Raises OSError, ValueError or ImportError for a store, log or key file that cannot be used.
     """

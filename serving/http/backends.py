@@ -11,7 +11,8 @@ from ..stores.uri import exported_store_path
 def open_service_store(uri: str | None, bundle: Path) -> Store | None:
     """The store of a URI, else `store.arrow` of the bundle root, else None.
 
-    Raises OSError or ValueError for a URI that is not a store, ImportError for one whose client is missing.
+    Raises OSError or ValueError for a URI that is not a store, and ImportError if a server's client package
+    is missing.
     """
     location = exported_store_path(bundle) if uri is None else uri
     return None if location is None else stores.open_store(location)

@@ -1,9 +1,9 @@
 """Connections of a worker, bounded in number, in time and in bytes.
 
     open ── first byte ── head complete ── body complete ── response ── next request
-    ├─ IDLE ─┼── HEAD ────────┼──── BODY ───────┤             ├─ IDLE (keep-alive) ─┤   seconds, each in all
+    ├─ IDLE ─┼── HEAD ────────┼──── BODY ───────┤             ├─ IDLE (keep-alive) ─┤   seconds per phase
 
-If there are too many connections, the one that has been idle longest is closed for a new one.
+If there are too many connections, the connection that has been idle longest is closed for a new one.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class TooLargeHead(Exception):
 
 
 def raise_file_limit() -> int:
-    """Allow this process as many open files as it may have; returns how many connections fit."""
+    """Raise the limit of open files to the highest allowed. Returns how many connections fit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
     if soft != resource.RLIM_INFINITY and soft < allowed:
@@ -48,8 +48,8 @@ class ConnectionState(ServerState):
     """State shared by the connections of a worker.
 
     Attributes:
-        is_draining: connections are closed after their response.
-        idle: connections without a complete head, those that wait longest first.
+        is_draining: whether connections are closed after their response.
+        idle: connections without a complete head, the longest idle first.
     """
 
     def __init__(self, max_connections: int) -> None:
@@ -62,7 +62,7 @@ class ConnectionState(ServerState):
 class ServiceProtocol(HttpToolsProtocol):
     """HTTP/1.1 with limits.
 
-    It records the arrival of a request's last byte, because under load a request waits for the event loop.
+    Records the arrival time of a request's last byte, because under load a request waits for the event loop.
     """
 
     if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class ServiceProtocol(HttpToolsProtocol):
             self.server_state.idle[self] = None
 
     def close_after_response(self) -> None:
-        """Close the connection with the response of the request that it carries, if it carries one."""
+        """Close the connection after the response to its current request; without a request do nothing."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
 
@@ -177,7 +177,7 @@ class ServiceProtocol(HttpToolsProtocol):
         self._refuse(431, f"send at most {MAX_HEAD_BYTES:,} bytes of headers")
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Answer with a problem, and close when the client has had time to read it."""
+        """Answer with a problem, and close the connection when the client has had time to read the answer."""
         self._is_refused = True
         self._limit_reading(None)
         if self.transport.is_closing():

@@ -49,7 +49,7 @@ def docs_page(document: Json) -> str:
 
 
 def _operation(prefix: str, path: str, method: str, operation: Json) -> str:
-    """A route: who may call it, its parameters, body, examples and answers."""
+    """The section of a route: required key, parameters, body, examples and answers."""
     content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     body = f"<p>Body: {_type(content['schema'])}</p>" if content else ""
     examples = "".join(
@@ -88,7 +88,7 @@ def _answer(status: str, response: Json) -> tuple[str, str, str]:
 
 
 def _schema(name: str, schema: Json) -> str:
-    """A type: its fields."""
+    """The section of a type: its fields."""
     required = schema.get("required", ())
     rows = [
         (
@@ -104,7 +104,7 @@ def _schema(name: str, schema: Json) -> str:
 
 
 def _type(schema: Json) -> str:
-    """A type in words, other types as links."""
+    """The description of a type, with links to other types."""
     if "$ref" in schema:
         name = escape(schema["$ref"].rpartition("/")[2])
         return f'<a href="#{name}">{name}</a>'
@@ -132,7 +132,7 @@ def _default(schema: Json) -> str:
 
 
 def _keys(security: list[Json]) -> str:
-    """Who may call."""
+    """The keys that a route requires, in words."""
     if not security:
         return "No key."
     names = {"shopKey": "a shop key", "adminKey": "an admin key"}
@@ -160,7 +160,7 @@ def _pretty(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """Prose with `code` in it."""
+    """Text as HTML, with `code` marked up."""
     parts = escape(text).split("`")
     return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))
 

@@ -1,4 +1,4 @@
-"""Removes forgotten users from a worker's caches and queues, and has the route that forgets a user."""
+"""Removes forgotten users from a worker's caches and queues, and answers the route that forgets a user."""
 
 import asyncio
 import queue
@@ -35,10 +35,10 @@ SETTLE_MARGIN_S = 0.2  # beyond the deadline, for requests in flight to end
 
 
 class ForgottenUsers:
-    """Follows the announcements of forgotten users, in a thread of its own.
+    """Reads the announcements of forgotten users in a separate thread, and applies them to this worker.
 
-    For each announcement it drops the users' cached slates (also of requests in flight) and queued writes,
-    finishes the journal of the log so that its rows can be removed, and reopens an exported store.
+    Each announcement drops the users' cached slates (also those of requests in flight) and queued writes,
+    finishes the log's journal so that its rows can be removed, and reopens an exported store.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class ForgottenUsers:
         self._thread = threading.Thread(target=self._work_until_stopped, name="forgotten users", daemon=True)
 
     def start(self) -> None:
-        """Follow the live state."""
+        """Start to apply announcements of the live state."""
         self._impression_writer.is_forgotten = self.was_forgotten_since
         self._live.subscribe(TOPIC, self._apply)
         self._thread.start()
 
     def close(self) -> None:
-        """Stop following."""
+        """Stop the thread."""
         self._stop.set()
         self._pending.put(None)
         if self._thread.is_alive():
@@ -74,7 +74,7 @@ class ForgottenUsers:
         return any(each.at >= ts and each.includes(user_id) for each in tuple(self._announcements.values()))
 
     def _apply(self, changes: Sequence[Change], is_complete: bool) -> None:
-        """Take the announcements over; runs in the thread that polls the live state."""
+        """Queue the announcements of the live state; runs in the thread that polls it."""
         if is_complete:
             self._announcements.clear()
         for change in changes:
@@ -119,7 +119,7 @@ class ForgottenUsers:
             recommender.last_slates.clear()
 
     def _reopen_exported_store(self) -> None:
-        """Map the present `store.arrow`: a mapped file outlives its replacement."""
+        """Map the current `store.arrow`, because the old file stays mapped after it was replaced."""
         root = bundle_root(self._settings.bundle)
         for recommender in tuple(self._bundle_watcher.recommenders.values()):
             if isinstance(recommender.store, ArrowStore):
@@ -131,7 +131,7 @@ class ForgottenUsers:
 async def forget_user(
     user_id: str, settings: Settings, store: object, log: ImpressionLog | None, live: LiveUpdates | None
 ) -> Response:
-    """Remove a user everywhere: 200 when all is done, 202 with the places that wait.
+    """Remove a user from all places. Answers 200 if all are done, else 202 with the places that wait.
 
     Raises ProblemError (422).
     """

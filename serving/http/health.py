@@ -1,4 +1,4 @@
-"""Health of the store's file and of the log: a thread checks every second, off the request path."""
+"""Health of the store's file and of the log, which a thread checks every second, off the request path."""
 
 import threading
 
@@ -14,8 +14,8 @@ class HealthMonitor:
     """Sets the gauges of store and log, and keeps the reasons for /readyz.
 
     Args:
-        store: only an embedded store has a file to look at.
-        log: None for none, which counts as writable.
+        store: only an embedded store has a file to check.
+        log: None for no log, which counts as writable.
     """
 
     def __init__(self, store: object, log: ImpressionLog | None, metrics: ServiceMetrics) -> None:

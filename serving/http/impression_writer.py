@@ -15,14 +15,14 @@ ERROR_LOG_SECONDS = 60.0  # between two lines about a store that fails
 
 
 class ImpressionWriter:
-    """A queue of slates to record, and the thread that empties it.
+    """A queue of slates to record, and the thread that writes them to the store.
 
     If the store is slow or fails, impressions are lost, and an item may be shown more often than the cap
-    allows. Orders have their own queue, so impressions never displace them.
+    allows. Orders have a separate queue, so impressions never displace them.
 
     Args:
-        store: any store; nothing is written to one without a memory of impressions.
-        queue_limit: most slates that wait; further ones are dropped.
+        store: any store; nothing is written to a store that keeps no impressions.
+        queue_limit: maximum number of waiting slates; further slates are dropped.
     """
 
     def __init__(self, store: object, metrics: ServiceMetrics, queue_limit: int) -> None:
@@ -37,7 +37,7 @@ class ImpressionWriter:
             self._thread.start()
 
     def write(self, checkout: Checkout, slate: Slate) -> None:
-        """Record a slate soon. Never waits and never raises."""
+        """Queue a slate to be recorded. Never waits and never raises."""
         if not self.is_enabled or checkout.user_id is None or slate.withheld or not slate.items:
             return
         try:
@@ -50,7 +50,7 @@ class ImpressionWriter:
         self._queue.join()
 
     def close(self) -> None:
-        """Write the queue, and end the thread."""
+        """Write all queued slates, then end the thread."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()

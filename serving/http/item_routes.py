@@ -87,7 +87,7 @@ def add_item_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
 
 
 def apply_changes(service: Service, live: LiveUpdates, body: bytes) -> list[dict[str, Any]]:
-    """Apply the changes of a body here, and soon in every other worker. Returns one result per item.
+    """Apply the changes of a body in this worker, and soon in every other. Returns one result per item.
 
     Raises ProblemError (400, 422, and 409 for new items without room); then nothing changes.
     """
@@ -112,7 +112,7 @@ def parse_changes(body: bytes) -> list[ItemChange]:
 
 
 def _for_each(values: list[Any], parse: Callable[[Any], T]) -> list[T]:
-    """Parse each value. Raises ProblemError (422) that names the refused ones."""
+    """Parse each value. Raises ProblemError (422), which names the refused values."""
     results: list[T] = []
     errors: list[dict[str, str]] = []
     for index, value in enumerate(values):
@@ -130,7 +130,7 @@ def _for_each(values: list[Any], parse: Callable[[Any], T]) -> list[T]:
 
 
 def _field_error(index: int, message: str) -> dict[str, str]:
-    """The error of a message `field: detail`."""
+    """The error of a problem response, made from a message `field: detail`."""
     name, separator, detail = message.partition(": ")
     if not separator:
         return {"field": f"[{index}]", "pointer": f"/{index}", "detail": message}

@@ -1,6 +1,6 @@
 """Bodies and answers of the routes of live items, as pydantic models of the OpenAPI document.
 
-A change itself is checked by serving/live_items/changes.py, as the command `items` does it.
+serving/live_items/changes.py checks the changes, as for the command `items`.
 """
 
 from typing import Annotated, Any, Literal

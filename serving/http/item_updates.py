@@ -13,7 +13,7 @@ from .middleware import logger
 
 
 class ItemUpdates:
-    """Keeps all entries and applies them to recommenders. Safe to share between threads."""
+    """Keeps all item entries and applies them to recommenders. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._entries: dict[str, dict[str, ItemEntry]] = {}  # item id → field → entry
@@ -22,7 +22,7 @@ class ItemUpdates:
         self._lock = threading.RLock()
 
     def apply(self, changes: Sequence[Change], is_complete: bool) -> None:
-        """Apply changes of the live state; with `is_complete` they are all entries."""
+        """Apply changes of the live state; with `is_complete`, `changes` holds all its entries."""
         with self._lock:
             changed = dict.fromkeys(self._entries if is_complete else ())
             if is_complete:
@@ -41,7 +41,7 @@ class ItemUpdates:
                 self._update(recommender, changed)
 
     def attach(self, recommender: Recommender) -> None:
-        """Apply all entries to a recommender before it serves, and later changes as they come."""
+        """Apply all entries to a recommender before it serves, and later each change when it arrives."""
         with self._lock:
             self._live_items[recommender] = None
             self._update(recommender, list(self._entries))

@@ -17,11 +17,12 @@ def needs_admin_key(path: str) -> bool:
 
 
 class ApiKeys:
-    """The API keys of a shop's pages, and the admin keys, which may call every route.
+    """The API keys of a shop's pages, and the admin keys, with which every route may be called.
 
     Args:
-        file: one key per line (several during a rotation); None: the routes of a shop need no key.
-        admin_file: the same for ADMIN_PATHS; None: these routes are not configured.
+        file: text file with one key per line (several during a rotation); None if the routes of a shop need
+            no key.
+        admin_file: the same for ADMIN_PATHS; None if these routes are not configured.
 
     Raises OSError, or ValueError for a file without a key.
     """
@@ -31,7 +32,7 @@ class ApiKeys:
         self.reload()
 
     def reload(self) -> None:
-        """Read the files again. Raises OSError or ValueError; the present keys then stay."""
+        """Read the files again. Raises OSError or ValueError; the current keys then stay valid."""
         file, admin_file = self._files
         shop_hashes, admin_hashes = _read_key_hashes(file), _read_key_hashes(admin_file)
         self._shop_hashes, self._admin_hashes = shop_hashes, admin_hashes

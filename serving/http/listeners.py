@@ -1,7 +1,7 @@
-"""Listening sockets: each worker has its own, and takes over those of an absent worker.
+"""Listening sockets: a worker listens on its sockets, and takes over the sockets of an absent worker.
 
-    supervisor ── binds and keeps all sockets ──┬─▶ worker 0: listens on 0–7,  looks after 8–15
-                                                ╰─▶ worker 1: listens on 8–15, looks after 0–7
+    supervisor ── binds and keeps all sockets ──┬─▶ worker 0: listens on 0–7,  takes over 8–15
+                                                ╰─▶ worker 1: listens on 8–15, takes over 0–7
 
 - The kernel spreads connections over the sockets (SO_REUSEPORT). With one shared socket the worker that wakes
   first takes most of them.
@@ -25,7 +25,7 @@ MAX_ACCEPTS = 64  # connections of one socket of another worker at a time
 def bind_sockets(host: str, port: int, workers: int) -> list[list[socket.socket]]:
     """The sockets of each worker, bound and not listening. Port 0 is any free port.
 
-    Raises OSError if the address is used, by a service that is still starting too.
+    Raises OSError if the address is in use, also by a service that is still starting.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as probe:
@@ -52,7 +52,7 @@ def stop_listening(sockets: Sequence[socket.socket]) -> None:
 
 
 class Listeners:
-    """The sockets of a worker and of the others.
+    """The sockets of a worker and of the other workers.
 
     Args:
         own: sockets that this worker listens on.
@@ -81,7 +81,7 @@ class Listeners:
             self._look_after = loop.create_task(self._accept_for_others())
 
     async def close(self) -> None:
-        """Accept the waiting connections, then no more.
+        """Accept the waiting connections, then stop accepting.
 
         The port refuses connections once all processes have closed.
         """

@@ -1,7 +1,7 @@
-"""Follows the live state in a worker: a thread polls for changes and passes them to subscribers.
+"""Keeps a worker up to date with the live state: a thread polls for changes and passes them to subscribers.
 
-Only a removal ends an entry. If the state loses entries, because its server or file was replaced by an empty
-or older one, workers that have the entries write them back.
+Only a removal ends an entry. The state loses entries if its server or file is replaced by an empty or older
+copy. Workers that still have the entries then write them back.
 """
 
 import threading
@@ -21,10 +21,10 @@ Apply = Callable[[Sequence[Change], bool], None]
 
 
 class LiveUpdates:
-    """Follows a live state. While the state cannot be read, the entries read before stay in force.
+    """Polls a live state. While the state cannot be read, the entries read before stay in force.
 
     Args:
-        poll_seconds: between two looks for changes.
+        poll_seconds: seconds between two polls.
         start_timeout: seconds that `start` waits for a state that cannot be read.
     """
 
@@ -49,10 +49,11 @@ class LiveUpdates:
         self._thread = threading.Thread(target=self._poll_until_stopped, name="live state", daemon=True)
 
     def subscribe(self, topic: str, apply: Apply) -> None:
-        """Call `apply` with the entries of a topic now, and with its changes as they come.
+        """Call `apply` with the entries of a topic now, and later with each change of the topic.
 
         `apply(changes, is_complete)` runs in the polling thread, or in the thread of `write`. With
-        `is_complete`, the changes are all entries and replace earlier ones. Its exceptions are logged.
+        `is_complete`, `changes` holds all entries and replaces earlier entries. Exceptions of `apply` are
+        logged.
         """
         with self._lock:
             self._subscribers[topic] = apply
@@ -64,7 +65,7 @@ class LiveUpdates:
         self.poll()
 
     def poll(self) -> None:
-        """Apply what is new. Never raises.
+        """Apply the changes since the last poll. Never raises.
 
         Routes that read or remove entries poll first, so that they see every change that any worker
         acknowledged before the request.
@@ -95,7 +96,7 @@ class LiveUpdates:
             self.metrics.live_state_unread.set(0)
 
     def start(self) -> None:
-        """Read the state, and follow it from now on.
+        """Read the state, then poll for changes.
 
         While the state cannot be read, this retries for `start_timeout` seconds, because without it the
         worker would show items that the shop hides.
@@ -109,13 +110,13 @@ class LiveUpdates:
         self._thread.start()
 
     def close(self, timeout: float = 5.0) -> None:
-        """Stop to follow."""
+        """Stop polling."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout)
 
     def _write_back(self, snapshot: Snapshot) -> Snapshot:
-        """Write lost entries back, and return the snapshot after that. Raises OSError."""
+        """Write lost entries back. Returns the snapshot after the write. Raises OSError."""
         if not snapshot.is_complete:
             return snapshot
         names = {(change.topic, change.key) for change in snapshot.changes}  # removed ones among them

@@ -1,4 +1,4 @@
-"""Log lines of the service, as text or JSON, with the ids of their request.
+"""Writes the log lines of the service, as text or JSON, with the ids of the current request.
 
 Lines never contain a basket, a user id or a body. Error messages that may quote a value are left out
 (serving/resilience/loggable.py), and paths are logged as route patterns.
@@ -28,7 +28,7 @@ ExceptionInfo = (
 
 
 def configure_logging(log_format: LogFormat, access_log: bool) -> None:
-    """Send all lines of this process to stderr: the service's from info on, others from warning on."""
+    """Send log lines to stderr: those of the service from level info on, all others from warning on."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
@@ -37,14 +37,14 @@ def configure_logging(log_format: LogFormat, access_log: bool) -> None:
 
 
 def log_warnings_and_errors() -> None:
-    """Send warnings and uncaught errors of this process to its log."""
+    """Send Python warnings and uncaught errors of this process to the log."""
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_of_thread
 
 
 def log_start(message: str) -> None:
-    """A line about the start of the service: on stdout, or a line of the log where that is JSON."""
+    """Report the start of the service: on stdout, or as a line of the log if the log is JSON."""
     handlers = logging.getLogger().handlers
     if any(isinstance(handler.formatter, JsonFormatter) for handler in handlers):
         logging.getLogger(START_LOGGER).info(message)
@@ -53,7 +53,7 @@ def log_start(message: str) -> None:
 
 
 def log_task_errors() -> None:
-    """Log errors that nothing awaits in the running event loop; asyncio's own line quotes their messages."""
+    """Log errors of tasks that nothing awaits, without the messages that asyncio's log lines would quote."""
 
     def log_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         logging.getLogger("asyncio").error(context["message"], exc_info=context.get("exception"))
@@ -62,13 +62,13 @@ def log_task_errors() -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people; a traceback follows it."""
+    """Formats a record as a line of text, followed by the traceback."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line and its traceback. A traceback that another formatter left in the record is not used."""
+        """The line and its traceback. A traceback that another formatter stored in the record is ignored."""
         others_text, record.exc_text = record.exc_text, None
         try:
             return super().format(record)
@@ -86,7 +86,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: ts, level, logger, message, pid, those of the request, traceback."""
+    """Formats a record as one JSON object: ts, level, logger, message, pid, request fields, traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -106,7 +106,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def request_fields() -> dict[str, Any]:
-    """What a line says of the request that is being answered; nothing outside of one."""
+    """The fields of a log line about the current request; empty outside a request."""
     request = current_request.get()
     if request is None:
         return {}

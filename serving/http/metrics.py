@@ -102,7 +102,7 @@ class ServiceMetrics:
         )
 
     def _begin_at_zero(self) -> None:
-        """Show outcomes before they occur: Prometheus sees no increase in a series that begins with 1."""
+        """Set each outcome to 0 at first: Prometheus sees no increase in a series that begins with 1."""
         for metric, outcomes in (
             (self.bundle_loads, ("refused", "abandoned")),
             (self.store_appends, ("failed", "dropped")),
@@ -126,7 +126,7 @@ class ServiceMetrics:
             self.stage_latency.labels(stage).observe(milliseconds / 1e3)
 
     def _rule_label(self, rule: str) -> str:
-        """The name of a rule; "other" for those beyond the first MAX_RULE_LABELS."""
+        """The name of a rule; "other" for rules beyond the first MAX_RULE_LABELS."""
         if len(self._counted_rules) < MAX_RULE_LABELS:
             self._counted_rules.add(rule)
         return rule if rule in self._counted_rules else "other"

@@ -23,8 +23,8 @@ class RequestMiddleware:
     """ASGI middleware around the whole application.
 
     Args:
-        access_log: whether every request is a line of the log.
-        tracer: makes spans of sampled requests; None for none.
+        access_log: whether the log gets a line for every request.
+        tracer: makes spans of sampled requests; None for no traces.
     """
 
     def __init__(

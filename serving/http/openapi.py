@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI derives from the routes, with bodies, keys and tags."""
+"""The OpenAPI document: FastAPI's document of the routes, completed with bodies, keys and tags."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -27,8 +27,8 @@ OPERATIONS_PATHS = ("/v1/bundle", "/metrics", *PUBLIC_PATHS)
 def add_document(app: FastAPI, needs_key: bool, feedback_kinds: Callable[[], Sequence[str]]) -> None:
     """Complete the application's document, and add the page /docs.
 
-    Both are built once for the kinds of feedback that the bundle accepts, because building takes the event
-    loop some milliseconds.
+    Document and page are built once for the kinds of feedback that the bundle accepts, because a build blocks
+    the event loop for some milliseconds.
     """
     routes_document = app.openapi
 
@@ -54,9 +54,9 @@ def complete_document(
     """The document with everything that the routes do not declare.
 
     Args:
-        document: of FastAPI; it is changed.
+        document: FastAPI's document, which is changed in place.
         needs_key: whether the service has a file of shop keys.
-        feedback_kinds: those that the bundle takes.
+        feedback_kinds: the kinds of feedback that the bundle accepts.
     """
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
@@ -72,7 +72,7 @@ def complete_document(
 
 
 def _security(path: str, needs_key: bool) -> list[dict[str, list[str]]]:
-    """Which keys open a path: any of the list; {} stands for no key. As in keys.py."""
+    """The keys with which a path may be called, one of the list; {} stands for no key. As in keys.py."""
     if path in PUBLIC_PATHS:
         return []
     if path.startswith(ADMIN_PATHS):

@@ -4,7 +4,7 @@ from starlette.convertors import Convertor, register_url_convertor
 
 
 class IdConvertor(Convertor[str]):
-    """Any text, also with slashes and line breaks: starlette's own `path` matches no line break."""
+    """Matches any text, also with slashes and line breaks. Starlette's `path` matches no line break."""
 
     regex = r"[\s\S]*"
 
@@ -18,5 +18,5 @@ class IdConvertor(Convertor[str]):
 
 
 def register_ids() -> None:
-    """Let paths name ids: `/v1/items/{item_id:id}`."""
+    """Register the convertor `id` for paths such as `/v1/items/{item_id:id}`."""
     register_url_convertor("id", IdConvertor())

@@ -29,7 +29,7 @@ def unavailable_error(detail: str) -> ProblemError:
 
 
 def not_configured_error(part: str, option: str) -> ProblemError:
-    """501: the service was started without this part."""
+    """501: the service was started without a part that the route needs."""
     return ProblemError(501, f"this service has no {part}: start it with {option}")
 
 

@@ -1,4 +1,4 @@
-"""Metrics of the worker processes, their bundle and their caches, taken every few seconds and at scrapes."""
+"""Metrics of the worker processes, their bundle and caches, updated every few seconds and at scrapes."""
 
 import importlib.metadata
 import os
@@ -20,9 +20,9 @@ PACKAGES = ("sextet", "torch", "faiss-cpu")
 
 
 class ProcessMetrics:
-    """Sets the metrics of one worker; those of several workers are added or compared by their kind.
+    """Sets the metrics of one worker. Across workers, a metric is summed or compared according to its kind.
 
-    Memory, open files and start time come from /proc; without it they are 0.
+    Memory, open files and start time come from /proc; without /proc they are 0.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -67,8 +67,8 @@ class ProcessMetrics:
         """Refresh every REFRESH_INTERVAL_S.
 
         Args:
-            recommender: gives the one that answers; None before a bundle is loaded.
-            threads: of the models.
+            recommender: returns the active recommender; None before a bundle is loaded.
+            threads: number of threads of the models.
         """
         self._recommender = recommender
         self.threads.set(threads)
@@ -77,11 +77,11 @@ class ProcessMetrics:
         threading.Thread(target=self._refresh_until_stopped, name="metrics", daemon=True).start()
 
     def close(self) -> None:
-        """Stop to refresh."""
+        """Stop refreshing."""
         self._stop.set()
 
     def refresh(self) -> None:
-        """Take all values now."""
+        """Update all metrics now."""
         with self._lock:
             if HAS_PROC:
                 anonymous, of_files = resident_memory()
@@ -131,7 +131,7 @@ def process_start_time() -> float:
 
 
 def installed_version(package: str) -> str:
-    """The version of a distribution; "" if it is not installed, as sextet in a checkout."""
+    """The version of a distribution; "" if it is not installed, such as sextet in a clone."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

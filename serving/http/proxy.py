@@ -15,9 +15,9 @@ RESPONSE_HEADERS = ("Retry-After", "X-Request-ID")
 
 
 class RootPathMiddleware:
-    """Removes the prefix from paths that have it, so that proxies may keep or strip it.
+    """Removes the prefix from paths that have it, so that a proxy may keep or strip the prefix.
 
-    It is the outermost middleware: keys and metrics see paths without the prefix.
+    It is the outermost middleware, so keys and metrics see paths without the prefix.
     """
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:

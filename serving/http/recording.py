@@ -34,9 +34,9 @@ class EventRecorder:
     """Writes to the store and the log of a worker.
 
     Args:
-        store, log: None for none.
-        bundle_watcher: its versions define the accepted kinds of feedback.
-        queue_limit: most writes that wait for the store; further ones are refused or dropped.
+        store, log: None for no store or no log.
+        bundle_watcher: the loaded versions define the accepted kinds of feedback.
+        queue_limit: maximum number of writes that wait for the store; further writes are refused or dropped.
         stores_views: whether feedback `viewed` enters the store, for the frequency cap.
     """
 
@@ -54,7 +54,7 @@ class EventRecorder:
         self._store_executor = ThreadPoolExecutor(2, "records")
 
     async def record_checkout(self, body: bytes) -> Response:
-        """Record a checkout in the store; it is stored when this returns."""
+        """Record a checkout in the store. The checkout is stored when the method returns."""
         store = self.store
         if store is None or not is_writable(store):
             raise not_configured_error("event store that can be written to", "--store")
@@ -104,7 +104,7 @@ class EventRecorder:
         self.pending_writes -= 1
 
     async def record_feedback(self, body: bytes) -> Response:
-        """Log a shopper's action on an item; clicks and carts enter the store too."""
+        """Log a shopper's action on an item. Clicks and cart events are also written to the store."""
         if self.log is None:
             raise not_configured_error("impression log", "--log")
         feedback = parse_body(FeedbackIn, body)
@@ -134,13 +134,13 @@ class EventRecorder:
         return JSONResponse({"logged": 1, "shown": shown}, 202)
 
     def feedback_kinds(self) -> list[str]:
-        """The kinds of feedback that count: those of histories, and those that a serving bundle predicts."""
+        """The accepted kinds of feedback: those of histories, `viewed`, and those that tasks predict."""
         serving = tuple(self.bundle_watcher.recommenders.values())
         further = [kind for recommender in serving for kind in event_kinds(recommender.bundle.tasks)]
         return [*dict.fromkeys((*HISTORY_KINDS, VIEWED_KIND, *further))]
 
     def _check_feedback_kind(self, kind: str) -> None:
-        """Raises ProblemError (422) for a kind that no bundle which serves has a task for."""
+        """Raises ProblemError (422) for a kind of feedback for which no loaded bundle has a task."""
         if kind in (*HISTORY_KINDS, VIEWED_KIND):
             return
         if self.bundle_watcher.recommender is None:
@@ -159,9 +159,9 @@ class EventRecorder:
             )
 
     def _append_click(self, user_id: str, event: Event, request_id: str | None) -> None:
-        """Store a click for the user's next request, as training has it.
+        """Store a click for the user's next request, in the form in which training reads clicks.
 
-        Nobody waits for the write. A slow or failing store drops it; the log keeps it.
+        The request does not wait for the write. A slow or failing store drops the click; the log keeps it.
         """
         store = self.store
         if store is None or not is_writable(store):
@@ -170,7 +170,7 @@ class EventRecorder:
         self._write_later(partial(store.append, user_id, [event], None, key))
 
     def _append_view(self, feedback: FeedbackIn, ts: int) -> None:
-        """Store that the slate was on screen, under its order's id if it has one, as the slate itself is."""
+        """Store that a slate was on screen, under the key of the slate: its order_id, else its request_id."""
         order_key = feedback.order_id or feedback.request_id
         if feedback.user_id is not None and order_key is not None:
             self._write_later(partial(record_view, self.store, feedback.user_id, order_key, ts))

@@ -20,7 +20,7 @@ SAMPLED = 1  # the flag of a traceparent
 
 
 class TraceParent(NamedTuple):
-    """The span of another service that sent a request."""
+    """The caller's span: that of the service which sent the request."""
 
     trace_id: str  # 32 hexadecimal digits
     span_id: str  # 16
@@ -28,7 +28,7 @@ class TraceParent(NamedTuple):
 
 
 class RequestContext:
-    """A request while it is answered; `current_request` holds it for the lines that are logged meanwhile."""
+    """A request while it is answered. `current_request` makes it available to log lines."""
 
     __slots__ = ("parent", "request_id", "scope", "slate", "status", "trace_id")
 
@@ -41,11 +41,11 @@ class RequestContext:
 
     @property
     def route(self) -> str:
-        """The route's pattern, `/v1/items/{item_id}`: a path may hold the id of a user."""
+        """The route's pattern, such as `/v1/items/{item_id}`, because a path may hold the id of a user."""
         return CONVERTOR.sub("}", getattr(self.scope.get("route"), "path", "other"))
 
     def match_route(self) -> None:
-        """Find the route of a request that the router has not seen, as one without a valid key."""
+        """Find the route of a request that did not reach the router, such as one without a valid key."""
         for route in self.scope["app"].router.routes:
             if route.matches(self.scope)[0] is Match.FULL:
                 self.scope["route"] = route

@@ -1,4 +1,4 @@
-"""The rules of a service: rules of the file, and live rules, which replace those of the same name.
+"""The rules of a service: rules of the file, and live rules, which replace file rules of the same name.
 
 rules.toml ──╮
 live state ──┴─▶ rules by name ─ compiled for each version that serves ─▶ Recommender.rules
@@ -30,8 +30,8 @@ class RuleBook:
     """The rules in force, kept compiled for all recommenders that serve. Safe to share between threads.
 
     Args:
-        file: TOML file; None for none. It is read again when it changes.
-        poll_seconds: between two looks at the file.
+        file: TOML file of rules, which is read again when it changes; None for no file.
+        poll_seconds: seconds between two checks of the file.
 
     Rules that name something unknown or match no item are logged: at start, when the file was read again,
     and when a version or a rule is new.
@@ -81,7 +81,7 @@ class RuleBook:
             self._report_problems()
 
     def reload(self) -> None:
-        """Read the file again. Raises OSError or ValueError; the current rules then stay."""
+        """Read the file again. Raises OSError or ValueError; the current rules then stay in force."""
         if self.file is None:
             return
         with self._lock:
@@ -116,12 +116,12 @@ class RuleBook:
             self._compile_all()
 
     def start(self) -> None:
-        """Look for changes of the file from now on."""
+        """Start checking the file for changes."""
         if self.file is not None:
             self._thread.start()
 
     def close(self, timeout: float = 5.0) -> None:
-        """Stop to look."""
+        """Stop checking the file."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout)

@@ -88,7 +88,7 @@ def describe_rules(book: RuleBook, recommender: Recommender) -> dict[str, Any]:
 
 
 async def _read_changes(service: Service) -> None:
-    """Apply what other workers wrote since the last look, so that clients see what they have written."""
+    """Apply changes of other workers since the last poll, so that clients see what they have written."""
     if service.live is not None:
         await asyncio.to_thread(service.live.poll)
 

@@ -13,7 +13,7 @@ Values = dict[str, str | float | list[str | float]]
 
 
 class MatchIn(BaseModel):
-    """Items that match all given parts; a list in a part means any of its values."""
+    """Items that match all given conditions. A list of values matches any of them."""
 
     model_config = STRICT
     item: Texts | None = Field(None, description="item ids")
@@ -42,13 +42,13 @@ class BoostIn(MatchIn):
 
 
 class FloorIn(MatchIn):
-    """Items of which a slate has at least some."""
+    """A minimum number of matching items in a slate."""
 
     at_least: int = Field(ge=1, le=6)
 
 
 class CapIn(MatchIn):
-    """Items of which a slate has at most some."""
+    """A maximum number of matching items in a slate."""
 
     at_most: int = Field(ge=0, le=6)
 
@@ -60,7 +60,7 @@ class AgeRestrictedIn(MatchIn):
 
 
 class WhenIn(BaseModel):
-    """Conditions, which must all hold."""
+    """The conditions under which a rule is in force; all must hold."""
 
     model_config = STRICT
     context: Values | None = Field(None, description="attributes of the order")
@@ -73,7 +73,7 @@ class WhenIn(BaseModel):
 
 
 class RuleIn(BaseModel):
-    """A rule: exactly one kind, and its conditions."""
+    """A rule: exactly one kind of rule, and the conditions under which it is in force."""
 
     model_config = STRICT | ConfigDict(
         json_schema_extra={
@@ -104,7 +104,7 @@ class RuleOut(BaseModel):
 
 
 class RemovedOut(BaseModel):
-    """A live rule is gone."""
+    """The live rule was removed."""
 
     removed: str = Field(description="its name")
 

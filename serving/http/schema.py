@@ -61,7 +61,7 @@ class EventIn(BaseModel):
 
 
 class RecommendationIn(BaseModel):
-    """A checkout that asks for six more items."""
+    """A checkout for which six more items are recommended."""
 
     model_config = STRICT
     user_id: Id | None = Field(None, description="null for a guest")
@@ -156,7 +156,7 @@ class ItemOut(BaseModel):
 
 
 class SlateOut(BaseModel):
-    """Six items to show, in order: fewer if the catalog has no more eligible ones, none if withheld."""
+    """Six items to show, in order; fewer if too few items are eligible, none if the slate is withheld."""
 
     request_id: str = Field(description="send it with feedback")
     bundle_version: str

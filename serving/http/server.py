@@ -32,9 +32,10 @@ def serve(
     """Serve until SIGTERM or SIGINT; then refuse connections, finish requests in flight, and close.
 
     Args:
-        app_factory: called in every worker, pickled on its way there; its `state.service` is a Service.
+        app_factory: makes the application in every worker, to which it is sent by pickle. The application's
+            `state.service` is a Service.
         forwarded_allow_ips: addresses of proxies, separated by commas, that name the client.
-        drain_seconds: after the signal, in which the workers are not ready but answer.
+        drain_seconds: seconds after the signal in which the workers still answer but are not ready.
 
     Raises OSError if the address cannot be bound.
     """
@@ -50,7 +51,7 @@ def serve(
 
 @contextmanager
 def shared_metrics() -> Iterator[None]:
-    """Name a folder in which the workers share their metrics: prometheus_client reads the variable."""
+    """Set the variable from which prometheus_client reads the folder of the workers' shared metrics."""
     earlier = os.environ.get(MULTIPROC_DIR_VARIABLE)
     with tempfile.TemporaryDirectory(prefix="sextet-metrics-", ignore_cleanup_errors=True) as folder:
         os.environ[MULTIPROC_DIR_VARIABLE] = folder

@@ -126,7 +126,7 @@ class Service:
         self._current_version: str | None = None
 
     def start(self) -> None:
-        """Follow the live state, the bundle, and the health of store and log; take the process's metrics."""
+        """Start the threads that watch the live state, the bundle, store, log and process metrics."""
         self.health.start()
         if self.live is not None and self.forgotten_users is not None:
             self.live.subscribe(RULES_TOPIC, self.rules.apply)
@@ -211,7 +211,7 @@ class Service:
                 self.metrics.breaker_trips.labels(stage).inc()
 
     def _is_breaker_open(self, stage: str) -> bool:
-        """Whether the stage's breaker is open in any version that serves."""
+        """Whether the stage's circuit breaker is open in any loaded version."""
         serving = tuple(self.bundle_watcher.recommenders.values())
         return any(recommender.stage_stats.breakers[stage].is_open for recommender in serving)
 
@@ -269,7 +269,7 @@ class Service:
         return Response(response.body, media_type=JSON_MEDIA_TYPE)
 
     def _has_frequency_cap(self) -> bool:
-        """Whether a bundle that serves reads what its users were shown."""
+        """Whether a loaded bundle has a frequency cap and so reads the impressions of users."""
         serving = tuple(self.bundle_watcher.recommenders.values())
         return any(recommender.policy.frequency_cap is not None for recommender in serving)
 

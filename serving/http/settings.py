@@ -15,36 +15,36 @@ class Settings:
     """Settings of one worker. Raises ValueError for a value out of range.
 
     Args:
-        bundle: bundle root, whose `current` is followed, or a version folder.
+        bundle: bundle root, whose `current` is checked for a new version, or a version folder.
         store: URI of the event store; None for `store.arrow` in the bundle root, read-only, if there is one.
-        live: SQLite file or server of the live state (serving/stores/live_state.py); None for the store if it
-            can hold one, else `live.sqlite` in the bundle root.
+        live: SQLite file or server of the live state (serving/stores/live_state.py). None: the live state is
+            in the store if the store can hold one, else in `live.sqlite` in the bundle root.
         log: folder of the impression log; None for no log.
         api_key_file: text file with one API key per line (several during a rotation); None for no keys.
         admin_key_file: the same for the routes of administrators (serving/http/keys.py); None turns them off.
         deadline_ms: milliseconds from a request's arrival to its answer.
         threads: checkouts that are answered at the same time.
-        queue_limit: most requests that wait for the models or the store; further ones get popular items or
-            are refused.
-        max_body: bytes of a request's body.
+        queue_limit: maximum number of requests that wait for the models or the store; further requests get
+            popular items or are refused.
+        max_body: maximum bytes of a request's body.
         poll_seconds: seconds between two checks of `current`.
-        load_timeout: seconds for a version to load; then it is refused.
+        load_timeout: seconds after which a version that is still loading is refused.
         explore: chance that the last slot of a slate explores, from 0 (never) to 1
             (serving/pipeline/explore.py).
         experiments: TOML file of the running experiments (serving/experiments/declaration.py);
             None for none. It needs `log`.
         rules: TOML file of the shop's rules (serving/pipeline/rules/document.py); None for none. It is read
             again when it changes.
-        messages: TOML file of texts of reasons (serving/pipeline/messages.py); None for those of the release.
-        log_format: of the lines on stderr, text or json.
-        access_log: whether every request is a line.
+        messages: TOML file of texts of reasons (serving/pipeline/messages.py); None for the release's texts.
+        log_format: format of the log lines on stderr, text or json.
+        access_log: whether the log gets a line for every request.
         trace_endpoint: URL of an OpenTelemetry collector (OTLP over HTTP); None for no traces.
         trace_sample: share of the requests without a traceparent that are traced, from 0 to 1.
-        root_path: prefix of all paths at a proxy (/sextet), which may pass it on or not; "" for none.
+        root_path: prefix of all paths at a proxy (/sextet), which may keep or strip the prefix; "" for none.
         cors_origins: origins of pages that may call the service from a browser; "*" for any.
-        trust: public keys, of which one must have signed a version (serving/storage/signatures.py); none for
-            versions without a signature.
-        impressions: which slates the frequency cap counts: all, or those with feedback `viewed`.
+        trust: public keys, one of which must have signed a version (serving/storage/signatures.py). Without
+            keys, versions need no signature.
+        impressions: the slates that the frequency cap counts: all, or those with feedback `viewed`.
     """
 
     bundle: Path

@@ -1,12 +1,12 @@
 """The supervisor: starts the workers, replaces those that do not answer, and stops them in time.
 
-    what it sees                                          what it does                     reason
-    a worker ended: by a signal; by itself                starts another                   killed; exited
-    it ended before it was ready                          the same, after 1, 2, 4 … 30 s   not_started
-    it is stopped (SIGSTOP) for STOPPED_TIMEOUT           kills it, starts another         stopped
-    its event loop sends no beat for HANG_TIMEOUT         the same                         hung
+    state of a worker                                     action of the supervisor         reason
+    ended: by a signal; by itself                         starts another                   killed; exited
+    ended before it was ready                             the same, after 1, 2, 4 … 30 s   not_started
+    stopped (SIGSTOP) for STOPPED_TIMEOUT                 kills it, starts another         stopped
+    no heartbeat of its event loop for HANG_TIMEOUT       the same                         hung
 
-It never waits for a worker: it polls the kernel and the pipes at least every TICK.
+The supervisor never waits for a worker: it polls the kernel and the pipes at least every TICK.
 """
 
 import logging
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Slot:
-    """The place of a worker. Times are of time.monotonic."""
+    """The place of a worker. Times are those of time.monotonic."""
 
     index: int
     process: SpawnProcess | None = None
@@ -57,8 +57,8 @@ class Supervisor:
     """Keeps one process in every slot until SIGTERM or SIGINT; SIGHUP is passed on.
 
     Args:
-        options: of the workers; pickled on their way there.
-        sockets: of each worker.
+        options: options of the workers, sent to them by pickle.
+        sockets: the sockets of each worker.
         count_restart: called with the reason of each restart.
         on_ready: called once, when the first worker listens.
     """
@@ -78,7 +78,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> None:
-        """Return when all workers have ended after SIGTERM or SIGINT."""
+        """Run the workers. Returns when all have ended after SIGTERM or SIGINT."""
         with self._catch_signals():
             last_tick = time.monotonic()
             while self._kill_time is None or any(slot.process for slot in self.slots):
@@ -226,7 +226,7 @@ class Supervisor:
 
     @contextmanager
     def _catch_signals(self) -> Iterator[None]:
-        """Note signals, and let each end the wait at once."""
+        """Record signals; each signal ends the current wait at once."""
 
         def note(number: int, _: FrameType | None) -> None:
             self._signals.append(number)

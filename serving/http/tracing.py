@@ -46,9 +46,9 @@ class RequestTracer:
     """Makes and sends the spans of a worker's requests.
 
     Args:
-        endpoint: OTLP over HTTP; without a path /v1/traces.
-        sample: share of the requests without a traceparent that are traced, from 0 to 1. A request with one
-            is traced if its flag says so.
+        endpoint: URL for OTLP over HTTP; the path /v1/traces is added if the URL has none.
+        sample: share of the requests without a traceparent that are traced, from 0 to 1. A request with a
+            traceparent is traced if the traceparent's sampled flag is set.
 
     Raises ValueError or ImportError as `check_endpoint`.
     """
@@ -62,7 +62,7 @@ class RequestTracer:
         self._epoch_ns = time.time_ns() - time.perf_counter_ns()
 
     def start(self, request: RequestContext) -> "Span | None":
-        """The span of a request, whose trace id it sets; None if it is not sampled."""
+        """Start the span of a request and set the request's trace id. Returns None if it is not sampled."""
         parent = request.parent
         if not (random() < self.sample if parent is None else parent.is_sampled):
             return None
@@ -142,7 +142,7 @@ def _provider(endpoint: str) -> "TracerProvider":
 
 
 def _remote_parent(request: RequestContext) -> Any:
-    """The context of the caller's span; an empty one without a traceparent."""
+    """The context of the caller's span; an empty context without a traceparent."""
     from opentelemetry.context import Context
     from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 

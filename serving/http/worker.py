@@ -3,7 +3,7 @@
     start ─ load and warm up ─▶ listen ─ SIGTERM ─▶ drain ─▶ close ─▶ answer what is in flight ─▶ write ─▶ end
                                   ╰─ SIGHUP: reload files       ╰─ SIGTERM again: hurry
 
-It sends its supervisor a heartbeat from its event loop (serving/http/supervisor.py), and stops if the
+The worker sends its supervisor a heartbeat from its event loop (serving/http/supervisor.py), and stops if the
 supervisor has ended.
 """
 
@@ -43,7 +43,7 @@ class WorkerOptions:
     Args:
         app_factory: makes the application, whose `state.service` is a Service.
         forwarded_allow_ips: addresses of proxies, separated by commas, that name the client.
-        drain_seconds: between SIGTERM and the moment that it accepts no more.
+        drain_seconds: seconds between SIGTERM and the end of accepting connections.
     """
 
     app_factory: Callable[[], FastAPI]
@@ -56,8 +56,8 @@ class WorkerProcess:
     """Arguments of a spawned worker process.
 
     Args:
-        own, others: sockets that it listens on, and those of the other workers.
-        beats: write end of the pipe to the supervisor.
+        own, others: sockets of this worker, and sockets of the other workers.
+        beats: write end of the pipe for heartbeats to the supervisor.
     """
 
     options: WorkerOptions

@@ -1,9 +1,9 @@
-"""Changes of items: what a shop sends, and how the live state holds it.
+"""Changes of items: the JSON that a shop sends, and the entries in the live state.
 
     {"item_id": "A1", "price": 2.5} ─▶ topic items, key price/A1, value {"value": 2.5, "ts": 1764500000.2}
 
-Each field of an item has its own entry, so feeds of stock and prices do not overwrite each other. Of two
-changes of a field the later one wins. null removes an entry, so that the bundle's value applies again.
+Each field of an item has a separate entry, so feeds of stock and prices do not overwrite each other. Of two
+changes of a field, the later wins. null removes an entry, so that the bundle's value applies again.
 """
 
 import json
@@ -37,7 +37,7 @@ class ItemChange:
 
     Args:
         values: by entry: available, price, title, description, category, brand, attribute.NAME, vector.NAME.
-            None: the value of the bundle counts again.
+            None restores the bundle's value.
     """
 
     item_id: str
@@ -135,7 +135,7 @@ def _encode(value: Any, ts: float) -> bytes | None:
 
 
 def _value_error(name: str, value: Any) -> str:
-    """The reason why a field cannot have a value; "" if it can."""
+    """The reason why a field cannot have this value; "" for a valid value."""
     if name == "available":
         return "" if isinstance(value, bool) else f"{value!r} is neither true nor false"
     if name == "price":

@@ -1,10 +1,10 @@
 """Files of item changes, as a shop's stock system writes them: JSON Lines, CSV or Parquet.
 
     changes.jsonl     {"item_id": "A1", "available": false}    as PUT /v1/items takes them
-    changes.csv       item_id,available,price                  an empty field stays as it is
-    changes.parquet   the same columns; null stays as it is
+    changes.csv       item_id,available,price                  an empty field keeps its value
+    changes.parquet   the same columns; null keeps the value
 
-In CSV and Parquet every other column is an attribute, or where it holds lists of numbers a vector.
+In CSV and Parquet every other column is an attribute, or a vector if it holds lists of numbers.
 """
 
 import csv
@@ -23,10 +23,10 @@ SUFFIXES = (".jsonl", ".csv", ".parquet")
 
 
 def read_feed(file: Path) -> Iterator[ItemChange]:
-    """The changes of a file, in its order.
+    """The changes of a file, in the order of the file.
 
-    Raises ValueError, which names the line or row, for a bad change, and for another suffix. Raises OSError
-    for a file that cannot be read.
+    Raises ValueError for an unknown suffix, and for an invalid change, whose line or row it names. Raises
+    OSError for a file that cannot be read.
     """
     readers = dict(zip(SUFFIXES, (_read_json_lines, _read_csv, _read_parquet), strict=True))
     reader = readers.get(file.suffix.lower())
@@ -95,7 +95,7 @@ def _read_parquet(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _flat_fields(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a change from the columns of a row, without empty ones."""
+    """The fields of a change from the columns of a row, without empty fields."""
     fields: dict[str, Any] = {}
     attributes: dict[str, Any] = {}
     vectors: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Features and vector of a new item, computed while serving as an export would.
+"""Features and vector of a new item, computed while serving in the same way as by an export.
 
 title, category, … ─ schema.json ─▶ codes, tokens ─ item_tower.ts ─▶ packed vector
 """
@@ -58,7 +58,7 @@ class ItemFeatureEncoder:
         self.tower: Callable[..., Tensor] = open_module(folder / ITEM_TOWER_FILE)
 
     def check(self, values: Mapping[str, Any]) -> None:
-        """Raise ValueError, which names the field, for a vector of another length than the bundle's."""
+        """Raise ValueError, which names the field, for a vector whose length differs from the bundle's."""
         for name, dim in self.vectors:
             vector = values.get(f"vector.{name}")
             if vector is not None and len(vector) != dim:
@@ -117,7 +117,7 @@ class ItemFeatureEncoder:
         return [(code, weight / norm) for code, weight in sorted(best)]
 
     def _content(self, items: Sequence[Mapping[str, Any]]) -> NDArray[np.uint8]:
-        """The items' own vectors of unit length, packed; zeros where one is missing."""
+        """The vectors that the shop sent with the items, at unit length and packed; zeros if missing."""
         if not self.vectors:
             return np.zeros((len(items), 0), np.uint8)
         parts = []

@@ -14,10 +14,10 @@ FULL = "all {count:,} spare rows are taken: python export.py update --live URI t
 
 
 class NewItemRows:
-    """Item id → spare row.
+    """The spare rows, and the item id → row of each new item.
 
-    Rows are taken in order; a returned row is taken last. Workers may give an item different rows, because
-    nothing outside a process depends on rows.
+    Rows are taken in order; a returned row is taken last. Two workers may give an item different rows,
+    because nothing outside a process depends on rows.
     """
 
     def __init__(self, bundle: Bundle) -> None:

@@ -31,7 +31,7 @@ NO_COLUMNS: Mapping[str, float] = {}  # one object for all items: the garbage co
 
 
 class BundleValues(NamedTuple):
-    """The bundle's values of an item that live changes may overwrite."""
+    """Values that the bundle has for an item and that live changes may overwrite."""
 
     available: bool
     price: float
@@ -52,7 +52,7 @@ class ServedItem(NamedTuple):
 class LiveItems:
     """Applies live changes to the parts of a recommender. Safe to share between threads.
 
-    It holds no reference to a recommender, so that a replaced recommender is freed.
+    This object holds no reference to a recommender, so that a replaced recommender is freed.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class LiveItems:
     def apply(self, items: Mapping[str, Mapping[str, Any]]) -> None:
         """Set the live fields of items, by item id.
 
-        Fields that are not given return to the bundle's values.
+        Fields that are not given get the bundle's values again.
         """
         with self._lock:
             new, self._waiting = self._waiting, {}
@@ -153,12 +153,12 @@ class LiveItems:
         self.bundle.available[row] = available
 
     def _set_objective(self, row: int, name: str, value: float) -> None:
-        """Write a value that the objective reads, inside the range for which the objective was checked."""
+        """Write a value that the objective reads, clipped to the range for which it was checked."""
         low, high = self._ranges[name]
         self.bundle.item_columns[name][row] = min(max(value, low), high)
 
     def _place_new(self, new: Mapping[str, Mapping[str, Any]]) -> None:
-        """Give new items rows, as long as rows are free, and write their changed values."""
+        """Give new items spare rows, as long as rows are free, and write their changed values."""
         rows: list[int] = []
         encoded: list[Mapping[str, Any]] = []
         for item_id, fields in new.items():
@@ -227,7 +227,7 @@ class EditedStrings(Sequence[str]):
         self._edits: dict[int, str] = {}
 
     def edit(self, row: int, text: str | None) -> None:
-        """Replace the text of a row; None brings back the column's."""
+        """Replace the text of a row; None restores the column's text."""
         if text is None:
             self._edits.pop(row, None)
         else:

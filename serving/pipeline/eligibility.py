@@ -1,4 +1,4 @@
-"""Eligible items of a request: available, in a requested category, not excluded and not just bought.
+"""Finds the eligible items of a request: available, in a requested category, not excluded, not just bought.
 
 available ─ categories ─▶ shared mask ─ exclude, basket ─▶ eligible ─ purchases of the history ─▶ eligible
 """
@@ -59,9 +59,9 @@ class EligibleItems(NamedTuple):
         return self._replace(mask=mask, n_removed=self.n_removed + len(rows))
 
     def without_capped(self, rows: Sequence[int]) -> "EligibleItems":
-        """The eligible items without those shown too often, as long as six remain.
+        """The eligible items without items that were shown too often, as long as six remain.
 
-        `rows` are in the order of `EligibilityFilter.capped_rows`. Pinned items are shown however often.
+        `rows` are in the order of `EligibilityFilter.capped_rows`. The cap does not apply to pinned items.
         """
         if rows and self.rules is not None and self.rules.pins:
             pinned = {pin.row for pin in self.rules.pins}
@@ -69,10 +69,10 @@ class EligibleItems(NamedTuple):
         return self.without(np.array(lift_cap(rows, self.mask, SLOTS), np.int64)) if rows else self
 
     def restrict_catalog(self, catalog: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The catalog with only the eligible items available; itself without a restriction.
+        """The catalog with only the eligible items available; the same catalog without a restriction.
 
         Candidate sources read `available`. Without the restriction, ineligible items would displace eligible
-        ones.
+        items.
         """
         if not self.n_removed and not self.has_categories:
             return catalog
@@ -129,7 +129,7 @@ class EligibilityFilter:
         return AvailableItems(everything, lru_cache(CACHE_SIZE)(mask), paths)
 
     def unknown_categories(self, checkout: Checkout) -> dict[str, list[str]]:
-        """The categories of a request that no item has → known ones of a similar name, most similar first."""
+        """Category of a request that no item has → known categories of similar name, most similar first."""
         unknown: dict[str, list[str]] = {}
         for path in checkout.categories or ():
             if category_path(path) not in (known_paths := self._items.known_paths):
@@ -148,8 +148,8 @@ class EligibilityFilter:
     ) -> EligibleItems:
         """The items that a request may show under the rules in force.
 
-        `query` holds the checkout and its user's history; without it, earlier purchases are not excluded.
-        `available` are the items taken before `rules`; None for the current ones.
+        `query` holds the checkout and its user's history. Without it, earlier purchases are not excluded.
+        `available` are the available items, read before `rules`; None for the current items.
         """
         eligible, category_mask, _ = self._items if available is None else available
         if checkout.categories is not None:
@@ -170,7 +170,7 @@ class EligibilityFilter:
     ) -> EligibleItems:
         """`eligible` without items whose recent purchase the policy excludes.
 
-        `query` is of the checkout and its user's history.
+        `query` holds the checkout and its user's history.
         """
         rule = policy.exclusion._replace(basket=False)  # `eligible_items` did
         if not rule.bought_within:
@@ -181,7 +181,7 @@ class EligibilityFilter:
         return eligible.without(self._without_repeatable(rows, policy))
 
     def capped_rows(self, policy: SlatePolicy, shown: Mapping[str, ImpressionCount]) -> tuple[int, ...]:
-        """Rows of the items that the frequency cap removes, in the order in which the cap gives way.
+        """Rows of the items that the frequency cap removes, in the order in which the cap is lifted for them.
 
         `shown` holds the user's impressions by item id.
         """

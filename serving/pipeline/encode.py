@@ -1,4 +1,4 @@
-"""Encodes a checkout: turns raw facts into the tensors that the exported modules read.
+"""Encodes a checkout: turns raw values into the tensors that the exported modules read.
 
 Only attribute values become codes here. The modules compute ages, counts, ratios and matches with the code of
 training.
@@ -70,12 +70,12 @@ class FeatureEncoder:
     def encode(self, checkout: Checkout, stored: UserHistory, ts: int) -> tuple[Tensor, ...]:
         """One checkout as the tensors QUERY_FIELDS, B = 1.
 
-        `stored` provides the profile, and the history if the checkout has none.
+        `stored` provides the user's profile, and the history if the checkout has none.
         """
         return to_tensors(self.encode_arrays(checkout, stored, ts))
 
     def encode_arrays(self, checkout: Checkout, stored: UserHistory, ts: int) -> QueryArrays:
-        """As `encode`, in arrays."""
+        """As `encode`, but as arrays in place of tensors."""
         history = stored if checkout.history is None else history_from_events(checkout.history)
         basket_ids = [line.item_id for line in checkout.basket]
         # One lookup for all ids: most of its time is waiting for memory.
@@ -112,7 +112,7 @@ class FeatureEncoder:
     def _aggregate_basket(
         self, lines: Sequence[Line], rows: Sequence[int]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """Item rows, quantities and mean unit prices [K]: lines of one item are one line, as in training."""
+        """Item rows, quantities and mean unit prices [K]. Lines of one item are merged, as in training."""
         totals: dict[str, tuple[int, float, float]] = {}
         for line, row in zip(lines, rows, strict=True):
             price = self.price.item(row) if line.price is None else line.price
@@ -137,9 +137,9 @@ def to_tensors(columns: Sequence[NDArray[Any]]) -> tuple[Tensor, ...]:
 
 
 def _earlier_events(event_ts: NDArray[np.int64], ts: int) -> NDArray[np.int64] | None:
-    """Positions of the events before `ts`, oldest first; None if that is all of them in their order.
+    """Positions of the events before `ts`, oldest first; None if these are all events, in this order.
 
-    A store returns them in that order.
+    A store returns events in this order.
     """
     if not len(event_ts) or (event_ts[-1] < ts and not (event_ts[1:] < event_ts[:-1]).any()):
         return None
@@ -148,7 +148,7 @@ def _earlier_events(event_ts: NDArray[np.int64], ts: int) -> NDArray[np.int64] |
 
 
 def _encode_attributes(coders: Sequence[AttributeCoder], values: Mapping[str, Any]) -> NDArray[np.int64]:
-    """[1, attributes] codes."""
+    """The codes [1, attributes] of attribute values."""
     return np.array([[code(values.get(name)) for name, code in coders]], np.int64)
 
 

@@ -35,7 +35,7 @@ def parse_duration(text: str) -> int | None:
 
 
 def duration_seconds(duration: object, name: str) -> int:
-    """Seconds of a setting `name`. Raises ValueError, which names it, for anything but a duration."""
+    """Seconds of the duration in setting `name`. Raises ValueError, with the name, for other values."""
     seconds = parse_duration(duration) if isinstance(duration, str) else None
     if seconds is None:
         raise ValueError(f"{name} is {duration!r}: expected days, hours or minutes such as 7d, 12h or 30m")
@@ -53,7 +53,7 @@ def excluded_keys(
     Args:
         basket: [K] keys of the lines just paid.
         purchases: [H] keys of the earlier purchases.
-        age: [H] seconds between each of these and the checkout.
+        age: [H] seconds between each earlier purchase and the checkout.
     """
     parts = [basket] if rule.basket else []
     if rule.bought_within:
@@ -67,7 +67,7 @@ def category_path(text: str) -> str:
 
 
 def category_prefixes(paths: Iterable[str | None]) -> frozenset[str]:
-    """The category paths, and those above them."""
+    """The category paths, and all paths above them."""
     parts = (path.split("/") for path in paths if path)
     return frozenset("/".join(names[:n]) for names in parts for n in range(1, len(names) + 1))
 

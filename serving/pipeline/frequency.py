@@ -31,8 +31,8 @@ class FrequencyCap:
     Raises ValueError for a value out of range.
 
     Args:
-        times: slates of one user that may show the item.
-        window: the time before the checkout in which they count, as "14d".
+        times: maximum number of a user's slates that show the item.
+        window: the time before the checkout in which slates count, such as "14d".
     """
 
     times: int
@@ -76,11 +76,11 @@ def count_impressions(
 ) -> dict[str, ImpressionCount]:
     """The impressions of a user within the cap's window, by item; none without a cap.
 
-    Slates since this order's own first slate are ignored, so a repeated request for the order gets the same
-    slate.
+    Slates since the first slate of the same order are ignored, so a repeated request for the order gets the
+    same slate.
 
     Args:
-        history: of the user, with the impressions.
+        history: the user's history, with the impressions.
         ts: Unix seconds (UTC) of the checkout.
         viewed_only: count only slates that were reported as viewed.
     """
@@ -100,7 +100,10 @@ def count_impressions(
 def count_by_item(
     slates: Sequence[ShownSlate], last_responses: Mapping[str, int]
 ) -> dict[str, ImpressionCount]:
-    """Impressions of one user's slates, in order of arrival, after the item's last response (item → ts)."""
+    """Item → impressions after the item's last response. `slates` of one user are in order of arrival.
+
+    `last_responses` maps items to the time of their last response.
+    """
     n_slates = Counter(slate.order_key for slate in slates)
     n_orders: dict[str, int] = {}
     last_ts: dict[str, int] = {}
@@ -119,9 +122,9 @@ def count_by_item(
 
 
 def capped_items(cap: FrequencyCap, counts: Mapping[str, ImpressionCount]) -> list[str]:
-    """The items that the cap removes, in the order in which the cap gives way.
+    """The items that the cap removes, in the order in which the cap is lifted for them.
 
-    The least shown comes first; among equals, the item shown longest ago.
+    The least shown item comes first; among equals, the item shown longest ago.
     """
     capped = [item for item, count in counts.items() if count.n_orders >= cap.times]
     return sorted(capped, key=counts.__getitem__)
@@ -131,7 +134,7 @@ def lift_cap(rows: Sequence[int], eligible: NDArray[np.bool_], n_slots: int) -> 
     """The capped rows that are still removed when `n_slots` items must stay eligible.
 
     Args:
-        rows: item rows of `capped_items`, in the order in which the cap gives way.
+        rows: item rows of `capped_items`, in the order in which the cap is lifted.
         eligible: [N+1] bool, without the cap.
     """
     capped = [row for row in rows if eligible[row]]

@@ -27,7 +27,7 @@ class LastSlateCache:
     """The last slates of recent users. Safe to share between threads.
 
     Args:
-        size, max_bytes: as of LRUCache.
+        size, max_bytes: limits, as in LRUCache.
     """
 
     def __init__(self, size: int, max_bytes: int) -> None:
@@ -50,11 +50,11 @@ class LastSlateCache:
         cap: FrequencyCap | None,
         counts: Mapping[str, ImpressionCount],
     ) -> None:
-        """Remember the slate of a checkout; guests have none.
+        """Remember the slate of a checkout; slates of guests are not remembered.
 
         Args:
-            item_ids: of `items`, by position.
-            counts: of the user's earlier impressions, by item id.
+            item_ids: ids of `items`, by position.
+            counts: counts of the user's earlier impressions, by item id.
         """
         if checkout.user_id is None:
             return
@@ -68,7 +68,7 @@ class LastSlateCache:
     def show(self, checkout: Checkout) -> tuple[RankedItems | None, list[int]]:
         """The last slate of the user, and the rows of its items that were shown too often.
 
-        The slate counts as shown again, unless it belongs to the same order. None without a last slate.
+        The slate counts as shown once more, unless it belongs to the same order. None without a last slate.
         """
         user = None if checkout.user_id is None else digest_text(checkout.user_id)
         last = None if user is None else self._slates.get(user)

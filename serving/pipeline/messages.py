@@ -25,7 +25,7 @@ REASON_FIELDS: Mapping[str, tuple[str, ...]] = {
 
 
 class Messages:
-    """Texts by language and code. Every language has all codes; missing texts are English.
+    """Texts by language and code. Every language has all codes; missing texts are in English.
 
     Args:
         texts: language → code → template.
@@ -40,7 +40,7 @@ class Messages:
         return [*self._texts]
 
     def text(self, language: str, code: str, params: Mapping[str, str]) -> str:
-        """The text of a reason. de-AT falls back to de, a language without texts to English."""
+        """The text of a reason. de-AT falls back to de; a language without texts falls back to English."""
         folded = language.casefold().replace("_", "-")
         texts = self._texts.get(folded) or self._texts.get(folded.partition("-")[0])
         template = (texts or self._texts[DEFAULT_LANGUAGE])[code]

@@ -42,7 +42,7 @@ def log_objective(
 
     Args:
         tree: from `parse_objective`, accepted by `check_objective`.
-        values: of every name in the tree, arrays of one shape, in the ranges that the check assumed.
+        values: for every name in the tree an array, all of one shape, in the ranges that the check assumed.
     """
     log_size, negative = _signed_log(tree, values)
     if shape is None:
@@ -68,7 +68,7 @@ def with_revenue_weight(tree: Tree, amounts: Collection[str], weight: float, mar
 
 
 def _signed_log(tree: Tree, values: Mapping[str, Array]) -> tuple[Any, Any]:
-    """log |x| of a subtree, MIN_LOG for 0, and where x is negative; None for nowhere."""
+    """log |x| for the values x of a subtree, MIN_LOG where x is 0; and the mask of x < 0, None if none is."""
     operator = tree[0] if isinstance(tree, list) else ""
     if operator in ("*", "/") and isinstance(tree, list):
         (left, left_negative), (right, right_negative) = (_signed_log(part, values) for part in tree[1:])

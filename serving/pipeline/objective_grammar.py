@@ -30,7 +30,7 @@ SUM, PRODUCT, UNARY, POWER, ATOM = range(5)  # how tightly an operator binds
 
 
 class Token(NamedTuple):
-    """A word of an expression; kind is number, name, sign or end."""
+    """A token of an expression; kind is number, name, sign or end."""
 
     kind: str
     text: str
@@ -55,7 +55,7 @@ def objective_text(tree: Tree) -> str:
 
 
 def objective_names(tree: Tree) -> list[str]:
-    """The names of tasks and item columns in a tree, each once, in their order."""
+    """The names of tasks and item columns in a tree, each once, in order of appearance."""
     if isinstance(tree, str):
         return [tree]
     if not isinstance(tree, list):
@@ -145,7 +145,7 @@ class _Parser:
         return self.tokens[self.index]
 
     def _take(self, *signs: str) -> str | None:
-        """The next token if it is one of `signs`; it is then read."""
+        """Read the next token if it is one of `signs`. Returns the token's text, else None."""
         token = self._next
         if token.kind != "sign" or token.text not in signs:
             return None

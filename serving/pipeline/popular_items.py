@@ -15,15 +15,15 @@ Accepts = Callable[[NDArray[np.int32]], NDArray[np.bool_]]
 class PopularityFallback:
     """Available items by falling popularity, over all and by leaf category.
 
-    Items that were unavailable at export and became available later are merged into the lists by their
-    orders.
+    Items that were unavailable at export and became available later are merged into the lists by their number
+    of orders.
 
     Args:
         rank: [N+1] popularity rank among the available items, -1 for the others.
         leaf: [N+1] leaf category codes, 0 for unknown.
         all_items: [n] rows of the available items, by rank.
         by_leaf: [n] the same rows by leaf category, then by rank.
-        orders: [N+1] by which the lists are sorted; equal ones by row.
+        orders: [N+1] numbers of orders, by which the lists are sorted; equal numbers are sorted by row.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class PopularityFallback:
     def iter_popular(self, eligible: NDArray[np.bool_], accepts: Accepts | None = None) -> Iterator[int]:
         """The rows of `eligible` [N+1], by falling popularity.
 
-        `accepts` is called for blocks of rows [n]; it returns which rows are allowed.
+        `accepts` gets a block of rows [n] and returns which of these rows are allowed.
         """
         listed = self._iter_listed(eligible, accepts)
         if not len(self._returned):
@@ -66,7 +66,7 @@ class PopularityFallback:
             start, count = start + count, 2 * count  # a strict filter needs few, larger blocks
 
     def leaf_bestsellers(self, leaf: int) -> NDArray[np.int32]:
-        """The rows of a leaf category, by falling popularity; none for the unknown one."""
+        """The rows of a leaf category, by falling popularity; none for the unknown category."""
         if leaf <= 0:
             return self.by_leaf[:0]
         start, end = (

@@ -1,7 +1,7 @@
 """Ranking of candidates: from predictions to an order under the slate policy.
 
 candidates ─ ranker ─▶ outputs of T tasks ─ objective ─▶ score ─ slate policy ─▶ RankedItems
-     ╰─ without predictions, by inner product ─▶ Retrieved
+     ╰─ if the ranker fails, by inner product ─▶ Retrieved
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,7 +64,7 @@ class RankedItems(NamedTuple):
     propensity: tuple[float, ...] | None = None  # None: 1 for every item
 
     def estimate_bytes(self) -> int:
-        """Bytes of memory, from above: every number is an object of its own."""
+        """An upper bound of the bytes of memory: every number counts as a separate object."""
         numbers = [column for column in self[1:] if column is not None]
         rows = self.predictions or ()
         n_tuples = 1 + len(numbers) + len(rows)
@@ -80,9 +80,9 @@ class RankedItems(NamedTuple):
         columns: NDArray[np.int64],
         propensity: tuple[float, ...] | None = None,
     ) -> "RankedItems":
-        """The candidates at positions `columns` [n], in that order, as the ranked tier shows them.
+        """The ranked items for the candidates at positions `columns` [n], in that order.
 
-        `outputs` [T, ΣC] are the ranker's.
+        `outputs` [T, ΣC] are the ranker's outputs.
         """
         predictions = outputs[:, columns]  # [T, n]
         return cls(
@@ -129,7 +129,7 @@ class SlateSelector:
     Args:
         items: the item columns that the selection reads.
         tasks: name → kind, in the order of the ranker's output.
-        item_columns: by name, those that the policies' objectives read, each [N+1] without NaN.
+        item_columns: the columns that the policies' objectives read, by name, each [N+1] without NaN.
     """
 
     def __init__(
@@ -179,8 +179,8 @@ class SlateSelector:
 
         Args:
             eligible: [N+1] bool, by item row.
-            outputs: [T, n] of the ranker.
-            rules: in force; where they pin items, the positions are of the open slots.
+            outputs: [T, n] outputs of the ranker.
+            rules: rules in force. If rules pin items, the positions are those for the open slots only.
         """
         limits = rule_limits(rules, eligible)
         score = self.score(policy, item[None], outputs[:, None], rules)
@@ -198,9 +198,9 @@ class SlateSelector:
     ) -> NDArray[np.bool_]:
         """[n] bool: the candidates that the last slot of the slate `columns` may show instead.
 
-        They are eligible, keep the product cap, and under rules obey the caps and floors. If the slate itself
-        breaks a limit, no candidate may replace its last item, because SlateBuilder then shows other items
-        independently of the draw.
+        These candidates are eligible and keep the product cap and the caps and floors of rules. If the slate
+        itself breaks a limit, no candidate may replace its last item, because SlateBuilder then shows other
+        items independently of the draw.
         """
         can_show: NDArray[np.bool_] = eligible[item]
         earlier_rows = item[columns[:-1]]

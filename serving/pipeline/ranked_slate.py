@@ -21,7 +21,7 @@ def rank_slate(
 ) -> RankedItems:
     """The items of the open slots in order, followed by the pinned items that are candidates.
 
-    `outputs` [T, ΣC] are the ranker's for the candidates of one checkout.
+    `outputs` [T, ΣC] are the ranker's outputs for the candidates of one checkout.
     """
     policy, eligible, rules = request.policy, request.eligible.mask, request.eligible.rules
     item = candidates.item.numpy()
@@ -43,7 +43,7 @@ def append_pinned(
     eligible: NDArray[np.bool_],
     rules: RulesInForce | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
-    """`columns` [n] and their propensities with those of the pinned candidates, which are always shown."""
+    """`columns` [n] and `propensity`, extended by the pinned candidates, which are always shown."""
     limits = rule_limits(rules, eligible)
     if limits is None or not limits.pinned_rows:
         return columns, propensity

@@ -1,4 +1,4 @@
-"""Reasons: the strongest true claim about an item, in the language of the request.
+"""Writes reasons: the strongest true claim about an item, in the language of the request.
 
     pinned ▸ bought together with a line just paid ▸ bought before ▸ bought with the basket ▸ bought next
     ▸ bought by similar shoppers ▸ popular in its category ▸ popular ▸ no claim
@@ -34,14 +34,14 @@ PINNED = "pinned"  # the source of a pinned item
 
 
 class CopurchaseLists(NamedTuple):
-    """Items that are bought with each item, jagged."""
+    """For each item, the items that are bought with it, as jagged lists."""
 
     offsets: NDArray[np.int32]  # [R+1]
     item: NDArray[np.int32]  # [ΣM] rows
     score: NDArray[np.float32]  # [ΣM]
 
     def strongest_seeds(self, rows: Sequence[int], basket_rows: Sequence[int]) -> dict[int, int]:
-        """Item row → the row of the basket that it is bought with most, for those that are in a list."""
+        """Item row → the basket row with which the item is bought most. Items in no list are left out."""
         n_rows = len(self.offsets) - 1
         seeds = [row for row in dict.fromkeys(basket_rows) if 0 < row < n_rows][:MAX_SEEDS]
         if not rows or not seeds:
@@ -59,9 +59,9 @@ class CopurchaseLists(NamedTuple):
 
 
 def read_copurchase_lists(bundle: Bundle) -> CopurchaseLists | None:
-    """The lists of the source `co_purchase`, in place; None for a bundle without the file.
+    """The lists of the source `co_purchase`, read in place; None for a bundle without the file.
 
-    Exports of earlier releases lack the file, and so do exports whose `co_purchase` source reads other lists.
+    The file is missing in exports of earlier releases, and if the `co_purchase` source reads other lists.
     """
     if COPURCHASE_FILE not in bundle.manifest["files"]:
         return None
@@ -76,7 +76,7 @@ class ReasonWriter:
     """Writes the reasons of a slate's items.
 
     Args:
-        title, category: [N+1].
+        title, category: [N+1] titles and category paths, by item row.
     """
 
     def __init__(self, bundle: Bundle, title: Sequence[str], category: Sequence[str]) -> None:
@@ -96,7 +96,7 @@ class ReasonWriter:
         """The reason of each item, by row.
 
         Args:
-            sources: row → candidate sources or fallback lists that proposed the item.
+            sources: item row → candidate sources or fallback lists that proposed the item.
             is_earlier_basket: whether the sources belong to another order.
         """
         together = [row for row, names in sources.items() if "co_purchase" in names and PINNED not in names]

@@ -1,10 +1,11 @@
 """Request ids that encode the items of their slate, so that any worker of any host can check feedback.
 
     9f3a01c25be07c4417d2e6a0 1c3 0f9 a41 77e 2b0 c58
-    24 random digits         3 of each item, in the order of the slots
+    24 random digits         3 digits of each item, in the order of the slots
 
 An item's digits are a hash of its id, salted with the random digits. An item that was not shown matches one
-of six by chance once in 680 times. The log has the exact items: training joins feedback by request and item.
+of the six by chance once in 680 times. The log has the exact items, so training joins feedback by request and
+item.
 """
 
 import re

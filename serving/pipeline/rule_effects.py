@@ -10,7 +10,7 @@ from .slot_limits import SlotLimits
 def item_rules(
     rules: RulesInForce, limits: SlotLimits | None, floors: Mapping[int, tuple[str, ...]], row: int
 ) -> tuple[str, ...]:
-    """The rules that pinned an item, gave it its slot (`floors`, by row) or boosted it."""
+    """The rules that pinned the item, gave it a slot (`floors`, by row) or boosted it."""
     pins = () if limits is None else tuple(pin.rule for pin in limits.pins.values() if pin.row == row)
     boosts = tuple(boost.rule for boost in rules.boosts if boost.mask[row])
     return (*pins, *floors.get(row, ()), *boosts)

@@ -1,4 +1,4 @@
-"""Vector search of one request, and the candidates of all sources that follow from it."""
+"""Searches the nearest items for one request, and collects the candidates of all sources."""
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ EMPTY_ROWS = np.zeros([1, 0], np.int64)  # the result if the index fails
 def search_eligible(
     index: ItemIndex, vector: Tensor, n_rows: int, eligible: EligibleItems
 ) -> NDArray[np.int64]:
-    """[1, K ≤ n_rows] rows of the eligible items nearest to `vector` [1, D], best first; -1 past the last.
+    """[1, K ≤ n_rows] rows of the eligible items nearest to `vector` [1, D], best first, then -1.
 
-    If few items are removed, they are fetched and dropped, which is cheaper than a filter inside the index.
-    Items that the index lacks are searched exactly.
+    If few items are ineligible, they are fetched and dropped, which is cheaper than a filter inside the
+    index. Items that the index lacks are searched exactly.
     """
     rows = _search_index(index, vector, n_rows, eligible)
     if eligible.unindexed is None or not n_rows:
@@ -46,8 +46,8 @@ def propose_candidates(
 ) -> Candidates:
     """The candidates of one checkout: `query` (encode.QUERY_FIELDS), its `vector` [1, D].
 
-    It has no deadline. Raises the exceptions of the index and the module, and StageSkipped for output that is
-    not finite.
+    The call has no deadline. Raises the exceptions of the index and the module, and StageSkipped for output
+    that is not finite.
     """
     n_rows = int(bundle.manifest["candidates"]["ann"])
     ann_rows = torch.from_numpy(search_eligible(bundle.index, vector, n_rows, eligible))

@@ -1,4 +1,4 @@
-"""Selection of slates: six of the scored candidates of each row, under the caps and diversity of a policy.
+"""Selects slates: six of the scored candidates of each row, under the caps and diversity of a policy.
 
     score [n, C] ─ category cap, product cap, diversity ─▶ six columns of each row
 
@@ -50,13 +50,14 @@ def select_slates(
 ) -> Selection:
     """The slates of n rows of candidates, selected greedily slot by slot.
 
-    The earlier column wins a tie. Without caps and diversity the order is that of the scores.
+    The earlier column wins a tie. Without caps and diversity, slates are in the order of the scores.
 
     Args:
         score: [n, C] from `score_candidates`, finite where eligible.
         eligible: [n, C] bool; False also for the padding of a row.
         item: [n, C] item rows, distinct within a row.
-        limits: of rules, for one row (n = 1); only open slots get columns. It counts the selected items.
+        limits: limits of rules, for one row (n = 1). Only open slots get columns. The selected items are
+            added to `limits`.
     """
     if limits is not None:
         return _select_greedily(*_append_pins(score, eligible, item, limits), items, policy, limits)
@@ -73,7 +74,7 @@ def select_slates(
 def _append_pins(
     score: NDArray[np.floating], eligible: NDArray[np.bool_], item: NDArray[np.int64], limits: SlotLimits
 ) -> tuple[NDArray[np.floating], NDArray[np.bool_], NDArray[np.int64]]:
-    """The inputs of one row with a column for every pinned item, which no open slot may show."""
+    """The inputs of one row, extended by a column for every pinned item, which no open slot may show."""
     pinned = np.array([limits.pinned_rows], np.int64)
     return (
         np.concatenate([score, np.zeros(pinned.shape)], axis=1),
@@ -160,7 +161,7 @@ class _GroupCap:
     """A limit on the selected items of one group (a category, a product); group 0 has none.
 
     Args:
-        group: [n, C] of each candidate.
+        group: [n, C] the group of each candidate.
     """
 
     def __init__(self, group: NDArray[np.integer], limit: int, penalty: float) -> None:
@@ -212,7 +213,7 @@ class _DiversityPool:
         self.out_of_pool_score = score - OUT_OF_POOL_PENALTY
 
     def utility(self) -> NDArray[np.float64]:
-        """[n, C]: marginal relevance in the pool; outside it the score, below all of the pool."""
+        """[n, C] marginal relevance of candidates in the pool; others have lower values, ordered by score."""
         marginal = (1 - self.diversity) * self.relevance - self.diversity * self.similarity
         utility = self.out_of_pool_score.copy()
         # The relevance breaks ties, so that d = 1 still starts with the best.
@@ -237,7 +238,7 @@ def unpack_vectors(packed: NDArray[np.uint8], n_dropped: int = 0) -> NDArray[np.
 
 
 def unit_vectors(packed: NDArray[np.uint8], n_dropped: int = 0) -> NDArray[np.float32]:
-    """Row-wise int8 vectors uint8 [..., D+8] (D values, then scale and offset) to unit length [..., D].
+    """Row-wise int8 vectors uint8 [..., D+8] (D values, then scale and offset) at unit length [..., D].
 
     The last `n_dropped` columns are left out. A vector of zeros stays zero.
     """

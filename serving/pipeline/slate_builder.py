@@ -62,8 +62,8 @@ class SlateBuilder:
         Appends to `reasons` if other tiers top up the slate or fewer than six items are eligible.
 
         Args:
-            product_cap: maximum number of items of one product, unless slots would stay empty. A slate
-                selected by the policy already obeys it, or already gave way.
+            product_cap: maximum number of items of one product, unless slots would stay empty. A slate that
+                the policy selected already takes this cap into account.
         """
         rules = eligible.rules
         limits = rule_limits(rules, eligible.mask)
@@ -101,9 +101,9 @@ class SlateBuilder:
         return BuiltSlate(tuple(items), tier, effects)
 
     def _top_up(self, slots: SlotRows, basket_rows: list[int]) -> None:
-        """Fill the slots with bestsellers.
+        """Fill the empty slots with bestsellers.
 
-        Items that a limit kept out come last, when the limits give way.
+        Items that a limit kept out are added last, when the limits are lifted.
         """
         slots.add_all(self.popularity_fallback.iter_category_bestsellers(basket_rows), "category")
         self._add_popular(slots)
@@ -119,7 +119,7 @@ class SlateBuilder:
             slots.add_waiting()
 
     def _add_popular(self, slots: SlotRows) -> None:
-        """Add popular items, and items that floors need, until all slots are taken or no item is left."""
+        """Add popular items and items that floors need, until all slots are taken or no item remains."""
         limits = slots.limits
         if limits is None:
             slots.add_all(self.popularity_fallback.iter_popular(slots.eligible), "popularity")

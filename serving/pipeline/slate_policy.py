@@ -1,4 +1,4 @@
-"""The slate policy: selects and orders six of the scored candidates.
+"""The slate policy, which selects and orders six of the scored candidates.
 
     candidates [n, C] ─ objective ─▶ score [n, C] ─ selection.py ─▶ six columns of each row
 
@@ -36,24 +36,24 @@ class SlatePolicy:
 
     Args:
         objective: an expression over tasks and item columns (serving/pipeline/objective.py).
-        revenue_weight: w of amount^w, which stands for every amount of the objective, from 0 (most purchases)
-            to 1 (most revenue). A power moves smoothly between the two orders and is independent of the
-            currency's unit, unlike a weighted sum of a probability and an amount.
+        revenue_weight: the exponent w of amount^w, which replaces every amount of the objective, from 0 (most
+            purchases) to 1 (most revenue). A power moves smoothly between the two orders and is independent
+            of the currency's unit, unlike a weighted sum of a probability and an amount.
         margin: count only the shop's margin of an amount: (amount · margin)^w.
-        category_cap: most items of one leaf category; None for any number. The cap does not apply to items
-            without a category. It gives way before a slot stays empty.
-        product_cap: most items of one product, whose titles differ in the pack's size alone; None for any
-            number. It gives way after the category cap, and before a slot stays empty.
+        category_cap: maximum number of items of one leaf category; None for any number. The cap does not
+            apply to items without a category. The cap is lifted if a slot would stay empty.
+        product_cap: maximum number of items of one product, whose titles differ only in the size of the pack;
+            None for any number. The cap is lifted after the category cap, if a slot would stay empty.
         diversity: d of maximal marginal relevance, (1 - d) · relevance - d · similarity (Carbonell and
-            Goldstein, SIGIR 1998, section 2), from 0 (off) to 1. Relevance is the score divided by the best
-            one, in the units of what a slot earns. Similarity is the largest cosine of the item's vector with
-            the items selected before.
+            Goldstein, SIGIR 1998, section 2), from 0 (off) to 1. Relevance is the item's objective divided by
+            the largest objective. Similarity is the largest cosine between the vectors of the item and of the
+            items selected before.
         exclude_basket: leave out items that were just paid.
-        exclude_bought_within: leave out items that the shopper bought in this time before the checkout, as
-            "7d".
+        exclude_bought_within: leave out items that the shopper bought in this time before the checkout, such
+            as "7d".
         repeat_categories: category paths (a or a/b) whose items may be shown again, with all below them.
         frequency_cap: leave out items that the shopper was shown too often without a response; None for no
-            cap. It gives way before a slot stays empty.
+            cap. The cap is lifted if a slot would stay empty.
     """
 
     objective: str = "purchase * value"
@@ -95,7 +95,7 @@ class SlatePolicy:
 
 
 class ScoredTree(NamedTuple):
-    """The order of a policy: an objective with its revenue weight, and the names that it reads."""
+    """The tree of a policy's objective, with the revenue weight applied, and the names in the tree."""
 
     tree: Tree
     names: frozenset[str]
@@ -103,7 +103,7 @@ class ScoredTree(NamedTuple):
 
 @lru_cache(256)
 def policy_tree(policy: SlatePolicy, amounts: tuple[str, ...]) -> ScoredTree:
-    """The policy's objective, where `amounts` are the names of tasks of that kind."""
+    """The tree of the policy's objective; `amounts` are the names of the tasks that predict amounts."""
     tree = with_revenue_weight(
         parse_objective(policy.objective), amounts, policy.revenue_weight, policy.margin
     )
@@ -129,9 +129,9 @@ def score_candidates(
 
     Args:
         tasks: name → kind (binary, amount, count).
-        outputs: [T, ...] what the ranker reports, a row per task.
-        item_columns: by name, the values of the candidates' items, in the shape of one output; those that the
-            objective does not read may be missing.
+        outputs: [T, ...] the ranker's outputs, a row per task.
+        item_columns: the values of the candidates' items by column name, in the shape of one output. Columns
+            that the objective does not read may be missing.
     """
     if len(outputs) != len(tasks):
         raise ValueError(f"the ranker has {len(outputs)} outputs, the bundle {len(tasks)} tasks")
@@ -152,7 +152,7 @@ def amount_names(tasks: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def impute_column(name: str, values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Values of an item column in any shape, the mean where one is missing (NaN).
+    """Values of an item column in any shape, with the mean in place of missing values (NaN).
 
     Raises ValueError if all are missing: without margins, an order by margin would be an order by revenue.
     """

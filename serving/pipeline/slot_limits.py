@@ -1,8 +1,8 @@
 """The slots of a slate under the rules of the shop: pins, caps and floors.
 
 Pinned items keep their slots; the other slots are open. Caps and floors count pinned items too. If not all
-limits can hold, they give way in this order: the policy's category cap, its product cap, floors, caps.
-Nothing else gives way.
+limits can hold, they are lifted in this order: the policy's category cap, the policy's product cap, floors of
+rules, caps of rules. No other limit is lifted.
 """
 
 import numpy as np
@@ -19,12 +19,12 @@ class SlotLimits:
     """The limits that the open slots of a slate must obey.
 
     Args:
-        rules: in force.
+        rules: the rules in force.
         eligible: [N+1] bool.
 
     Attributes:
-        pins: slot → the pin that stands there.
-        pinned_rows: of these, in the order of the slots.
+        pins: slot → the pin in this slot.
+        pinned_rows: item rows of the pins, in the order of the slots.
         n_open: slots without a pin.
     """
 
@@ -56,7 +56,7 @@ class SlotLimits:
         return n_missing > 0 and n_missing >= self._n_left
 
     def supply(self) -> list[int]:
-        """Popular items of the floors that lack some."""
+        """Popular items for the floors that are not reached yet."""
         rows = (rows for rows, missing in zip(self._supply, self._missing, strict=True) if missing)
         return list(dict.fromkeys(row for floor_rows in rows for row in floor_rows))
 
@@ -104,16 +104,16 @@ class SlotLimits:
         return tuple(served) if is_forced else ()
 
     def drop_floors(self) -> None:
-        """Let the floors give way."""
+        """Lift the floors."""
         self._missing = [0] * len(self._missing)
 
     def drop_caps(self) -> None:
-        """Let the caps give way."""
+        """Lift the caps."""
         self._room = [SLOTS + 1] * len(self._room)
 
 
 def rule_limits(rules: RulesInForce | None, eligible: NDArray[np.bool_]) -> SlotLimits | None:
-    """The limits of the rules in force; None if no rule pins, caps or asks for items."""
+    """The limits of the rules in force; None if no rule is a pin, cap or floor."""
     return None if rules is None or not rules.fills_slots else SlotLimits(rules, eligible)
 
 

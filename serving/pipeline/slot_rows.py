@@ -18,8 +18,8 @@ class SlotRows:
     Args:
         eligible: [N+1] bool.
         product: [N+1] codes, 0 for an item that is its only pack.
-        product_cap: most items of one product; None for any number.
-        limits: of rules; pins already have their slots; None for no limits.
+        product_cap: maximum number of items of one product; None for any number.
+        limits: limits of rules, in which pins already have their slots; None for no limits.
 
     Attributes:
         tiers: row → the tier that it comes from, in the order of the open slots.
@@ -45,9 +45,10 @@ class SlotRows:
         return len(self.tiers) == self._n_open
 
     def add(self, row: int, tier: str, is_capped: bool = True) -> bool:
-        """Add a row, if it is eligible and new; returns whether it has a slot.
+        """Add a row if it is eligible and new. Returns whether the row has a slot.
 
-        A row that the rules reject waits; with `is_capped`, a row above the product cap waits too.
+        A row that the rules reject is put on the waiting list. With `is_capped`, so is a row above the
+        product cap.
         """
         if self.is_full() or row in self.tiers or row in self._pinned or not self.eligible[row]:
             return False
@@ -65,9 +66,9 @@ class SlotRows:
         return True
 
     def add_all(self, rows: Iterable[int], tier: str, is_capped: bool = True) -> None:
-        """Add rows until all slots are taken or MAX_WAITING of them wait.
+        """Add rows until all slots are taken or MAX_WAITING rows wait.
 
-        It also ends when floors need every remaining slot.
+        Also stops when floors need every remaining slot.
         """
         limit, was_forced = len(self._waiting) + MAX_WAITING, self.is_forced()
         for row in rows:
@@ -76,11 +77,11 @@ class SlotRows:
             self.add(row, tier, is_capped)
 
     def is_forced(self) -> bool:
-        """Whether floors need every slot that is left."""
+        """Whether floors need every remaining slot."""
         return self.limits is not None and self.limits.is_forced()
 
     def add_waiting(self) -> None:
-        """Give empty slots to the rows that wait, first come, first served; the product cap gives way."""
+        """Give empty slots to the waiting rows in order of arrival; the product cap no longer applies."""
         for row, tier in self._waiting.items():
             self.add(row, tier, is_capped=False)
 

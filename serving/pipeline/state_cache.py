@@ -1,7 +1,7 @@
 """Caches of slates and query vectors, keyed by all inputs of a request.
 
 The key covers everything that the modules read of a request. Time is rounded to the minute, because ages in
-days hardly change within a minute. Each recommender has its own caches, so no result of another bundle is
+days hardly change within a minute. Each recommender has separate caches, so no result of another bundle is
 reused.
 
 Keys are digests of fixed size, because a request may hold any number of ids of any length. The bytes of a
@@ -22,17 +22,17 @@ ENTRY_BYTES = 350  # of a key with its digests, the cache's own link and slot
 
 
 class LRUCache(Generic[Value]):
-    """The values that were used last. Safe to share between threads.
+    """A cache that keeps the most recently used values. Safe to share between threads.
 
-    cachetools.LRUCache needs the same lock, takes 1.6 (get) to 4 (put) times as long, and is a dependency.
+    cachetools.LRUCache needs the same lock, takes 1.6 (get) to 4 (put) times as long, and adds a dependency.
 
     Args:
-        size: most values.
-        max_bytes: most bytes of all values, with ENTRY_BYTES for each.
-        size_of: bytes of a value.
+        size: maximum number of values.
+        max_bytes: maximum bytes of all values, with ENTRY_BYTES added for each.
+        size_of: value → bytes.
 
     Attributes:
-        n_bytes: of all values, as `max_bytes` counts them.
+        n_bytes: bytes of all values, as `max_bytes` counts them.
         hits: calls of `get` that returned a value.
         misses: calls of `get` that returned None.
     """

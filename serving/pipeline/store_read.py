@@ -1,10 +1,11 @@
 """Reads the user's history with a time limit, and continues without it if the store is slow or fails.
 
 - After STORE_TIMEOUT_MS the read is abandoned with its thread, and ranking continues without a history.
-- A read that raises, or returns something else, also leaves ranking without a history.
-- A damaged history is not a failure of the store: its user is ranked without one, and it is set aside.
+- Ranking also continues without a history if a read raises or returns anything but a history.
+- A damaged history does not count as a failure of the store. The history is set aside, and ranking continues
+  without a history.
 - After several failures in a row the store's circuit breaker opens, and requests do not read it for a while.
-- Reads that never return occupy only threads of their own pool.
+- Reads that never return occupy only threads of a separate pool.
 """
 
 from collections.abc import Callable
@@ -28,8 +29,8 @@ class HistoryReader(NamedTuple):
     def read(self, checkout: Checkout, reasons: list[str]) -> UserHistory:
         """The history of the checkout's user before the order.
 
-        A damaged one reads as empty, and `reasons` says so. Raises StageSkipped if the store returns
-        something else.
+        A damaged history counts as empty, and a reason is added to `reasons`. Raises StageSkipped if the
+        store returns anything but a history.
         """
         user_id = checkout.user_id
         assert user_id is not None
@@ -47,7 +48,7 @@ class HistoryReader(NamedTuple):
 def read_and_rank(
     reader: HistoryReader, request: RequestState, rank: Callable[[UserHistory], None], pool: ThreadPool
 ) -> str:
-    """Run `rank` with the user's history, in a thread of `pool`. Returns "", or why it was abandoned."""
+    """Run `rank` with the user's history, in a thread of `pool`. Returns "", or why `rank` was abandoned."""
     continuation = Continuation(rank)
     task = partial(_read_then_continue, reader, request, continuation)
     abandon_reason = request.deadline.run_in_pool(pool, task, "store", STORE_TIMEOUT_MS)
@@ -58,8 +59,8 @@ def read_and_rank(
 class Continuation:
     """A function of the user's history that runs at most once, and not after `cancel`.
 
-    `cancel` drops the function and all that it refers to, so a store read that never returns keeps no bundle
-    in memory.
+    `cancel` drops the function and all objects that it refers to, so a store read that never returns keeps no
+    bundle in memory.
     """
 
     __slots__ = ("_functions",)

@@ -16,7 +16,7 @@ class AbandonedCall(TimeoutError):
 
 
 class AbandonableCalls:
-    """Runs calls in threads of their own, at most one of each name at a time."""
+    """Runs each call in a separate thread, at most one call of each name at a time."""
 
     def __init__(self) -> None:
         self._threads: dict[Hashable, threading.Thread] = {}  # abandoned ones
@@ -32,7 +32,8 @@ class AbandonableCalls:
     def run(self, name: Hashable, function: Callable[[], Result], seconds: float) -> Result:
         """Call the function and return its result. Raises its exceptions.
 
-        Raises AbandonedCall if it does not return in time, or if an earlier call of this name still runs.
+        Raises AbandonedCall if the function does not return within `seconds`, or if an earlier call of this
+        name still runs.
         """
         if self.is_running(name):
             raise AbandonedCall("an earlier attempt has not returned")

@@ -7,12 +7,12 @@
               models, in a thread ─ late ─╯
 
 - The models are in time if the queue, at their recent service time, ends before QUEUE_TARGET_SHARE of the
-  deadline. So the queue never exceeds what can be answered in time.
-- A fallback on the event loop takes less time than a hand-over to a thread. A refusal costs less still.
+  deadline. So the queue never holds more requests than can be answered in time.
+- A fallback on the event loop takes less time than a hand-over to a thread. A refusal takes even less time.
 - The time that a request waits in its socket cannot be measured. The loop reads all sockets and answers these
-requests before it reads again, so a request may have waited as long as the previous iteration took. One long
-iteration may be a pause of the process; several in a row are overload. After a gap between requests as long
-as the deadline, the previous iteration is ignored.
+  requests before it reads again, so a request may have waited as long as the previous iteration took. One
+  long iteration may be a pause of the process; several in a row are overload. After a gap between requests as
+  long as the deadline, the previous iteration is ignored.
 
 All methods run on the event loop, which alone changes `in_flight`. Threads share `_jobs`.
 """
@@ -34,11 +34,11 @@ MAX_LAGGED_ITERATIONS = 3  # in a row; then requests that waited as long are ref
 
 
 class Overloaded(Exception):
-    """The request is refused; the message says why."""
+    """The request is refused. The message gives the reason."""
 
 
 class _Job:
-    """A request that the models got."""
+    """A request that was given to the models."""
 
     __slots__ = ("start_time",)
 
@@ -47,13 +47,13 @@ class _Job:
 
 
 class AdmissionController:
-    """Answers with bounded threads, bounded waiting and one deadline.
+    """Answers requests with bounded threads, a bounded queue and one deadline.
 
     Args:
-        threads: of the models.
-        queue_limit: most requests that the models have at a time.
-        deadline_ms: from the last byte of a request.
-        clock: seconds, as time.perf_counter.
+        threads: number of threads of the models.
+        queue_limit: maximum number of requests that the models have at a time.
+        deadline_ms: milliseconds after the last byte of a request.
+        clock: a clock in seconds, such as time.perf_counter.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ class AdmissionController:
         """The result of `models`, or of `fallback` if `models` is too late.
 
         Args:
-            models: gets the time (by `clock`) by which it should answer.
-            fallback: gets the reason; takes a fraction of a millisecond.
-            arrival_time: of the request's last byte, by `clock`.
+            models: function of the time (by `clock`) by which it should answer.
+            fallback: function of the reason; takes a fraction of a millisecond.
+            arrival_time: arrival of the request's last byte, by `clock`.
 
-        Raises Overloaded if the request is refused, and what the functions raise.
+        Raises Overloaded if the request is refused, and the errors of the two functions.
         """
         now = self.clock()
         waited = now - arrival_time + self._socket_wait(arrival_time, now)
@@ -122,7 +122,7 @@ class AdmissionController:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _socket_wait(self, arrival_time: float, now: float) -> float:
-        """Seconds that a request may have waited in its socket: those of the previous loop iteration."""
+        """Seconds that a request may have waited in its socket: the length of the previous loop iteration."""
         if arrival_time > self._last_admission:  # the first of a new iteration
             paused = (
                 arrival_time - self._last_admission > self.deadline
@@ -147,7 +147,7 @@ class AdmissionController:
         return now + ((jobs - threads + 1) / threads + 1) * self.service_time <= target_time
 
     def _stalled_threads(self, now: float) -> int:
-        """Threads whose job is past any deadline."""
+        """The number of threads whose job has run for longer than the deadline."""
         return sum(
             job.start_time is not None and now - job.start_time > self.deadline for job in tuple(self._jobs)
         )

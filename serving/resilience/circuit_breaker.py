@@ -1,4 +1,4 @@
-"""A circuit breaker: a part that failed a few times in a row is skipped for a while."""
+"""A circuit breaker: a component that failed a few times in a row is skipped for a while."""
 
 import threading
 import time
@@ -8,11 +8,11 @@ from collections.abc import Callable
 class CircuitBreaker:
     """Opens after `failure_threshold` failures in a row; lets one request try again after `reset_timeout`.
 
-    It stays open while an abandoned call is still running, because each trial could occupy another thread
-    forever. Concurrent failures count once. Safe to share between threads.
+    The breaker stays open while an abandoned call is still running, because each trial could occupy another
+    thread forever. Concurrent failures count once. Safe to share between threads.
 
     Attributes:
-        on_state_change: called with True when it opens, with False when the part works again.
+        on_state_change: called with True when the breaker opens, with False when the component works again.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class CircuitBreaker:
         self._lock = threading.Lock()
 
     def allow_request(self) -> bool:
-        """Whether to call the part. After `reset_timeout` only the first caller gets True."""
+        """Whether to call the component. After `reset_timeout`, only the first caller gets True."""
         if self.failures < self.failure_threshold:
             return True
         with self._lock:

@@ -7,9 +7,9 @@
     │ attempt, without a history                                                   │ so far
 
 - STORE_TIMEOUT_MS is the store's own limit; the wait for a free thread counts.
-- StageStats.expected_ms is the usual time of a stage. With less time left it is skipped.
-- SLATE_RESERVE_MS before the deadline the caller leaves the stages and builds the slate.
-- STALL_FRACTION of the deadline: an abandoned stage that used more counts as failed.
+- StageStats.expected_ms is the usual time of a stage. If less time is left, the stage is skipped.
+- SLATE_RESERVE_MS before the deadline, the caller abandons the stages and builds the slate.
+- An abandoned stage that used more than STALL_FRACTION of the deadline counts as failed.
 
 A stage cannot be interrupted. It runs in a pool thread (`Deadline.run_in_pool`), which the caller abandons
 when the time is over.
@@ -71,7 +71,7 @@ class Deadline:
     def run_stage(
         self, stage: str, function: Callable[[*Arguments], Output], *arguments: *Arguments
     ) -> Output:
-        """The output of a stage. Raises StageSkipped if time is short, its breaker is open, or it fails."""
+        """The output of a stage. Raises StageSkipped for lack of time, an open breaker or a failed stage."""
         breaker, expected_ms = self.stage_stats.breakers[stage], self.stage_stats.expected_ms[stage]
         start_ms = self.elapsed_ms()
         remaining_ms = self.deadline_ms - start_ms
@@ -122,10 +122,11 @@ class Deadline:
         first_stage: str = "",
         first_stage_timeout_ms: float = math.inf,
     ) -> str:
-        """Run `function` in a pool thread until the slate reserve. Returns "", or why the caller left it.
+        """Run `function` in a pool thread until the slate reserve. Returns "", or why it was abandoned.
 
-        If `function` begins with `first_stage`, that stage and the wait for a thread end within
-        `first_stage_timeout_ms`; otherwise the caller leaves then, and `new_attempt` has the remaining time.
+        If `function` begins with `first_stage`, the wait for a thread and this stage may take
+        `first_stage_timeout_ms`. After that the caller abandons `function`, and `new_attempt` has the
+        remaining time.
         With an infinite deadline `function` runs in the calling thread.
         """
         if self.is_infinite:
@@ -153,7 +154,7 @@ class Deadline:
                 return reason
 
     def _abandon_if_late(self, task: Task, first_stage: str, first_stage_timeout_ms: float) -> str:
-        """Abandon the task if its time is over. Returns the reason, "" to wait on."""
+        """Abandon the task if its time is over. Returns the reason, or "" to keep waiting."""
         with self._abandon_lock:
             stage, duration_ms = self.current_stage, self.elapsed_ms() - self.stage_start_ms
             out_of_time = not self.remaining_ms() > SLATE_RESERVE_MS

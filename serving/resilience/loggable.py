@@ -15,7 +15,7 @@ REDIS_ERRORS = ("ConnectionError", "TimeoutError", "BusyLoadingError", "ReadOnly
 def loggable_message(error: BaseException) -> str:
     """One line: the error's type, and its message if the message quotes no value.
 
-    For other errors: the place of the raise, and the cause.
+    For other errors, the line has the place of the raise and the cause in place of the message.
     """
     name = type(error).__name__
     if isinstance(error, OSError) and error.errno is not None and error.strerror:

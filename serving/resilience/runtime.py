@@ -20,9 +20,9 @@ def set_single_thread() -> None:
 
 @cache
 def freeze_garbage_collector() -> None:
-    """Exempt all present objects from garbage collection until the process exits.
+    """Exempt all existing objects from garbage collection until the process exits.
 
-    It runs once per process, because most objects belong to libraries. A later bundle adds few objects.
+    Runs once per process, because most objects belong to libraries and a later bundle adds few objects.
     """
     gc.collect()
     gc.freeze()

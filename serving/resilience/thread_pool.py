@@ -15,7 +15,7 @@ SHUTDOWN_TIMEOUT_S = 1.0  # that an ending process waits for running tasks
 
 
 class Task:
-    """A function that a pool thread runs once, unless it is cancelled before."""
+    """A function that a pool thread runs once, unless the task is cancelled before."""
 
     def __init__(self, function: Callable[[], None]) -> None:
         self._function = function
@@ -24,7 +24,7 @@ class Task:
         self._running.acquire()
 
     def wait(self, seconds: float = -1) -> bool:
-        """Whether it is done within `seconds`; negative: no limit. Raises what the function raised."""
+        """Whether the task ends within `seconds`; negative for no limit. Raises the function's exceptions."""
         if not self._running.acquire(timeout=seconds):
             return False
         self._running.release()
@@ -37,7 +37,7 @@ class Task:
         return self._claim.acquire(blocking=False)
 
     def run(self) -> None:
-        """Call the function, unless it was cancelled. `signal_done` then wakes the waiting caller."""
+        """Call the function, unless the task was cancelled. `signal_done` then wakes the waiting caller."""
         if self._claim.acquire(blocking=False):
             try:
                 self._function()
@@ -83,7 +83,7 @@ class ThreadPool:
 
 
 class _PoolState:
-    """What the threads share. They hold no reference to the pool, so that it can be collected."""
+    """State shared by the threads. Threads hold no reference to the pool, so that it can be collected."""
 
     def __init__(self) -> None:
         self.tasks: SimpleQueue[Task | None] = SimpleQueue()
@@ -101,7 +101,7 @@ _open_pools: "weakref.WeakSet[_PoolState]" = weakref.WeakSet()
 
 @atexit.register
 def _wait_for_tasks_at_exit() -> None:
-    """Wait for tasks: a thread that returns from C++ to a finished interpreter crashes the process."""
+    """Wait for tasks: a thread that returns from C++ to a finished interpreter would crash the process."""
     end_time = time.monotonic() + SHUTDOWN_TIMEOUT_S
     while any(pool.idle < pool.started for pool in _open_pools) and time.monotonic() < end_time:
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""The first requests of a recommender: they measure its stages, and every thread answers one."""
+"""Sends a recommender its first requests, which measure its stages and reach every thread."""
 
 import os
 import threading

@@ -103,8 +103,8 @@ class Bundle:
 def open_bundle(path: str | Path, trust: Sequence[Path] = ()) -> Bundle:
     """Load a version folder, or the version that `current` names in a bundle root.
 
-    Raises BundleError for a missing or changed file, an unknown format, or parts that do not fit together,
-    and as `read_manifest`.
+    Raises BundleError for a missing or changed file, an unknown format, or files that do not fit together,
+    and the errors of `read_manifest`.
     """
     folder = version_folder(path)
     manifest = read_manifest(folder, trust)
@@ -162,10 +162,10 @@ def read_manifest(folder: Path, trust: Sequence[Path] = ()) -> dict[str, Any]:
     """The manifest.
 
     Args:
-        trust: public keys (signatures.py), of which one must have signed the manifest; none for no signature.
+        trust: public keys (signatures.py), one of which must have signed the manifest; none for no check.
 
     Raises BundleError for a checksum that differs, a format that serving cannot read, files outside the
-    folder and a missing signature, and what `read_trusted_keys` raises.
+    folder and a missing signature. Raises the errors of `read_trusted_keys`.
     """
     raw = (folder / MANIFEST).read_bytes()
     if keys := read_trusted_keys(trust):
@@ -195,7 +195,7 @@ def read_manifest(folder: Path, trust: Sequence[Path] = ()) -> dict[str, Any]:
 
 
 def _check_file_names(folder: Path, manifest: dict[str, Any]) -> None:
-    """Raises BundleError for a manifest that names anything but files of its own folder."""
+    """Raises BundleError for a manifest that names a file outside its folder."""
     names = manifest.get("files")
     if not isinstance(names, dict):
         raise BundleError(folder / MANIFEST, "it lists no files")
@@ -206,7 +206,7 @@ def _check_file_names(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def index_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """The names of the index's shards. Raises BundleError for a manifest that names none in its folder."""
+    """The file names of the index's shards. Raises BundleError if the manifest names none in its folder."""
     names = manifest["index"].get("files")
     if not isinstance(names, list) or not names or not all(name in manifest["files"] for name in names):
         raise BundleError(folder / MANIFEST, f"the files of the index are {names!r}", "export again")

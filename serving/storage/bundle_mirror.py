@@ -62,7 +62,7 @@ def is_mirror(root: Path) -> bool:
 
 
 def has_version(root: Path) -> bool:
-    """Whether the remote root names a version. Raises RemoteError."""
+    """Whether the remote root has a `current` that names a version. Raises RemoteError."""
     return _remote(root).read_text(CURRENT) is not None
 
 
@@ -84,10 +84,10 @@ def refresh(root: Path, served: Iterable[str] = ()) -> None:
 def pull_current(root: Path, remote: RemoteFolder | None = None, n_kept: int = N_KEPT) -> str:
     """Copy the version that the remote `current` names, point the local `current` at it, and return its name.
 
-    Raises RemoteError if there is none or it cannot be copied; the local `current` then stays.
+    Raises RemoteError if there is no such version or it cannot be copied; the local `current` then stays.
 
     Args:
-        remote: the remote root; None for the one that `root` mirrors.
+        remote: the remote root; None for the remote root that `root` mirrors.
         n_kept: number of newest versions to keep.
     """
     remote = _remote(root) if remote is None else remote

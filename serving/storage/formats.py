@@ -8,8 +8,8 @@
                                    11 fields
     7       as 8                   11 fields  other names (OLD_COLUMN_NAMES)
 
-A bundle of format 7 or 8 has the tasks DEFAULT_TASKS, and its slate policy the default objective. Candidates
-of formats 7 to 9 have 6 fields: instead of list_scores, a score each of the sources SCORED_BEFORE_10.
+A bundle of format 7 or 8 has the tasks DEFAULT_TASKS and the default objective. Candidates of formats 7 to 9
+have 6 fields: in place of list_scores, one score for each of the sources SCORED_BEFORE_10.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -112,7 +112,7 @@ FIELDS_BEFORE_9 = tuple(k for k, name in enumerate(CATALOG_FIELDS) if name not i
 
 
 def manifest_tasks(manifest: Mapping[str, Any]) -> tuple[TaskOutput, ...]:
-    """The tasks in the order of the ranker's output. Raises ValueError for a manifest without valid ones."""
+    """The tasks in the order of the ranker's output. Raises ValueError for a manifest without valid tasks."""
     if manifest["format"] in VERSIONS_BEFORE_9:
         return DEFAULT_TASKS
     try:
@@ -141,7 +141,7 @@ def manifest_scored(manifest: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def manifest_sales(manifest: Mapping[str, Any]) -> int:
-    """The number of last columns of item vectors that hold sales; 0 in bundles of earlier releases."""
+    """The number of sales columns at the end of item vectors; 0 in bundles of earlier releases."""
     return int(manifest["dims"].get("sales", 0))
 
 
@@ -190,7 +190,7 @@ def adapt_modules(modules: Mapping[str, Any], format_version: int) -> dict[str, 
 
 
 def read_numeric_columns(items: MappedTable, format_version: int) -> dict[str, NDArray[Any]]:
-    """The columns of NUMERIC_DTYPES and OPTIONAL_DTYPES under current names; `available` as booleans.
+    """The columns of NUMERIC_DTYPES and OPTIONAL_DTYPES under their current names; `available` is boolean.
 
     A missing optional column has width 0. Without the column `product`, every item is its own product.
     """
@@ -213,7 +213,7 @@ def read_numeric_columns(items: MappedTable, format_version: int) -> dict[str, N
 
 
 def build_catalog(numbers: Mapping[str, NDArray[Any]]) -> Catalog:
-    """The catalog in the memory of the columns."""
+    """The catalog, built in the memory of the columns."""
     tensors = {
         field: torch.from_numpy(numbers[CATALOG_COLUMNS.get(field, field)]) for field in CATALOG_FIELDS
     }

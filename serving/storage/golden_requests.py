@@ -34,9 +34,10 @@ def checkout_from_json(text: str) -> Checkout:
 
 
 def read_golden_requests(bundle: Bundle) -> list[tuple[Checkout, dict[str, Any]]]:
-    """The golden requests, each with its `slate` (item ids) and their predictions.
+    """The golden requests, each with its `slate` (item ids) and the predictions of these items.
 
-    From format 9 on these are `predictions`, T numbers of each item; before, `purchase` probabilities.
+    From format 9 on the predictions are `predictions`, T numbers for each item; in earlier formats they are
+    `purchase` probabilities.
     """
     file = bundle.folder / "golden.arrow"
     rows = read_arrow(str(file)).to_pylist()
@@ -67,7 +68,7 @@ def replay_golden_requests(
 
 
 def _prediction_error(item: Item, expected: dict[str, Any], position: int) -> str:
-    """A sentence on the first prediction of an item that differs from the expected one; "" for none."""
+    """A message about the first prediction of an item that differs from the expected value; "" for none."""
     predictions = item.predictions or {}
     if "predictions" in expected:
         references = expected["predictions"][position]

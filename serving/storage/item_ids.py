@@ -1,6 +1,6 @@
 """Finds item rows by item ids, with a hash table in a file that processes share.
 
-    id ─ CRC-32 of its UTF-8 ─▶ slot ─ the row of another id? on to the next slot ─▶ its row, or 0: unknown
+    id ─ CRC-32 of its UTF-8 ─▶ slot ─ the row of another id? try the next slot ─▶ its row, or 0: unknown
 
 Open addressing with linear probing (Knuth, The Art of Computer Programming, vol. 3, 6.4, algorithm L). At
 most half of the slots are taken: on average a known id takes 1.5 probes, an unknown one 2.5.
@@ -21,9 +21,9 @@ class ItemRowMap:
 
     Args:
         item_id: [N+1] ids by row; the id of row 0 counts as unknown.
-        slots: [2^k] as `build_slots` makes them.
+        slots: [2^k] slots, as `build_slots` returns them.
 
-    Raises ValueError for slots of a different number of ids.
+    Raises ValueError for slots that were built for a different number of ids.
     """
 
     def __init__(self, item_id: pa.StringArray, slots: NDArray[np.int32]) -> None:
@@ -43,7 +43,7 @@ class ItemRowMap:
         return self.lookup_encoded(encode_utf8(item_ids))
 
     def lookup_encoded(self, item_ids: list[bytes]) -> list[int]:
-        """The row of each id, UTF-8."""
+        """The row of each id; ids are UTF-8 bytes."""
         slots, offsets, text, mask = self._slots, self._ids.offsets, self._ids.data, len(self._slots) - 1
         rows = dict.fromkeys(item_ids, 0)  # a history repeats ids
         first_slots = [crc32(item_id) & mask for item_id in rows]
@@ -88,5 +88,5 @@ def build_slots(item_id: pa.StringArray) -> NDArray[np.int32]:
 
 
 def _slot_count(n_ids: int) -> int:
-    """The slots for `n_ids` ids: a power of two, twice as many or more."""
+    """The number of slots for `n_ids` ids: the smallest power of two that is at least twice `n_ids`."""
     return 1 << (2 * n_ids - 1).bit_length()

@@ -28,7 +28,7 @@ class MappedTable:
         self.batch = reader.get_batch(0)
 
     def string_column(self, name: str) -> pa.StringArray:
-        """A column of strings. Raises ValueError if it is missing or of another type."""
+        """A column of strings. Raises ValueError if the column is missing or of another type."""
         column = self._column(name)
         if column.type != pa.string():
             raise ValueError(f"column {name} is {column.type}, expected string")
@@ -37,7 +37,7 @@ class MappedTable:
     def numeric_column(self, name: str, dtype: DTypeLike) -> NDArray[Any]:
         """A column of numbers without nulls, in place: [N], or [N, size] of fixed-size lists.
 
-        Raises ValueError if it is missing, has nulls or is of another type.
+        Raises ValueError if the column is missing, has nulls or is of another type.
         """
         column = self._column(name)
         shape = [len(column)]

@@ -15,14 +15,14 @@ SIGNATURE = "manifest.sig"
 
 
 def sign_file(file: Path, signature: Path, key_file: Path) -> None:
-    """Write the signature of a file. Raises as `read_private_key`."""
+    """Write the signature of a file. Raises the errors of `read_private_key`."""
     signature.write_bytes(read_private_key(key_file).sign(file.read_bytes()))
 
 
 def read_private_key(file: Path) -> Any:
     """The Ed25519 private key of a PEM file.
 
-    Raises OSError, ValueError for another file, ImportError without the library.
+    Raises OSError, ValueError for any other file, ImportError without the library.
     """
     serialization, ed25519 = _library()
     try:
@@ -37,7 +37,7 @@ def read_private_key(file: Path) -> Any:
 def read_trusted_keys(paths: Sequence[Path]) -> list[Any]:
     """The Ed25519 public keys of PEM files, and of all files *.pem of folders.
 
-    Raises OSError, ValueError for another file or a folder without one, ImportError without the library.
+    Raises OSError, ValueError for any other file or a folder without *.pem, ImportError without the library.
     """
     if not paths:
         return []
@@ -59,7 +59,7 @@ def read_trusted_keys(paths: Sequence[Path]) -> list[Any]:
 
 
 def check_signature(content: bytes, signature: Path, keys: Sequence[Any]) -> None:
-    """Raises ValueError unless `signature` is a file with the signature of `content` by one of the keys."""
+    """Raises ValueError unless the file `signature` holds a signature of `content` by one of the keys."""
     from cryptography.exceptions import InvalidSignature
 
     if not signature.is_file():

@@ -16,7 +16,7 @@ class StringColumn(Sequence[str]):
     """n strings; null reads as "". Safe to share between threads.
 
     Attributes:
-        offsets: [n+1] int32, where each string begins in `data`, and where the last one ends.
+        offsets: [n+1] int32, the start of each string in `data`, and the end of the last string.
         data: UTF-8.
     """
 
@@ -26,13 +26,13 @@ class StringColumn(Sequence[str]):
 
     @classmethod
     def from_arrow(cls, column: pa.StringArray) -> "StringColumn":
-        """The strings of an Arrow array, in its memory."""
+        """The strings of an Arrow array, in the memory of the array."""
         _, offsets, data = column.buffers()
         all_offsets = memoryview(offsets or bytes(4)).cast("i")
         return cls(all_offsets[column.offset :][: len(column) + 1], memoryview(data or b"\0").cast("B"))
 
     def copy_slice(self, first: int, end: int) -> "StringColumn":
-        """The strings from `first` up to `end`, `end` excluded, in memory of their own."""
+        """A copy of the strings from `first` up to `end`, `end` excluded."""
         offsets = np.asarray(self.offsets[first : end + 1])
         data = self.data[offsets.item(0) : offsets.item(-1)].tobytes()
         return StringColumn((offsets - offsets[0]).data, memoryview(data))
@@ -70,7 +70,7 @@ class StringColumn(Sequence[str]):
 
 
 def encode_utf8(texts: Iterable[str]) -> list[bytes]:
-    """Each text as UTF-8; a lone surrogate, which no column holds, is encoded too."""
+    """Each text as UTF-8. A lone surrogate, which no column holds, is also encoded instead of raising."""
     if isinstance(texts, StringColumn):
         return texts.to_bytes_list()
     return [text.encode(errors="surrogatepass") for text in texts]

@@ -1,4 +1,4 @@
-"""Finds the nearest eligible items of a query vector.
+"""Finds the eligible items that are nearest to a query vector.
 
     query ─ coarse centroids ─▶ lists ─ codes ─▶ k · refine_factor ─ int8 vectors ─▶ k best
                  │                 │ ╰─ id selector: ineligible ids are never scored
@@ -33,10 +33,12 @@ class SearchParams:
     """Search parameters of an index.
 
     Args:
-        probes: lists of an inverted file (nprobe), or nodes that a graph keeps in view (efSearch).
-        centroid_margin: lists whose centroid's inner product with the query is more than this below that of
-            the nearest centroid are skipped, so that a query in a dense region costs less; infinity for none.
-        refine_factor: k · refine_factor items come from the index and are sorted anew by their int8 vectors;
+        probes: number of lists to search in an inverted file (nprobe), or of nodes that a graph keeps in view
+            (efSearch).
+        centroid_margin: a list is skipped if its centroid's inner product with the query is smaller by more
+            than this than that of the nearest centroid. So a query in a dense region costs less. Infinity
+            skips no list.
+        refine_factor: the index returns k · refine_factor items, which are sorted anew by their int8 vectors;
             1 keeps the order of the index.
     """
 
@@ -45,7 +47,7 @@ class SearchParams:
     refine_factor: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
-        """For a manifest; JSON has no infinity."""
+        """The parameters as JSON values for a manifest; JSON has no infinity."""
         margin = None if self.centroid_margin == float("inf") else self.centroid_margin
         return {"probes": self.probes, "margin": margin, "refine": self.refine_factor}
 
@@ -58,16 +60,16 @@ class SearchParams:
 
 
 class ProbedLists(NamedTuple):
-    """The lists to search for B queries, at most P each, best first; -1 and -inf for none."""
+    """The lists to search for B queries, at most P per query, best first; -1 and -inf fill the rest."""
 
     scores: Vectors  # [B, P], inner products of query and centroid
     lists: Rows  # [B, P]
 
 
 def read_index(file: str) -> faiss.Index:
-    """An index file with its inverted lists memory-mapped: processes share them, and loading is quick.
+    """Open an index file. Its inverted lists are memory-mapped: processes share them, and loading is quick.
 
-    Lists of fast-scan codes and graphs are read as a whole.
+    Lists of fast-scan codes, and graphs, are read into memory as a whole.
 
     Raises RuntimeError for a file that is not an index.
     """
@@ -84,11 +86,11 @@ class ItemIndex:
     """An index over item rows, and the vectors of the items. Safe to share between threads.
 
     Args:
-        shards: each finds item rows of its own; all have inner product and the same centroids.
+        shards: indexes of different item rows; all use the inner product and the same centroids.
         packed_vectors: [N+1, D+8], the row-wise int8 item vectors.
         search_params: the search parameters of the shards.
 
-    Raises ValueError where metric, dimensions or centroids do not fit.
+    Raises ValueError if metric, dimensions or centroids do not fit.
     """
 
     def __init__(
@@ -152,7 +154,7 @@ class ItemIndex:
         return index
 
     def max_probes(self) -> int:
-        """The probes that search everything."""
+        """The number of probes that searches the whole index."""
         if self.centroids is not None:
             return self.centroids.shape[1]
         return max(index.ntotal for index in self.shards)
@@ -184,7 +186,7 @@ class ItemIndex:
         return np.take_along_axis(rows, np.argsort(-scores, axis=1, kind="stable")[:, :k], 1)
 
     def probe_lists(self, queries: Vectors, probes: int, margin: float) -> ProbedLists:
-        """The lists to search: those of the `probes` nearest centroids that lie within the margin.
+        """The lists to search: the lists of the `probes` nearest centroids, if within the margin.
 
         The index's own quantizer would sort `probes` lists for every query, although few are within the
         margin.
@@ -206,7 +208,7 @@ class ItemIndex:
         return ProbedLists(scores, lists)
 
     def search_exact(self, queries: Vectors, k: int, eligible_rows: Rows) -> Rows:
-        """[B, k]: the best of `eligible_rows` [n] in order of their exact scores, -1 past the last."""
+        """[B, k] rows of `eligible_rows` [n], best exact score first. If n < k, -1 fills the rest."""
         rows = np.full((len(queries), k), -1, np.int64)
         if len(eligible_rows):
             scores = self._inner_products(queries, eligible_rows[None])
@@ -228,7 +230,7 @@ class ItemIndex:
 
 
 def ivf_centroids(ivf: faiss.IndexIVF) -> Vectors:
-    """[nlist, D] of an inverted file."""
+    """The centroids [nlist, D] of an inverted file."""
     centroids: Vectors = ivf.quantizer.reconstruct_n(0, ivf.nlist)
     return centroids
 

@@ -1,4 +1,4 @@
-"""The versions in a bundle root, and the one that serves.
+"""The versions in a bundle root, and the version that serves.
 
 `current` is a symbolic link that is always replaced in one step, so every reader finds a version.
 """
@@ -30,8 +30,9 @@ def list_versions(root: Path) -> list[str]:
 
 
 def earlier_versions(root: Path) -> list[str]:
-    """Names of the versions older than the one that `current` names, the newest first; without a `current`
-    all of them.
+    """Names of the versions older than the version that `current` names, the newest first.
+
+    Without a `current`, the names of all versions.
     """
     link = root / CURRENT
     current = Path(os.readlink(link)).name if link.is_symlink() else None

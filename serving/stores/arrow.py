@@ -114,7 +114,7 @@ class ArrowStore:
         raise self._read_only_error()
 
     def close(self) -> None:
-        """Do nothing: the file is unmapped when its last history is gone."""
+        """Do nothing: the file is unmapped when the last history read from it is freed."""
 
     def _read_only_error(self) -> ValueError:
         return ValueError(
@@ -124,7 +124,7 @@ class ArrowStore:
 
 
 class _UserBatch:
-    """Views of a record batch: reading a user makes no Arrow object for every value."""
+    """Views of a record batch, with which reading a user creates no Arrow object per value."""
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         lists = {name: batch[name] for name in STORE_SCHEMA if name != "user_id"}
@@ -145,7 +145,7 @@ class _UserBatch:
         return self.history(row) if exists else EMPTY_HISTORY
 
     def history(self, row: int) -> UserHistory:
-        """Copies, so that the disk is read here and not later. Raises CorruptHistoryError."""
+        """A copy of a row's history, so that the disk is read now, not later. Raises CorruptHistoryError."""
         try:
             return self._read_history(row)
         except (ValueError, IndexError, pa.ArrowException) as error:
@@ -182,7 +182,7 @@ def _null_events(ts: pa.Array, quantity: pa.Array) -> NDArray[np.int64]:
 
 
 def _slice_copier(column: pa.Array) -> Callable[[int, int], NDArray[Any]]:
-    """A function (first, end) → a copy of those numbers, NaN for null."""
+    """A function (first, end) → a copy of these numbers of the column, with NaN for null."""
     if column.null_count:
         return lambda first, end: np.array(column[first:end].to_numpy(zero_copy_only=False))
     values: NDArray[Any] = column.to_numpy()
@@ -190,7 +190,7 @@ def _slice_copier(column: pa.Array) -> Callable[[int, int], NDArray[Any]]:
 
 
 def _kind_codes(kinds: StringColumn) -> NDArray[np.int64]:
-    """[n] positions in HISTORY_KINDS."""
+    """The positions [n] of kinds in HISTORY_KINDS."""
     if kinds.data == len(kinds) * HISTORY_KINDS[0].encode():  # purchases only
         return np.zeros(len(kinds), np.int64)
     return np.array([*map(HISTORY_KINDS.index, kinds)], np.int64)
@@ -199,7 +199,7 @@ def _kind_codes(kinds: StringColumn) -> NDArray[np.int64]:
 def _read_ahead(path: str | Path) -> None:
     """Read the first READ_AHEAD_BYTES into memory, so that the first requests do not wait for the disk.
 
-    A user lies in some twenty places of the file. (madvise reads 128 KB ahead at most.)
+    The data of a user are in some twenty places of the file. (madvise reads 128 KB ahead at most.)
     """
     buffer, remaining = bytearray(1 << 20), READ_AHEAD_BYTES
     with open(path, "rb", buffering=0) as file:

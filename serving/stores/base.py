@@ -1,4 +1,4 @@
-"""User histories: the one interface of all stores."""
+"""User histories: the interface of all stores."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,8 +36,8 @@ class UserHistory:
     def without_order(self, order_id: str | None) -> "UserHistory":
         """The history without the events that were appended under the key `order_id`.
 
-        The lines of a checkout may be recorded before its slate is requested. They are the basket of the
-        request and would count twice.
+        The lines of a checkout may be recorded before its slate is requested. These lines are the basket of
+        the request, so in the history they would count twice.
         """
         if order_id is None or self.key_hash is None:
             return self
@@ -55,7 +55,7 @@ class UserHistory:
 
 
 def idempotency_hash(key: str) -> int:
-    """A number of 8 bytes that stands for an idempotency key, never 0."""
+    """The hash of an idempotency key: a number of 8 bytes, never 0."""
     text = key.encode(errors="surrogatepass")  # a key that is not Unicode is that of no stored event
     return int.from_bytes(blake2b(text, digest_size=KEY_BYTES).digest(), "little") or 1
 
@@ -70,11 +70,13 @@ UNREAD_HISTORY = replace(EMPTY_HISTORY)  # stands for the history of a user whos
 class Store(Protocol):
     """A store of raw events by user. Safe to share between threads.
 
-    A store with a memory of impressions is an ImpressionStore too (serving/stores/impressions.py), one whose
-    orders can be amended an OrderStore (orders.py), one that sets damaged histories aside a QuarantineStore
-    (quarantine.py). Every method raises OSError (TimeoutError and ConnectionError among them) while the store
-    is unavailable, ValueError for input that cannot be stored, and its subclass CorruptHistoryError
-    (quarantine.py) for a damaged history.
+    A store that keeps impressions is also an ImpressionStore (serving/stores/impressions.py), a store whose
+    orders can be amended is an OrderStore (orders.py), and a store that sets damaged histories aside is a
+    QuarantineStore (quarantine.py).
+
+    Every method raises OSError (TimeoutError and ConnectionError among them) while the store is unavailable,
+    ValueError for input that cannot be stored, and its subclass CorruptHistoryError (quarantine.py) for a
+    damaged history.
     """
 
     def get(self, user_id: str) -> UserHistory:
@@ -92,22 +94,23 @@ class Store(Protocol):
         The newest `max_events` events by `ts` are kept; among equal times, the last to arrive. An attribute
         replaces an earlier attribute of the same name. With `idempotency_key`, an order's id, a retry is
         safe: an append whose key is among the user's last 256 (serving.stores.chunks.MAX_IDEMPOTENCY_KEYS)
-        changes nothing. `get` has the keys in `UserHistory.key_hash`, so that the slate of an order leaves
-        its own lines out of the history. A store that returns None there counts them twice.
+        changes nothing. `get` returns the keys in `UserHistory.key_hash`, so that the slate of an order can
+        leave the order's lines out of the history. With a store that returns None there, these lines count
+        twice.
         """
 
     def append_many(self, users: Iterable[tuple[str, UserHistory]]) -> None:
-        """Append many histories at once. The same history of a user counts once, as under a key of its own.
+        """Append many histories at once. A repeated history of a user counts once, as if it had a key.
 
         The call is not atomic: if it fails, some users may be stored already. A retry is safe.
         """
 
     def close(self) -> None:
-        """Release files and connections. Calls in progress finish, later ones raise ValueError."""
+        """Release files and connections. Calls in progress finish; later calls raise ValueError."""
 
 
 def history_from_events(events: Sequence[Event], profile: Mapping[str, str] | None = None) -> UserHistory:
-    """Events in columns, in the order given."""
+    """The history with these events in columns, in the given order."""
     if not events and not profile:
         return EMPTY_HISTORY
     return UserHistory(

@@ -1,17 +1,17 @@
 """Packed chunks: the writable stores keep one chunk per append and user, in order of arrival.
 
-An append is then one small write, whatever the history, and reading decodes a few blobs. When a user has more
-than MAX_CHUNKS chunks, the store merges them into one. A chunk is
+An append is then one small write, whatever the length of the history, and reading decodes a few blobs. When a
+user has more than MAX_CHUNKS chunks, the store merges them into one. A chunk is
 
     magic, CRC-32 of all that follows, n events, k keys    4 × 4 bytes
-    keys       [k] 8 bytes, hashes of idempotency keys; of `sxt3` 16 bytes, the second half that of a content.
-               A merged chunk has the last MAX_IDEMPOTENCY_KEYS
-    events     [n] ts, quantity, price, kind and, but for `sxt1`, the key's number from 1 on, 0 for none
-    words      JSON in UTF-8: [[n item ids], profile]; of `sxt3` [[n item ids], profile, kind of change]
+    keys       [k] 8 bytes, hashes of idempotency keys; in `sxt3` 16 bytes: the second half is the hash of the
+               content. A merged chunk has the last MAX_IDEMPOTENCY_KEYS
+    events     [n] ts, quantity, price, kind and, except in `sxt1`, the key's number from 1 on, 0 for none
+    words      JSON in UTF-8: [[n item ids], profile]; in `sxt3` [[n item ids], profile, kind of change]
 
 Reading drops duplicates and applies order changes (stores/orders.py), so stores never read before a write.
-Changes of orders and merged chunks are `sxt3`, appends under a key `sxt2`, all others `sxt1`. Earlier
-releases wrote `sxt1` and `sxt2` alone: of the events of an `sxt1` the keys are unknown.
+Changes of orders and merged chunks are `sxt3`, appends with a key `sxt2`, all others `sxt1`. Earlier releases
+wrote only `sxt1` and `sxt2`: the keys of events in an `sxt1` chunk are unknown.
 """
 
 import json
@@ -47,7 +47,7 @@ KEY_SIZES = {b"sxt1": KEY_BYTES, b"sxt2": KEY_BYTES, b"sxt3": 2 * KEY_BYTES}
 
 
 def pack(history: UserHistory, max_events: int, idempotency_key: str | None = None) -> bytes:
-    """One append as a chunk, without the events that can never be among the newest `max_events`."""
+    """One append as a chunk, with only the newest `max_events` of its events."""
     history = _newest_events(history, max_events)
     if idempotency_key is None:
         return _assemble_chunk(b"sxt1", b"", *_encode_body(b"sxt1", history))
@@ -65,7 +65,7 @@ def pack_order(change: OrderChange, max_events: int) -> bytes:
 
 
 def pack_with_content_key(history: UserHistory, max_events: int) -> bytes:
-    """One append as a chunk, under a key made of its content."""
+    """One append as a chunk, with a hash of the content as its key."""
     events, words = _encode_body(b"sxt1", _newest_events(history, max_events))
     key = blake2b(events + words, digest_size=KEY_BYTES).digest()
     return _assemble_chunk(b"sxt1", key, events, words)
@@ -74,14 +74,14 @@ def pack_with_content_key(history: UserHistory, max_events: int) -> bytes:
 def pack_in_batches(
     users: Iterable[tuple[str, UserHistory]], max_events: int
 ) -> Iterator[list[tuple[str, bytes]]]:
-    """User ids and their chunks under content keys, BULK_BATCH_USERS at a time."""
+    """Yield batches of BULK_BATCH_USERS user ids with their chunks, which have content keys."""
     chunks = ((user_id, pack_with_content_key(history, max_events)) for user_id, history in users)
     while batch := list(islice(chunks, BULK_BATCH_USERS)):
         yield batch
 
 
 def unpack(chunks: Sequence[bytes], max_events: int) -> UserHistory:
-    """The history that a user's chunks hold. Raises CorruptHistoryError for bytes that are not a chunk."""
+    """The history in a user's chunks. Raises CorruptHistoryError for bytes that are not a chunk."""
     return _replay(chunks, max_events)[0]
 
 
@@ -106,7 +106,7 @@ def merge(chunks: Sequence[bytes], max_events: int) -> bytes:
 
 
 def part_readable(chunks: Iterable[bytes]) -> ReadableRecords:
-    """The chunks that can be read, and those that cannot, both in order of arrival."""
+    """The readable chunks and the unreadable chunks, both in order of arrival."""
     parts = ReadableRecords([], [])
     for chunk in chunks:
         try:
@@ -130,7 +130,7 @@ def _replay(chunks: Sequence[bytes], max_events: int) -> tuple[UserHistory, list
 
 
 def _newest_events(history: UserHistory, max_events: int) -> UserHistory:
-    """The newest events, oldest first; those of the same second in order of arrival."""
+    """The newest events, oldest first; events of the same second in order of arrival."""
     is_sorted = bool((history.ts[1:] >= history.ts[:-1]).all())
     if is_sorted and len(history.ts) <= max_events:
         return history

@@ -27,13 +27,14 @@ class ForgettingStore(Protocol):
     def forget(self, user_ids: Sequence[str]) -> int:
         """Delete all data of the users.
 
-        Returns the number of records, 0 for unknown users. No byte of it is left when the call returns.
+        Returns the number of deleted records, 0 for unknown users. No byte of the data remains when the call
+        returns.
         Raises the errors of `Store.append`; a retry is safe.
         """
 
 
 def can_forget(store: object) -> TypeGuard[ForgettingStore]:
-    """Whether the store can delete users: an exported `store.arrow` is rewritten instead."""
+    """Whether the store can delete users. An exported `store.arrow` cannot: it is rewritten instead."""
     return isinstance(store, ForgettingStore)
 
 
@@ -43,7 +44,7 @@ def delete_sqlite_users(path: Path, user_ids: Sequence[str]) -> int:
     Deleted bytes stay in the free space of a file, including bytes of earlier merges. So the file is
     rewritten (VACUUM) and its write-ahead log is truncated. Writers wait meanwhile, readers do not.
 
-    Raises sqlite3.Error, and TimeoutError where readers keep the log in use.
+    Raises sqlite3.Error, and TimeoutError if readers keep the log in use.
     """
     users = [[user_id.encode()] for user_id in user_ids]
     uri = f"{path.absolute().as_uri()}?mode=rw"  # a file that is gone is not created
@@ -67,10 +68,10 @@ def delete_sqlite_users(path: Path, user_ids: Sequence[str]) -> int:
 
 
 def rewrite_arrow_store(path: Path, user_ids: Collection[str]) -> int:
-    """Replace a `store.arrow` by one without the users. Returns how many it had; 0 leaves the file as it is.
+    """Replace a `store.arrow` by one without the users. Returns how many of the users it had.
 
-    Processes that have mapped the file keep the old one until they open it anew. Raises OSError, or
-    ArrowInvalid for a file that is not a store.
+    If it had none, the file stays as it is. Processes that mapped the file keep the old file until they
+    reopen it. Raises OSError, or ArrowInvalid for a file that is not a store.
     """
     remove_abandoned_partials(path.parent, f".{path.name}.*.partial")
     users = pa.array(sorted(user_ids), pa.string())

@@ -1,8 +1,8 @@
 """The slates that a user was shown, stored for the frequency cap (serving/pipeline/frequency.py).
 
 A store keeps the newest MAX_SLATES of a user apart from the history, one small record each, in order of
-arrival: a JSON list [order key, ts, [item ids]]. A view of a slate, where views are recorded, is a record
-of its own: VIEWED and the order key, and no items.
+arrival: a JSON list [order key, ts, [item ids]]. If views are recorded, a view of a slate is a separate
+record without items, whose key is VIEWED and the order key.
 """
 
 import json
@@ -25,7 +25,7 @@ class ShownSlate(NamedTuple):
 
 
 class ReadableRecords(NamedTuple):
-    """Records of a user, parted into those that can be read and those that cannot."""
+    """The readable and the unreadable records of a user."""
 
     readable: list[bytes]
     damaged: list[bytes]
@@ -36,14 +36,14 @@ class ImpressionStore(Protocol):
     """A store that also keeps impressions; `get` returns them in `UserHistory.impressions`."""
 
     def append_impressions(self, user_id: str, slate: ShownSlate) -> None:
-        """Add a slate. It is stored when this returns; the newest MAX_SLATES of the user are kept.
+        """Add a slate, which is stored when the call returns. The newest MAX_SLATES of the user are kept.
 
-        Raises OSError while the store is unavailable, and ValueError for what cannot be stored.
+        Raises OSError while the store is unavailable, and ValueError for input that cannot be stored.
         """
 
 
 def keeps_impressions(store: object) -> TypeGuard[ImpressionStore]:
-    """Whether the store has a memory of impressions: an exported `store.arrow` has none."""
+    """Whether the store keeps impressions. An exported `store.arrow` does not."""
     return isinstance(store, ImpressionStore)
 
 
@@ -89,7 +89,7 @@ def pack_slate(slate: ShownSlate) -> bytes:
 
 
 def unpack_slates(records: Iterable[bytes]) -> tuple[ShownSlate, ...]:
-    """The slates of a user's records, in that order.
+    """The slates in a user's records, in the order of the records.
 
     Raises CorruptHistoryError for bytes that are not a record.
     """
@@ -101,7 +101,7 @@ def unpack_slates(records: Iterable[bytes]) -> tuple[ShownSlate, ...]:
 
 
 def part_readable_slates(records: Iterable[bytes]) -> ReadableRecords:
-    """The records of slates that can be read, and those that cannot, both in order of arrival."""
+    """The readable and the unreadable records of slates, both in order of arrival."""
     parts = ReadableRecords([], [])
     for record in records:
         try:

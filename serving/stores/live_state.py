@@ -66,14 +66,14 @@ class LiveState(Protocol):
     """
 
     def write(self, changes: Sequence[Change]) -> None:
-        """Write all changes or none. They are stored when it returns."""
+        """Write all changes or none. The changes are stored when the call returns."""
 
     def read(self, after: Cursor) -> Snapshot:
-        """What was written after `after`."""
+        """The changes written after the cursor `after`."""
 
 
 class SQLiteLiveState:
-    """Live state in an SQLite file. Every call opens the file, so that a replaced one is noticed.
+    """Live state in an SQLite file. Every call opens the file, so that a replaced file is noticed.
 
     Args:
         create: whether a write creates a missing file; otherwise a missing file is an error. A store's file
@@ -97,7 +97,7 @@ class SQLiteLiveState:
             connection.execute("COMMIT")
 
     def read(self, after: Cursor) -> Snapshot:
-        """What was written after `after`; nothing while there is no file that a write would create."""
+        """The changes written after `after`; none while the file is missing and a write would create it."""
         if self.create and not self.path.is_file():
             return Snapshot([], START, is_complete=after != START)
         with self._connection() as connection:
@@ -128,6 +128,6 @@ class SQLiteLiveState:
 
 
 def read_entries(state: LiveState, topic: str) -> dict[str, bytes]:
-    """All present entries of a topic. Raises as `LiveState.read`."""
+    """All current entries of a topic. Raises as `LiveState.read`."""
     changes = state.read(START).changes
     return {c.key: c.value for c in changes if c.topic == topic and c.value is not None}

@@ -1,7 +1,7 @@
 """Bulk loading of a store: from an exported `store.arrow`, or from the canonical tables of a shop.
 
 Rows are streamed: memory holds one batch. Loading adds to the store's content. An interrupted load is safe to
-repeat, because the same batch of the same file counts once; a file with other rows counts as new.
+repeat, because the same batch of the same file counts once. A file with different rows counts as a new file.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -56,14 +56,14 @@ class TableFormat:
                     raise ValueError(f"{name}: no column that is loaded. Did you mean {', '.join(nearest)}?")
 
     def apply(self, table: TableFile, name: str) -> TableFile:
-        """A table with the names of its columns."""
+        """The table, with the file's column names for this format."""
         columns = {c: self.columns.get(f"{name}.{c}", self.columns.get(c, c)) for c in TABLE_COLUMNS[name]}
         integers = [c for c in IDS if {c, f"{name}.{c}"} & {*self.integers}]
         return replace(table, columns=columns, integers=tuple(integers))
 
 
 def _column_names(columns: Collection[str] | None = None) -> list[str]:
-    """The names of columns, and with their tables, that are loaded."""
+    """The names of the loaded columns, each alone and with its table."""
     names = [(table, c) for table, own in TABLE_COLUMNS.items() for c in own if not columns or c in columns]
     return list(dict.fromkeys([c for _, c in names] + [f"{table}.{c}" for table, c in names]))
 
@@ -82,10 +82,10 @@ def bulk_load(
             purchases), `events` (its clicks and cart events) or both (serving/table_files.py). Returns (lines
             of negative quantity), orders of guests and further kinds of events enter no history.
         progress: called after every batch.
-        table_format: how the tables are written.
+        table_format: format of the tables.
 
-    Raises FileNotFoundError, ValueError naming the file and the row for a row that is not an event, and what
-    `store.append_many` raises.
+    Raises FileNotFoundError, ValueError (with the file and the row) for a row that is not an event, and the
+    errors of `store.append_many`.
     """
     is_arrow = path.suffix == ".arrow"
     batches = _read_arrow_store(path) if is_arrow else _read_tables(path, table_format or TableFormat())
@@ -154,7 +154,7 @@ def _event_columns(batch: pa.RecordBatch, file: Path, first_row: int) -> pa.Tabl
 
 
 def _valid_kinds(kinds: pa.Array) -> list[str]:
-    """The kinds of events in a column that are none misspelled. Further kinds enter no history."""
+    """The kinds of events in a column, except misspelled kinds. Further kinds enter no history."""
     distinct = [kind for kind in pc.unique(kinds).to_pylist() if kind is not None]
     return [
         kind

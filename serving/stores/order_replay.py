@@ -1,7 +1,7 @@
 """Turns a user's chunks into the history: drops repeated appends and applies order changes.
 
-The rules are in stores/orders.py. An order recorded by an earlier release has no content hash: it can be
-changed while its events are known to belong to it, and cannot be recorded again after a cancellation.
+stores/orders.py describes the rules. An order that an earlier release recorded has no content hash. It can be
+changed while its events are known to belong to it. It cannot be recorded again after a cancellation.
 """
 
 from dataclasses import replace
@@ -20,7 +20,7 @@ PURCHASE = HISTORY_KINDS.index("purchase")
 
 
 class ChunkContent(NamedTuple):
-    """What one chunk holds."""
+    """The content of one chunk."""
 
     kind: str  # append, record, cancel, return or merged
     keys: list[bytes]  # each 2 × KEY_BYTES: hash of the key, hash of the content
@@ -100,7 +100,7 @@ class OrderReplay:
             self._keep(k, np.flatnonzero(chunk.key_hash != _number(key)))
 
     def _remove_returned(self, returned: ChunkContent) -> None:
-        """Take quantities out of the order's purchases, the first lines of an item first."""
+        """Subtract returned quantities from the order's purchases, from the first lines of an item on."""
         left: dict[str, float] = {}
         for item_id, quantity in zip(returned.item_ids, returned.events["quantity"].tolist(), strict=True):
             left[item_id] = left.get(item_id, 0.0) + quantity
@@ -122,7 +122,7 @@ class OrderReplay:
             self._keep(k, np.flatnonzero(kept))
 
     def _keep(self, k: int, kept: NDArray[np.intp]) -> None:
-        """Keep these events of the k-th chunk."""
+        """Keep only these events of the k-th chunk."""
         chunk = self._chunks[k]
         if len(kept) < len(chunk.events):
             self._chunks[k] = chunk._replace(

@@ -1,8 +1,8 @@
 """Changes of an order: recorded or amended, cancelled, or partly returned.
 
-    record   the order has these lines; an order that was recorded before has them in place of its own
-    cancel   the order leaves the history
-    return   quantities leave the order's lines
+    record   set the lines of the order; lines that were recorded before are replaced
+    cancel   remove the order from the history
+    return   subtract quantities from the order's lines
 
 Changes apply in order of arrival. The same content counts once per order: a repeated call changes nothing,
 even after an amendment or a cancellation. A record with new content applies even after a cancellation.
@@ -23,9 +23,9 @@ class OrderChange:
 
     Args:
         order_id: not empty.
-        events: the lines of a record; of a return the items and how many of each came back.
+        events: for a record the order's lines; for a return the items and the returned quantities.
         content: a text that is equal for a repeated change and different for any other change.
-        profile: attributes of the user, of a record.
+        profile: attributes of the user, for a record.
     """
 
     kind: Literal["record", "cancel", "return"]
@@ -35,7 +35,7 @@ class OrderChange:
     profile: Mapping[str, str] | None = None
 
     def content_hash(self) -> bytes:
-        """KEY_BYTES that stand for kind and content, never all zero."""
+        """A hash of kind and content: KEY_BYTES bytes, never all zero."""
         text = f"{self.kind} {self.content}".encode(errors="surrogatepass")
         digest = blake2b(text, digest_size=KEY_BYTES).digest()
         return digest if any(digest) else b"\1" * KEY_BYTES
@@ -45,11 +45,11 @@ class OrderChange:
 class OrderStore(Protocol):
     """A store in which orders can be amended, cancelled and returned.
 
-    Both methods raise what `Store.append` raises.
+    Both methods raise the errors of `Store.append`.
     """
 
     def record_order(self, user_id: str, order: OrderChange) -> None:
-        """Store the lines of an order; one small write. They are stored when this returns."""
+        """Store the lines of an order in one small write. The lines are stored when the call returns."""
 
     def change_order(self, user_id: str, change: OrderChange) -> UserHistory | None:
         """Store a cancellation or a return. Returns the events of the order that remain.
@@ -59,5 +59,5 @@ class OrderStore(Protocol):
 
 
 def keeps_orders(store: object) -> TypeGuard[OrderStore]:
-    """Whether orders of the store can be changed: an exported `store.arrow` is read-only."""
+    """Whether orders in the store can be changed. An exported `store.arrow` is read-only."""
     return isinstance(store, OrderStore)

@@ -1,7 +1,7 @@
-"""Damaged records of a user's history are set aside; nobody else is affected.
+"""Sets damaged records of a user's history aside; other users are not affected.
 
     read fails ─▶ this request has no history ─▶ in a thread: the damaged records move to the store's
-    quarantine, the readable ones stay ─▶ the next read succeeds
+    quarantine, the readable records stay ─▶ the next read succeeds
 
 The quarantine keeps the bytes, so nothing is lost, until `store repair` clears it.
 """
@@ -20,11 +20,11 @@ MAX_REPORTED_USERS = 1000  # that wait for another try
 
 
 class CorruptHistoryError(ValueError):
-    """What is stored of one user cannot be read. It says nothing about other users."""
+    """The stored data of one user cannot be read. The data of other users may be readable."""
 
 
 class DamagedUser(NamedTuple):
-    """A user of whom something cannot be read."""
+    """A user with unreadable or quarantined records."""
 
     user_id: str
     n_damaged: int  # records that cannot be read and are in the way; 0 if all are in the quarantine
@@ -33,7 +33,7 @@ class DamagedUser(NamedTuple):
 
 @runtime_checkable
 class QuarantineStore(Protocol):
-    """What a store has that sets damaged records aside. Its methods raise what `Store.append` raises."""
+    """A store that can set damaged records aside. Its methods raise the errors of `Store.append`."""
 
     def set_aside(self, user_id: str) -> int:
         """Move a user's damaged records to the quarantine. Returns their number, 0 if all are readable."""
@@ -46,7 +46,7 @@ class QuarantineStore(Protocol):
 
 
 def keeps_quarantine(store: object) -> TypeGuard[QuarantineStore]:
-    """Whether the store can set damaged records aside: an exported `store.arrow` is read-only."""
+    """Whether the store can set damaged records aside. An exported `store.arrow` is read-only."""
     return isinstance(store, QuarantineStore)
 
 
@@ -54,7 +54,7 @@ class CorruptHistories:
     """Counts the damaged histories that requests meet, and sets them aside without delaying a request.
 
     Attributes:
-        on_corrupt: called for each history that was met and set aside, or that cannot be set aside.
+        on_corrupt: called for each damaged history, whether it was set aside or cannot be set aside.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -64,7 +64,7 @@ class CorruptHistories:
         self._lock = threading.Lock()
 
     def report(self, store: object, user_id: str, error: Exception) -> None:
-        """Set a user's damaged records in a store aside soon. Never waits and never raises."""
+        """Queue a user's damaged records to be set aside. Never waits and never raises."""
         with self._lock:
             if self._clock() < self._retry_times.get(user_id, 0.0):
                 return

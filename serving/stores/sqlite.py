@@ -1,4 +1,4 @@
-"""User histories in one SQLite file: nothing to install, for one machine.
+"""User histories in one SQLite file, for one machine. The store needs no installation.
 
 Any number of threads and processes may share the file, on a local disk (the write-ahead log needs shared
 memory, which network file systems lack). Readers never wait for a writer; writers take turns.
@@ -106,20 +106,20 @@ class EmbeddedStore:
         profile: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> None:
-        """Store the events in a transaction of their own."""
+        """Store the events in one transaction."""
         chunk = pack(history_from_events(events, profile), self.max_events, idempotency_key)
         with self._transaction() as connection:
             self._append_chunk(connection, user_id, chunk)
 
     def append_many(self, users: Iterable[tuple[str, UserHistory]]) -> None:
-        """Append many histories, BULK_BATCH_USERS in a transaction: other writers wait for it."""
+        """Append many histories, BULK_BATCH_USERS in a transaction, for which other writers wait."""
         for batch in pack_in_batches(users, self.max_events):
             with self._transaction() as connection:
                 for user_id, chunk in batch:
                     self._append_chunk(connection, user_id, chunk)
 
     def record_order(self, user_id: str, order: OrderChange) -> None:
-        """Store an order's lines in a transaction of their own."""
+        """Store an order's lines in one transaction."""
         chunk = pack_order(order, self.max_events)
         with self._transaction() as connection:
             self._append_chunk(connection, user_id, chunk)
@@ -137,7 +137,7 @@ class EmbeddedStore:
         return remaining
 
     def append_impressions(self, user_id: str, slate: ShownSlate) -> None:
-        """Store what the user was shown, in a transaction of its own."""
+        """Store the slate that the user was shown, in a separate transaction."""
         if not user_id:
             raise ValueError("user_id is empty")
         parameters = {"user": user_id.encode(), "slate": pack_slate(slate), "kept": MAX_SLATES}
@@ -166,16 +166,16 @@ class EmbeddedStore:
             return connection.execute("DELETE FROM quarantine WHERE user = ?", [user_id.encode()]).rowcount
 
     def forget(self, user_ids: Sequence[str]) -> int:
-        """Delete users and write the file anew. Other writers wait as long as that takes."""
+        """Delete users and rewrite the file. Other writers wait until the file is rewritten."""
         with self.file.translate_errors():
             return delete_sqlite_users(self.path, user_ids)
 
     def check(self) -> None:
-        """Raises OSError if the file was removed; opens the one that replaced it. Takes microseconds."""
+        """Reopen the file if it was replaced. Raises OSError if it was removed. Takes microseconds."""
         self.file.check()
 
     def close(self) -> None:
-        """Close the idle connections; one in use closes when its call ends."""
+        """Close the idle connections; a connection in use closes when its call ends."""
         self.file.close()
 
     def _append_chunk(self, connection: sqlite3.Connection, user_id: str, chunk: bytes) -> None:
@@ -269,7 +269,7 @@ def _all_users(connection: sqlite3.Connection) -> Iterator[bytes]:
 
 
 def _damaged_records(connection: sqlite3.Connection, user: bytes) -> Iterator[tuple[str, list[int]]]:
-    """By table, the places of a user's records that cannot be read."""
+    """Table → the places of a user's records that cannot be read."""
     for table, (column, part) in RECORDS.items():
         rows = connection.execute(f"SELECT place, {column} FROM {table} WHERE user = ?", [user]).fetchall()
         yield table, [place for place, record in rows if part([record]).damaged]

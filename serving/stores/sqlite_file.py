@@ -21,7 +21,7 @@ FileIdentity = tuple[int, int] | None  # device and inode; None where there is n
 
 
 class Connection(sqlite3.Connection):
-    """A connection, and the file that it is connected to."""
+    """A connection, and the identity of the file to which it is connected."""
 
     identity: FileIdentity = None
 
@@ -30,7 +30,7 @@ class SQLiteFile:
     """Connections of one process, shared by its threads.
 
     Args:
-        path: of the file.
+        path: path of the file.
         prepare: called with a connection to a file that is new to this process; raises ValueError for a file
             that is not a store.
         timeout: seconds that a new connection waits for a lock.
@@ -67,7 +67,7 @@ class SQLiteFile:
                 time.sleep(0.01)
 
     def check(self) -> None:
-        """Reopen the file if the path now has a different file. Raises FileNotFoundError if there is none."""
+        """Reopen the file if a different file is now at the path. Raises FileNotFoundError if none is."""
         self._check_open()
         self._reset_after_fork()
         self._next_check = time.monotonic() + CHECK_INTERVAL_S
@@ -87,7 +87,7 @@ class SQLiteFile:
 
     @contextmanager
     def transaction(self, timeout: float) -> Iterator[Connection]:
-        """A connection in a transaction, which is in the file at the path when the block has ended."""
+        """A connection in a transaction, which is committed to the file at the path when the block ends."""
         self._reset_after_fork()
         deadline, lock = time.monotonic() + timeout, self._write_lock
         if not lock.acquire(timeout=timeout):
@@ -127,13 +127,13 @@ class SQLiteFile:
                 self.close()
 
     def close(self) -> None:
-        """Close the idle connections; one in use closes when its call ends."""
+        """Close the idle connections; a connection in use closes when its call ends."""
         self.closed = True
         while self.idle:
             self.idle.pop().close()
 
     def _pop_idle(self) -> Connection | None:
-        """An idle connection to the file that is open. Those that came back from another file are closed."""
+        """An idle connection to the open file. Returned connections to another file are closed."""
         while self.idle:
             try:
                 connection = self.idle.pop()
@@ -182,9 +182,9 @@ class SQLiteFile:
     def _leave_file(self) -> None:
         """Close the connections to a file that is no longer at the path.
 
-        Its write-ahead log is still there, and SQLite would apply it to the next file at the path. So the log
-        is written into its own file and removed; if that fails, it is renamed. If the path is a link that now
-        names another file, the old file and its log stay where they are.
+        The file's write-ahead log is still there, and SQLite would apply it to the next file at the path. So
+        the log is written into the file that it belongs to, and removed; if that fails, the log is renamed.
+        If the path is a link that now names another file, the old file and its log stay where they are.
         """
         idle, self.idle = self.idle, []
         identity, self._identity = self._identity, None
@@ -219,7 +219,7 @@ class SQLiteFile:
 
 
 def _checkpoint(connection: sqlite3.Connection) -> bool:
-    """Write the whole write-ahead log into the file that it belongs to. Returns whether that succeeded."""
+    """Write the whole write-ahead log into the file that it belongs to. Returns whether this succeeded."""
     try:
         is_busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     except sqlite3.Error:

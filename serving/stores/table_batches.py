@@ -31,8 +31,8 @@ def table_batches(table: TableFile, columns: Sequence[str]) -> Iterator[TableBat
 
     Ids and kinds of CSV are text.
 
-    Raises ValueError that names the file for columns that are missing, files that cannot be read, and cells
-    that do not parse.
+    Raises ValueError, which names the file, for missing columns, unreadable files and cells that cannot be
+    parsed.
     """
     for file in table.files:
         first_row = 1
@@ -48,7 +48,7 @@ def table_batches(table: TableFile, columns: Sequence[str]) -> Iterator[TableBat
 
 
 def count_rows(table: TableFile) -> int:
-    """Rows of a table of Parquet files; 0 for CSV, which must be read to know."""
+    """The number of rows of a table of Parquet files; 0 for CSV, whose rows are unknown before reading."""
     return 0 if table.csv else sum(pq.read_metadata(file).num_rows for file in table.files)
 
 
@@ -78,7 +78,7 @@ def _csv_batches(table: TableFile, file: Path, columns: Sequence[str]) -> Iterat
 
 
 def _require_columns(file: Path, names: Mapping[str, str], found: Sequence[str]) -> None:
-    """Raise ValueError for a file that lacks columns (canonical → in files), with those that they may be."""
+    """Raise ValueError, with suggestions, for a file that lacks `names` (canonical → in the files)."""
     missing = [name for name in names if names[name] not in found]
     if not missing:
         return
@@ -90,7 +90,7 @@ def _require_columns(file: Path, names: Mapping[str, str], found: Sequence[str])
 
 
 def _with_whole_ids(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
-    """Ids that are whole numbers as their digits: 17.0 is 17."""
+    """The batch, with ids that are whole numbers written as digits: 17.0 becomes 17."""
     for name in columns:
         ids = batch[name]
         if pa.types.is_floating(ids.type):
@@ -102,7 +102,7 @@ def _with_whole_ids(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordB
 
 
 def _parse(text: pa.Array, name: str, csv: CsvFormat, file: Path, first_row: int) -> pa.Array:
-    """The cells of a CSV column: times as Unix seconds, numbers as float64, others as they are."""
+    """The cells of a CSV column: times as Unix seconds, numbers as float64, other columns unchanged."""
     if name != "ts" and name not in NUMBERS:
         return text
     parse = partial(_parse_times if name == "ts" else _parse_numbers, csv=csv)
@@ -130,7 +130,7 @@ def _parse_times(text: pa.Array, csv: CsvFormat) -> pa.Array:
 
 
 def parse_times(text: pa.Array) -> pa.Array:
-    """Unix seconds, int64, of texts of Unix seconds or ISO 8601, a zone also after a blank; else UTC."""
+    """Unix seconds, int64, of texts in Unix seconds or ISO 8601. The zone may follow a blank; default UTC."""
     text = pc.utf8_trim_whitespace(text)
     is_number = pc.match_substring_regex(text, r"^-?\d+(\.\d+)?$")
     seconds = pc.floor(pc.if_else(is_number, text, None).cast(pa.float64())).cast(pa.int64())

@@ -2,10 +2,10 @@
 
 | URI | store | for |
 |---|---|---|
-| a path ending in `.arrow` | serving/stores/arrow.py | what an export wrote; read-only |
+| a path ending in `.arrow` | serving/stores/arrow.py | the histories of an export; read-only |
 | any other path | serving/stores/sqlite.py | one machine, any number of its processes |
 | `redis://`, `valkey://`, and with TLS `rediss://`, `valkeys://` | serving/stores/valkey.py | many servers |
-| `my_package.my_module.MyStore://` and an address | a class of your own (base.py) | anything else |
+| `my_package.my_module.MyStore://` and an address | your class (base.py) | any other database |
 """
 
 from importlib import import_module
@@ -36,11 +36,11 @@ def open_store(
     """The store of a URI (the table above).
 
     Args:
-        max_events: of a user; older ones are dropped.
+        max_events: maximum number of a user's events; older events are dropped.
         read_timeout: seconds that `get` waits for a lock or an answer.
         write_timeout: seconds that `append` and `append_many` wait.
-        ttl: seconds after the last append when a server forgets a user; None for never.
-        durable: whether an embedded store flushes the disk at every append, so that a power cut loses none.
+        ttl: seconds after a user's last append until a server deletes the user; None for never.
+        durable: whether an embedded store flushes every append to the disk, so that a power cut loses none.
         create: whether to create an embedded store that does not exist.
 
     Raises FileNotFoundError, ValueError for a file or class that is not a store or for options out of range,
@@ -66,10 +66,10 @@ def open_store(
 
 
 def open_live_state(uri: str | Path, create: bool = True) -> LiveState:
-    """The live state in an SQLite file, which the first write creates with `create`, or on a server.
+    """The live state in an SQLite file or on a server. With `create`, the first write creates the file.
 
-    The file or server of an event store holds one too. Raises ValueError for another scheme, ImportError
-    without the server's client. The first call connects to a server.
+    The file or server of an event store can also hold a live state. Raises ValueError for another scheme,
+    ImportError without the server's client. The first call connects to a server.
     """
     scheme, separator, _ = str(uri).partition("://")
     if not separator:
@@ -82,7 +82,7 @@ def open_live_state(uri: str | Path, create: bool = True) -> LiveState:
 
 
 def _open_own_store(class_path: str, address: str, **options: Any) -> Store:
-    """The store that the class at a dotted path makes of an address and the options of `open_store`.
+    """The store made by the class at a dotted path, from an address and the options of `open_store`.
 
     Raises ImportError for a class that cannot be imported, ValueError for one whose objects are not stores.
     """
@@ -114,8 +114,9 @@ def bundle_root(bundle: Path) -> Path:
 def live_state_uri(live: str | None, store: str | None, bundle: Path) -> str | None:
     """The URI of the live state:
 
-    `live` if given, else the store, else a file in the bundle root. None if neither can hold it: a store of
-    your own class with a bundle root at a URI, because hosts that copy such a root would not share the file.
+    `live` if given, else the store, else a file in the bundle root. None if neither store nor bundle root can
+    hold it: a store of your own class with a bundle root at a URI, because hosts that copy such a root would
+    not share the file.
     """
     if live is not None:
         return live

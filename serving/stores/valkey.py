@@ -7,9 +7,9 @@ the user. The durability of acknowledged writes depends on the server's persiste
 (`appendfsync everysec` may lose a second). Calls are not retried. An append that timed out may have been
 stored; with an idempotency key it is safe to retry.
 
-While the server is unreachable, a call costs a refused connection, or at most the timeout (once to connect,
-once to wait; the lookup of the host's name is not in it). The first call after its return connects anew. A
-cluster needs another client and is not supported.
+While the server is unreachable, a call takes the time of a refused connection, or at most the timeout (once
+to connect, once to wait; the lookup of the host's name is extra). The first call after the server's return
+reconnects. A cluster needs another client and is not supported.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -123,7 +123,7 @@ class ValkeyStore:
             return unpack_order([*chunks, chunk], change.order_id, self.max_events)
 
     def append_impressions(self, user_id: str, slate: ShownSlate) -> None:
-        """Store what the user was shown, in one round trip."""
+        """Store the slate that the user was shown, in one round trip."""
         key, record = _key(user_id, IMPRESSIONS_PREFIX), pack_slate(slate)
         with self._translate_errors(user_id), self._writer.pipeline() as pipe:
             pipe.rpush(key, record)
@@ -133,7 +133,7 @@ class ValkeyStore:
             pipe.execute()
 
     def forget(self, user_ids: Sequence[str]) -> int:
-        """Delete the keys of users. The server's own files lose them when it writes these anew."""
+        """Delete the keys of users. The server's files lose the keys when the server rewrites these files."""
         keys = [_key(user_id, prefix) for user_id in user_ids for prefix in USER_PREFIXES]
         n_deleted = 0
         for first in range(0, len(keys), BULK_BATCH_USERS):
@@ -142,7 +142,7 @@ class ValkeyStore:
         return n_deleted
 
     def set_aside(self, user_id: str) -> int:
-        """Move a user's damaged records, or a key of another type, to the quarantine, each key at once."""
+        """Move a user's damaged records, or a key of another type, to the quarantine, key by key."""
         with self._translate_errors(user_id):
             return sum(self._set_aside(prefix, user_id) for prefix in RECORDS)
 
@@ -167,7 +167,7 @@ class ValkeyStore:
             return int(pipe.execute()[0])
 
     def close(self) -> None:
-        """Close the idle connections; one in use closes when its call ends."""
+        """Close the idle connections; a connection in use closes when its call ends."""
         self._closed = True
         for client in (self._reader, self._writer):
             # The client's own close() would also close connections in use.
@@ -200,7 +200,7 @@ class ValkeyStore:
                     )  # the next append merges
 
     def _merge(self, key: bytes) -> None:
-        """Replace all chunks by one. The append is stored already, so the next append may do it as well."""
+        """Replace all chunks by one. If this fails, the next append merges: the append is already stored."""
         pipe: Any  # the client's `watch` has no annotations
         with self._writer.pipeline() as pipe:
             try:
@@ -243,7 +243,7 @@ class ValkeyStore:
         )
 
     def _records(self, key: bytes) -> list[bytes]:
-        """The records of a key. What is not a list is one record, as the server dumps it."""
+        """The records of a key. A key that is not a list counts as one record, as the server dumps it."""
         try:
             records: Any = self._writer.lrange(key, 0, -1)
         except redis.ResponseError as error:
@@ -291,7 +291,7 @@ class ValkeyStore:
 
 
 def _is_wrong_type(error: redis.ResponseError) -> bool:
-    """Whether a key holds something else than a list."""
+    """Whether the error means that a key does not hold a list."""
     return "WRONGTYPE" in str(error)
 
 

@@ -3,7 +3,7 @@
 sextet-live:entries     hash: topic NUL key → a byte (1 for a value, 0 for a removed entry) and the value
 sextet-live:order       sorted set: topic NUL key, by sequence number
 sextet-live:sequence    the last sequence number
-sextet-live:generation  random text, new where the server lost its data
+sextet-live:generation  random text, which changes if the server loses its data
 """
 
 import time
@@ -44,7 +44,7 @@ class ValkeyLiveState:
                     raise TimeoutError(f"live state {self._address}: other processes keep writing: try again")
 
     def read(self, after: Cursor) -> Snapshot:
-        """What was written after `after`."""
+        """The changes written after the cursor `after`."""
         with self._translate_errors():
             client: Any = self._client  # its annotations are those of an asynchronous client too
             stored, last = client.mget(GENERATION, SEQUENCE)
@@ -67,10 +67,10 @@ class ValkeyLiveState:
         return Snapshot(changes, Cursor(generation, last), not is_same)
 
     def _try_write(self, fields: list[bytes], values: list[bytes]) -> bool:
-        """Write, unless another writer came between.
+        """Write, unless another process writes at the same time. Returns whether the write succeeded.
 
-        Sequence numbers must become visible in their order, or a reader would miss one: INCR alone is too
-        little.
+        Sequence numbers must become visible in their order, or a reader would miss one. INCR alone does not
+        ensure this.
         """
         pipe: Any  # the client's `watch` has no annotations
         with self._client.pipeline() as pipe:

@@ -20,7 +20,7 @@ MAX_COMPARED_IDS = 5000  # item ids of the same beginning, among which the neare
 
 
 class UnknownName(NamedTuple):
-    """A name of a rule that the bundle does not have."""
+    """A name in a rule that is unknown to the bundle."""
 
     field: str  # category, item, brand, attributes.color
     detail: str  # what is wrong, with the nearest names
@@ -29,14 +29,14 @@ class UnknownName(NamedTuple):
 
 
 class ItemTexts(NamedTuple):
-    """Fields that rules read of an item that the bundle lacks."""
+    """The fields, as rules read them, of an item that the bundle lacks."""
 
     category: str
     brand: str
 
 
 class RowTexts(NamedTuple):
-    """Current fields of the items at `rows` [n] that rules read."""
+    """The current fields, as rules read them, of the items at `rows` [n]."""
 
     rows: NDArray[np.int64]
     category: pa.StringArray
@@ -48,8 +48,8 @@ class RuleCatalog:
     """Columns of a bundle's items that rules read.
 
     Args:
-        bundle: with `folder`, whose items.arrow has the brands and whose schema.json names the attributes.
-            Live changes write to its columns in place (serving/live_items).
+        bundle: the bundle. items.arrow in its `folder` has the brands, schema.json names the attributes. Live
+            changes write to the bundle's columns in place (serving/live_items).
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -68,7 +68,7 @@ class RuleCatalog:
 
     @cached_property
     def attribute_values(self) -> dict[str, list[str] | None]:
-        """Attribute of the items → its values by code - 1; None for one that is a number."""
+        """Attribute of the items → its values by code - 1; None for a numeric attribute."""
         try:
             schema = json.loads((self._folder / "schema.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -77,7 +77,7 @@ class RuleCatalog:
 
     @cached_property
     def categories(self) -> list[str]:
-        """Every category path with an item, and those above it."""
+        """Every category path that has an item, and the paths above it."""
         paths = (path.split("/") for path in pc.unique(self.category).to_pylist() if path)
         return sorted({"/".join(parts[:n]) for parts in paths for n in range(1, len(parts) + 1)})
 
@@ -86,7 +86,7 @@ class RuleCatalog:
         return [] if self.brand is None else [name for name in pc.unique(self.brand).to_pylist() if name]
 
     def match(self, match: Match) -> NDArray[np.bool_]:
-        """[N+1] bool: the items that match every part. Unknown names match no item."""
+        """[N+1] bool: the items that meet all conditions of `match`. Unknown names match no item."""
         mask = self._match(match, np.arange(len(self.item_id)), self.category, self.brand)
         if self.new_items:
             rows = np.fromiter(self.new_items, np.int64)
@@ -94,11 +94,14 @@ class RuleCatalog:
         return mask
 
     def match_rows(self, match: Match, texts: RowTexts) -> NDArray[np.bool_]:
-        """[n] bool: whether items of `texts` currently match every part."""
+        """[n] bool: whether each item of `texts` meets all conditions of `match`.
+
+        The conditions are on item, category, brand, price and attributes.
+        """
         return self._match(match, texts.rows, texts.category, texts.brand)
 
     def texts_of(self, rows: NDArray[np.int64]) -> RowTexts:
-        """The texts of the items at `rows` [n]; reading takes longer than matching a rule."""
+        """The texts of the items at `rows` [n]. Reading them takes longer than matching a rule."""
         category = self.category.take(pa.array(rows)).to_pylist()
         brand = [""] * len(rows) if self.brand is None else self.brand.take(pa.array(rows)).to_pylist()
         new = [
@@ -117,7 +120,7 @@ class RuleCatalog:
         category: pa.StringArray,
         brand: pa.StringArray | None,
     ) -> NDArray[np.bool_]:
-        """[n] bool for the items at `rows` [n], whose category and brand are given."""
+        """[n] bool: whether items at `rows` [n], of the given categories and brands, meet all conditions."""
         mask = rows > 0
         if match.items:
             mask &= np.isin(rows, self.item_rows.lookup(match.items))
@@ -142,7 +145,7 @@ class RuleCatalog:
         return np.isin(self._codes[:, column].numpy()[rows], codes)
 
     def unknown_names(self, match: Match) -> list[UnknownName]:
-        """The unknown names, with similar known names."""
+        """The names in `match` that the bundle does not know, with similar known names."""
         unknown = []
         new_items = tuple(self.new_items.values())
         new_categories = category_prefixes(item.category for item in new_items) if match.categories else ()
@@ -189,7 +192,7 @@ class RuleCatalog:
         ]
 
     def _ids_like(self, item_id: str) -> list[str]:
-        """Some item ids that begin as `item_id` does: among a million, a comparison would take seconds."""
+        """Some item ids with the same beginning as `item_id`: to compare a million ids would take seconds."""
         if len(self.item_id) <= MAX_COMPARED_IDS:
             return [*map(str, self.item_id[1:].to_pylist())]
         is_like = pc.starts_with(self.item_id, item_id[: max(1, len(item_id) - 1)])

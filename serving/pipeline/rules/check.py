@@ -1,7 +1,7 @@
 """Checks rules against a bundle: unknown names, conflicts, and markets with too few items.
 
-Conditions are tried out: every combination of attribute values that rules name, at every time at which a
-condition begins or ends, on each day of a week.
+The check tries every combination of the attribute values that rules name, at every time at which a condition
+begins or ends, on each day of a week.
 """
 
 import time
@@ -34,7 +34,7 @@ def check_rules(compiled: CompiledRules, now: float | None = None) -> list[Findi
     """The problems of rules for a bundle: errors first, each once.
 
     Args:
-        now: Unix seconds (UTC); None for the present.
+        now: Unix seconds (UTC); None for the current time.
     """
     findings = [finding for rule in compiled.rules for finding in _check_names(rule)]
     rules = compiled.rules
@@ -62,7 +62,7 @@ def check_rules(compiled: CompiledRules, now: float | None = None) -> list[Findi
 
 
 def name_problems(compiled: CompiledRules) -> dict[str, list[str]]:
-    """Rule → its mismatches with the bundle: unknown names, or no matching item. Item ids are not checked."""
+    """Rule → its problems with the bundle: unknown names, no matching item. Item ids are not checked."""
     problems: dict[str, list[str]] = {}
     for entry in compiled.rules:
         texts = [
@@ -77,7 +77,7 @@ def name_problems(compiled: CompiledRules) -> dict[str, list[str]]:
 
 
 class Market(NamedTuple):
-    """Attribute values of a request."""
+    """A combination of a request's attribute values."""
 
     context: dict[str, str]
     profile: dict[str, str]
@@ -88,7 +88,7 @@ class Market(NamedTuple):
 
 
 def _markets(rules: Iterable[CompiledRule]) -> Iterator[Market]:
-    """Combinations of the values that conditions name; every attribute may be missing, too."""
+    """All combinations of the values that conditions name, also with missing attributes."""
     values: dict[tuple[str, str], dict[str | None, None]] = {}
     for entry in rules:
         when = entry.rule.when

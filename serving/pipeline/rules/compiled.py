@@ -47,7 +47,7 @@ class Limit(NamedTuple):
 
 
 class CompiledRule(NamedTuple):
-    """A rule with the items of a bundle."""
+    """A rule with the rows of the bundle's items that it matches."""
 
     rule: Rule
     mask: NDArray[np.bool_]  # [N+1] items that it matches
@@ -61,9 +61,9 @@ class RulesInForce:
     """The rules that one request obeys. Immutable; shared between requests and threads.
 
     Attributes:
-        key: identifies the rules and what they match; part of the keys of caches.
-        names: of all rules in force.
-        hidden: rule → items that it hides.
+        key: identifies the rules and the items that they match; cache keys contain it.
+        names: names of all rules in force.
+        hidden: rule → number of items that it hides.
         pins: by slot, then in the order of the rules; the first pin with an eligible item wins.
     """
 
@@ -127,7 +127,7 @@ class RulesInForce:
 
 
 class CompiledRules:
-    """Rules with the items of one bundle. Safe to share between threads.
+    """Rules compiled for the items of one bundle. Safe to share between threads.
 
     Args:
         rules: in the order of their names.
@@ -173,8 +173,8 @@ class CompiledRules:
 
         Args:
             ts: Unix seconds (UTC) of the request.
-            stored_profile: of the user in the store; None before the store was read. Until then, a rule that
-                hides items for some profiles hides them for every profile that may match.
+            stored_profile: the user's profile in the store; None before the store was read. Until then, a
+                rule that hides items for some profiles hides them for every profile that may match.
         """
         profile = {**(stored_profile or {}), **checkout.profile}
         facts = RequestFacts(checkout.context, profile, stored_profile is not None, ts)
@@ -207,7 +207,7 @@ def _compile(rule: Rule, catalog: RuleCatalog) -> CompiledRule:
 
 
 def _compile_changed(compiled: CompiledRule, catalog: RuleCatalog, texts: RowTexts) -> CompiledRule:
-    """The rule, where the items of `texts` changed."""
+    """The compiled rule, updated for the changed items of `texts`."""
     is_matched = catalog.match_rows(compiled.rule.match, texts)
     # To look for the names nearest to an unknown one takes long, and the stock changes every second.
     may_be_known = bool(compiled.unknown) and texts.has_new

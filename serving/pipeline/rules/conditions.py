@@ -39,7 +39,7 @@ class When:
             later.
         days: positions in DAYS; empty for every day.
         start, end: Unix seconds (UTC), the end excluded.
-        zone: of hours and days.
+        zone: time zone of hours and days.
     """
 
     context: AttributeValues = ()
@@ -98,7 +98,7 @@ def read_when(fields: FieldReader, timezone: str) -> When:
     """The conditions of the table `when`. Raises RuleError.
 
     Args:
-        timezone: where the table names none.
+        timezone: time zone for a table that names none.
     """
     fields.check_names(WHEN_FIELDS)
     zone = _read_zone(fields, timezone)
@@ -118,7 +118,7 @@ def read_when(fields: FieldReader, timezone: str) -> When:
 
 
 def read_attributes(fields: FieldReader, name: str) -> AttributeValues:
-    """Attributes and the values that each may have, of a table such as { country = ["DE", "AT"] }."""
+    """Attributes with their allowed values, from a table such as { country = ["DE", "AT"] }."""
     table = fields.table(name)
     if table is None:
         return ()
@@ -173,7 +173,7 @@ def _read_days(fields: FieldReader) -> frozenset[int]:
 
 
 def _read_instant(fields: FieldReader, name: str, zone: ZoneInfo, is_end: bool) -> int | None:
-    """Unix seconds of a date or a time; a date that ends counts as a whole."""
+    """Unix seconds of a date or a time. A date as the end of a condition includes the whole day."""
     value = fields.content.get(name)
     if value is None:
         return None

@@ -3,7 +3,7 @@
     timezone = "Europe/Berlin"                     # of hours, days and dates; default UTC
 
     [rules.no-own-brand-in-norway]
-    hide = { brand = "Acme", category = "SNACKS" } # all parts must match; a list is a choice
+    hide = { brand = "Acme", category = "SNACKS" } # all must match; a list matches any of its values
     when = { context = { country = "NO" }, until = 2026-12-31 }
 
     [rules.new-coffee]
@@ -44,7 +44,7 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The items that a rule matches: they match every part; several values in a part mean any of them."""
+    """The conditions on a rule's items, which must all hold. A condition holds for any of its values."""
 
     items: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
@@ -102,7 +102,7 @@ def read_rule(name: str, content: Any, timezone: str = "UTC") -> Rule:
 
     Args:
         content: a table of TOML or an object of JSON.
-        timezone: of its hours, days and dates, if it names none.
+        timezone: time zone of the rule's hours, days and dates, if the rule names none.
     """
     if not NAME_PATTERN.fullmatch(name):
         raise RuleError("", f"its name is {name!r}: expected up to 64 letters, digits, - _ and . ")
@@ -161,7 +161,7 @@ def _read_number(body: FieldReader, kind: str) -> float:
 
 
 def _read_allowed(body: FieldReader) -> AttributeValues:
-    """Attributes of the profile that allow restricted items; none: only a basket with such an item does."""
+    """Profile attributes that allow restricted items. If empty, only a basket with such an item does."""
     return read_attributes(body, "profile")
 
 
@@ -174,7 +174,7 @@ def _with_timezone(content: dict[str, Any], timezone: str) -> dict[str, Any]:
 
 
 def _to_json(value: Any) -> Any:
-    """A value of TOML as JSON has it: dates and times become text."""
+    """A TOML value as a JSON value: dates and times become text."""
     if isinstance(value, Mapping):
         return {key: _to_json(element) for key, element in value.items()}
     if isinstance(value, list):

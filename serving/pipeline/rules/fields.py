@@ -26,7 +26,7 @@ class FieldReader:
 
     Args:
         content: the parsed table.
-        path: of the table in the rule; "" for the rule itself.
+        path: path of the table in the rule; "" for the rule itself.
     """
 
     def __init__(self, content: Any, path: str = "") -> None:
@@ -43,7 +43,7 @@ class FieldReader:
         raise self.error(name, detail)
 
     def check_names(self, names: Sequence[str]) -> None:
-        """Raises RuleError, with the nearest name, for a field that is none of `names`."""
+        """Raises RuleError, with the nearest name, for a field that is not in `names`."""
         for name in self.content:
             if name not in names:
                 near = close_names(str(name), names, 1)
@@ -51,20 +51,20 @@ class FieldReader:
                 self._fail(str(name), f"there is no such field; there are {', '.join(names)}{hint}")
 
     def table(self, name: str) -> "FieldReader | None":
-        """The table under a name; None without one."""
+        """The table under a name; None if the name is absent."""
         if name not in self.content:
             return None
         return FieldReader(self.content[name], self.error(name, "").field)
 
     def text(self, name: str) -> str | None:
-        """The text under a name; None without one."""
+        """The text under a name; None if the name is absent."""
         value = self.content.get(name)
         if value is not None and not (_is_text(value) and value.strip()):
             self._fail(name, f"it is {value!r}: expected a text that is not empty")
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """The values under a name, one or a list of them; numbers as text. Empty without any."""
+        """The value or list of values under a name, numbers as text; empty if the name is absent."""
         value = self.content.get(name)
         if value is None:
             return ()
@@ -83,7 +83,7 @@ class FieldReader:
         return tuple(texts)
 
     def number(self, name: str) -> float | None:
-        """The finite number under a name; None without one."""
+        """The finite number under a name; None if the name is absent."""
         value = self.content.get(name)
         if value is None:
             return None
@@ -92,7 +92,7 @@ class FieldReader:
         return float(value)
 
     def whole_number(self, name: str, least: int, most: int) -> int:
-        """The whole number under a name, which must be there and in its range."""
+        """The whole number under a name. Raises RuleError if it is absent or not from `least` to `most`."""
         value = self.content.get(name)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             self._fail(name, f"it is {value!r}: expected a whole number from {least} to {most}")
@@ -100,7 +100,7 @@ class FieldReader:
 
 
 def _is_text(value: Any) -> TypeGuard[str]:
-    """Whether it is a text that is not empty, and that UTF-8 can hold: columns of a bundle are UTF-8."""
+    """Whether a value is a text that is not empty and can be encoded in UTF-8, as a bundle's columns are."""
     if not isinstance(value, str) or not value:
         return False
     try:

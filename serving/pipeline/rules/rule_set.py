@@ -12,7 +12,7 @@ from .document import Rule
 
 
 class RuleSet:
-    """The rules in force. Safe to share between threads; requests take `compiled` once.
+    """The rules in force. Safe to share between threads; a request reads `compiled` once.
 
     Attributes:
         compiled: None for no rules.
