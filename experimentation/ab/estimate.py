@@ -119,8 +119,8 @@ def users_needed(
 ) -> int:
     """The number of users in two equal arms that detect a relative uplift with probability `power`.
 
-    The number counts both arms. `sums` are the sums of control users. Users who buy more also vary more, so the function assumes that the
-    treatment's variance is 1 + uplift times the variance of the control.
+    The number counts both arms. `sums` are the sums of control users. Users who buy more also vary more, so
+    the function assumes that the treatment's variance is 1 + uplift times the variance of the control.
     """
     ratio = _ratio(metric, cuped, rel_effect_size=uplift, power=power, alpha=alpha)
     result = ratio.solve_power_from_aggregates(aggregates(metric, sums, cuped), "n_obs")

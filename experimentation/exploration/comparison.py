@@ -138,7 +138,7 @@ def policy_metrics(runs: list[ShopRun], name: str) -> Row:
     """The metrics of a policy over all shops: means with 95 % intervals.
 
     Money is a share of the oracle's revenue in the same shop. `gain` is the policy's revenue minus the
-    revenue without exploration. `gain` equals `learning_gain` minus `exploration_cost`: the gain of the greedy
+    revenue without exploration. `gain` equals `learning_gain` minus `exploration_cost`: the gain of greedy
     slates by the policy's posteriors, minus the cost of showing other slates. `top_new_impressions_gain` is
     also relative to no exploration.
     """
