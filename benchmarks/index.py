@@ -1,4 +1,4 @@
-"""The retrieval index against hnswlib, usearch and voyager: recall, time, bytes and updates.
+"""Comparison of the retrieval index with hnswlib, usearch and voyager: recall, time, bytes and updates.
 
     python -m benchmarks.index                       a million vectors: about 25 minutes on 2 cores
     python -m benchmarks.index 100_000               fewer vectors

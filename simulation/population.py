@@ -74,7 +74,7 @@ class Population:
             self.pending_purchases = first.sample(rng)
 
     def simulate_orders(self, day: int) -> SimulatedOrders:
-        """Draw the orders of a day (from 0). Call this for each day in turn, each time before the feedback."""
+        """Draw the orders of a day (from 0). Call it for each day in turn, before `simulate_feedback`."""
         rng = self._rng(day, "orders")
         day_start = SIMULATION_START + day * SECONDS_PER_DAY
         user = np.flatnonzero(self.next_order_ts < day_start + SECONDS_PER_DAY)
