@@ -210,7 +210,7 @@ class LiveShop:
 
 
 def write_log(shop: LiveShop, folder: Path, days: LogDays, config: DayConfig) -> Path:
-    """Write `orders.parquet` and `events/`; return the folder. `config` has the days that are not quiet."""
+    """Write `orders.parquet` and `events/`; return the folder. `config` applies after the quiet days."""
     simulated = [
         shop.simulate_day(days.first_day + day, DayConfig() if day < days.n_quiet else config)
         for day in range(days.n_days)

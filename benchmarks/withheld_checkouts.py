@@ -126,7 +126,7 @@ def simulate_credit_test(
 def _session_log(
     columns: dict[str, NDArray], user: NDArray, day: NDArray, in_test: NDArray, arm: NDArray
 ) -> SessionLog:
-    """The log of user-days [R], restricted to users who have a session in the test."""
+    """The log of user-days [R]; `in_test` marks the users who have a session in the test."""
     user_row = np.cumsum(in_test) - 1
     rows = np.flatnonzero(day >= PRE_PERIOD_DAYS)
     rows = rows[np.argsort(day[rows], kind="stable")]

@@ -120,7 +120,7 @@ def without_orders(log: SessionLog) -> SessionLog:
 
 
 def decide_test(planned_users: int, changes: dict[str, float], seed: int) -> dict[str, bool]:
-    """For slot revenue and for order revenue: whether a test ships its arm, and whether it rejects."""
+    """Outcome of one test by slot revenue and by order revenue: shipped, rejected and warned (bool each)."""
     log = simulate_credit_test(seed, POPULATION, **changes)
     outcome = {}
     for metric, read in ((ORDER_REVENUE, log), (REVENUE, without_orders(log))):
@@ -138,7 +138,7 @@ def decide_test(planned_users: int, changes: dict[str, float], seed: int) -> dic
 
 
 def decision_rates(experiments: int) -> Iterator[Row]:
-    """A row per arm and deciding metric: how often the arm is shipped, and how often the test rejects."""
+    """A row per arm and deciding metric: the shares of tests that ship the arm, reject, and warn."""
     planned = len(simulate_credit_test(2**20, POPULATION).arm)
     for arm, changes in ARMS.items():
         tests = min(experiments, MAX_ARM_TESTS) if changes else experiments
