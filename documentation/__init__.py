@@ -1,1 +1,1 @@
-"""The documentation site: MkDocs hooks, the generated reference, the pictures. `make docs` builds the site."""
+"""The documentation site: MkDocs hooks, the generated reference, the pictures. `make docs` builds it."""
