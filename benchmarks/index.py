@@ -74,7 +74,7 @@ ROUNDS = 5  # of the comparison with hnswlib
 class IndexOptions:
     """Compare the retrieval index with hnswlib, usearch and voyager: recall, time, bytes and updates.
 
-    `build` with numbers of vectors and shards in place of the vectors measures one build alone.
+    `build` with the numbers of vectors and shards, in place of `vectors`, measures only one build.
     """
 
     vectors: int = argument("number of vectors", default=N_VECTORS)

@@ -32,7 +32,7 @@ DEMAND = Demand()
 
 
 class SimulatedGhostLog(NamedTuple):
-    """A log, and the expected revenue that its slates added, per checkout."""
+    """A log, and the expected revenue per checkout that its slates added."""
 
     log: GhostLog
     slate_items: float

@@ -198,24 +198,18 @@ def without_history(query: Query) -> Query:
 
 
 def two_tower_scorer(tower: QueryTower, catalog: Catalog) -> ItemScorer:
-    """A function that scores every item by its inner product with the query vector.
-
-    The item vectors use the sales of each checkout's snapshot.
-    """
+    """A scorer by inner product with item vectors, which use the sales of each checkout's snapshot."""
     scores = ItemScores(catalog, tower.n_sales)
     return lambda query: scores(tower(query, catalog.vectors), query.snapshot)
 
 
 def popularity_scorer(catalog: Catalog) -> ItemScorer:
-    """A function that scores every item by its orders in the 28 days before the checkout's snapshot."""
+    """A scorer by the item's orders in the 28 days before the checkout's snapshot."""
     return lambda query: mask_unproposed(catalog.orders_28d[query.snapshot])
 
 
 def copurchase_scorer(tables: dict[int, ItemNeighbours], items: int) -> ItemScorer:
-    """A function that scores every item by its summed co-purchase scores with the basket's items.
-
-    The scores come from the latest table at or before the checkout's snapshot.
-    """
+    """A scorer by the sum of co-purchase scores with the basket, from the latest table at the snapshot."""
     table_snapshots = sorted(tables)
 
     def score(query: Query) -> Tensor:
@@ -277,10 +271,7 @@ def top_items(score: Tensor, allowed: Tensor) -> Array:
 
 
 def retrieval_metrics(items: Array, purchases: Purchases, rows: Array) -> dict[str, Any]:
-    """Mean recall and NDCG of item lists over the checkouts `rows`.
-
-    `items` is [n, RETRIEVAL_DEPTH], best first, with -1 after the last item of a list.
-    """
+    """Mean recall and NDCG over checkouts `rows`; lists [n, RETRIEVAL_DEPTH], best first, padded with -1."""
     is_item = items >= 0
     offsets = to_offsets(is_item.sum(1))
     metrics = {f"recall{k}": recall_at(offsets, items[is_item], purchases, k)[rows] for k in RECALL_DEPTHS}

@@ -219,10 +219,7 @@ def _truth_agreement(task: str, true: Array, predicted: Array) -> Row:
 
 
 def conversion_bias(comparison: TruthComparison) -> list[Row]:
-    """Rows that show the selection bias of clicks: mean p(purchase | click) over three sets of pairs.
-
-    Each row has the true mean and the mean that the run's predictions imply.
-    """
+    """True mean p(purchase | click) and the mean that the run implies, over three sets of pairs."""
     predictions, shown = comparison.predictions, comparison.scored.has_outcome
     implied = predictions.purchase.if_seen / np.maximum(predictions.click.if_seen, 1e-9)
     everywhere = np.ones(len(shown), bool)
