@@ -79,7 +79,7 @@ def measure_swap(service: LoadedService) -> Row:
 def measure_capacity(
     port: int, bodies: Sequence[bytes], seconds: float = 5, clients: int = 8 * WORKERS
 ) -> float:
-    """The capacity: requests per second that the models rank for clients that send one after the other."""
+    """The capacity: ranked requests per second when each client sends a request after each response."""
     remaining, started = iter(bodies), time.perf_counter()
 
     def run_client(_: int) -> int:

@@ -9,8 +9,8 @@
 θ is the examination probability of a slot. From the first to the last row, the assumptions get weaker and the
 weights get larger. `position` and `slot` are the position-based and the item-position model of Li et al. (KDD
 2018, section 4), `cascade` is the reward interaction IPS of McInerney et al. (KDD 2020), `slate` is IPS. The
-pseudoinverse of Swaminathan et al. (NeurIPS 2017) is for rewards of the whole slate only; here every slot has
-its own.
+pseudoinverse of Swaminathan et al. (NeurIPS 2017) applies only to a reward of the whole slate; here every
+slot has a reward.
 
 `position` and `slot` use the probability of an item at a slot, summed over all items that may stand above.
 `cascade` and `slate` use the probability given the items above. If only the last slot is sampled, as in

@@ -154,7 +154,7 @@ def _estimates(log: BanditImpressions, target_log: BanditImpressions, logging: s
 
 
 def _on_policy_verdict(bts: IntervalEstimate, random: IntervalEstimate) -> str:
-    """The order of the two policies by their own logs."""
+    """The order of the two policies, each measured on the log that it made."""
     se = float(np.hypot(bts.se, random.se))
     gap = bts.value - random.value
     difference = IntervalEstimate(gap, se, gap - Z_95 * se, gap + Z_95 * se)
