@@ -1,6 +1,6 @@
 """Commands that measure Sextet, one per published table.
 
-Importing the package sets up the process, because that must precede the import of torch.
+The import of the package sets up the process, because the setup must precede the import of torch.
 """
 
 from training import runtime

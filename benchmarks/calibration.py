@@ -1,13 +1,14 @@
-"""Predicted / observed in shops of different horizons, with and without a recent change of what is bought.
+"""Predicted / observed in shops with different horizons, with and without a recent drop in purchases.
 
     python -m benchmarks.calibration                                      some minutes for each shop
     python -m benchmarks.calibration --horizons 7d,60d --shops halved
 
-Shops are generated, trained by `train.py` with the default config on their log until some day, and measured
-on the test split and on the checkouts after that day. Users join and buy with the seasons, favourite items
-again and again; in the shop `halved` half of the order lines are missing from two weeks before the test split
-on. The table has predicted / observed by task with the calibration of validation alone, and with the newest
-outcomes: those before the test split, and those at the end of the log, which serve after it.
+The command generates shops. For each shop, `train.py` trains with the default config on the log until some
+day; the run is measured on the test split and on the checkouts after that day. Users join over time, buy with
+the seasons and repeat favourite items. In the shop `halved`, half of the order lines are missing from two
+weeks before the test split on. The table has predicted / observed by task, calibrated on validation alone or
+also with the newest outcomes. For the test split these are the outcomes before the split; for the checkouts
+after the log they are the outcomes at the end of the log.
 """
 
 import sys
@@ -49,8 +50,8 @@ def shop_tables(
 ) -> dict[str, pd.DataFrame]:
     """The tables `orders` and `items` of a shop whose users order every `gap_days` on average.
 
-    A third of the users are there at the start; the others join at any time. From the day `halved_from` on,
-    half of the order lines are missing.
+    A third of the users start on the first day; the others join at random times. From the day `halved_from`
+    on, half of the order lines are missing.
     """
     rng = np.random.default_rng(seed)
     popularity = rng.dirichlet(np.full(items, 0.5))
@@ -85,12 +86,12 @@ def shop_tables(
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationOptions:
-    """Predicted / observed in shops of different horizons."""
+    """Measure predicted / observed in shops with different horizons."""
 
-    horizons: str = option("7d,14d,60d,next_order", "of the shops, separated by commas")
+    horizons: str = option("7d,14d,60d,next_order", "horizons of the shops, separated by commas")
     shops: str = option("steady,halved", "steady, halved or both")
     orders: int = option(12_000, "approximate number of orders in a shop")
-    folder: Path = option(ARTIFACTS / "bench_calibration", "of the shops and their runs")
+    folder: Path = option(ARTIFACTS / "bench_calibration", "folder of the shops and their runs")
     overrides: str = option("", "further settings of train.py, separated by blanks")
 
 
@@ -136,13 +137,13 @@ def measure_shop(horizon: str, shop: str, options: CalibrationOptions) -> Iterat
 
 
 def level_shifts_of(run: Run) -> torch.Tensor:
-    """The shifts [T] that the newest outcomes before the test split gave a run."""
+    """The calibration shifts [T] of a run, from the newest outcomes before the test split."""
     levels = (run.manifest["recalibration"] or {"levels": {}})["levels"]
     return torch.tensor([levels[task.name]["shift"] if task.name in levels else 0.0 for task in run.tasks])
 
 
 def _rows(run: Run, keys: Row, shifts: dict[str, torch.Tensor]) -> Iterator[Row]:
-    """Predicted / observed on the test split of a run, by task, with each of the shifts [T]."""
+    """Rows of predicted / observed on the test split of a run, by task and for each of `shifts`."""
     for name, shift in shifts.items():
         with torch.no_grad():
             run.ranker.calibration.shift.copy_(shift)

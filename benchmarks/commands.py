@@ -1,4 +1,4 @@
-"""Pieces that the benchmarks share: folders, command lines, and measurements in processes of their own."""
+"""Shared code of the benchmarks: folders, command lines, and measurements in separate processes."""
 
 import json
 import subprocess
@@ -18,9 +18,9 @@ Row = dict[str, Any]
 def run_benchmark(
     prog: str, benchmark: Command, *measurements: Command, errors: tuple[type[Exception], ...] = ()
 ) -> int:
-    """Run the measurement that the first argument names, else the benchmark; return the exit code.
+    """Run the measurement named by the first argument, else the whole benchmark; return the exit code.
 
-    A measurement is a part of the benchmark that needs a process of its own.
+    A measurement is a step of the benchmark that needs a separate process.
     """
     for measurement in measurements:
         if sys.argv[1:2] == [measurement.__name__]:
@@ -37,12 +37,12 @@ def print_rows(rows: Iterable[Row]) -> int:
 
 
 def measure_in_subprocess(*command: str | Path) -> list[Row]:
-    """Run a command and return the rows that it prints. Raises CalledProcessError."""
+    """Run a command and return the rows that it prints. Raises CalledProcessError if the command fails."""
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
     return [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
 
 
 def run_script(*arguments: str) -> None:
-    """Print and run `python <arguments>`. Raises CalledProcessError."""
+    """Print and run `python <arguments>`. Raises CalledProcessError if the command fails."""
     print(" ".join(arguments), flush=True)
     subprocess.run([sys.executable, *arguments], check=True, cwd=ROOT)

@@ -3,10 +3,10 @@
     python -m benchmarks.experiment_log artifacts/experiment          20,000 users, twelve weeks
 
 Writes `events/`, `items.csv`, `orders.csv` (with returns) and `experiments.toml` into the folder. In the last
-four weeks half of the users are in the experiment `weight`, whose arm `half` sells half as often again, and
-one in ten of their slates is withheld. Users buy what they need with and without a slate: a click on such an
-item credits the slot with a purchase that it did not add. The service's own code assigns arms and withheld
-slates, and makes the rows of the log.
+four weeks half of the users are in the experiment `weight`. Its arm `half` sells 1.5 times as often as the
+control, and one in ten slates of these users is withheld. Users buy the items that they need with and without
+a slate: a click on such an item credits the slot with a purchase that the slot did not add. The service's own
+code assigns arms and withheld slates, and makes the rows of the log.
 """
 
 import csv
@@ -50,7 +50,7 @@ arms.half = {{ revenue_weight = 0.5 }}
 
 
 class SimulatedSlate(NamedTuple):
-    """A slate with its feedback and the order lines that follow, returns included."""
+    """A slate with its feedback and the order lines after it, including returns."""
 
     record: SlateRecord
     feedback: list[Feedback]
@@ -58,10 +58,10 @@ class SimulatedSlate(NamedTuple):
 
 
 def write_shop(folder: Path, users: int = 20_000, planned_users: int | None = None, seed: int = 0) -> None:
-    """Write the files of a shop with so many users.
+    """Write the files of a shop with the given number of users.
 
     Args:
-        planned_users: those of the experiment; default: three of ten.
+        planned_users: planned users of the experiment; by default, three of ten users.
     """
     (folder / "events").mkdir(parents=True, exist_ok=True)
     path = folder / "experiments.toml"
@@ -83,7 +83,7 @@ def write_shop(folder: Path, users: int = 20_000, planned_users: int | None = No
 
 
 def simulate_user(user: str, experiments: Experiments, rng: np.random.Generator) -> Iterator[SimulatedSlate]:
-    """The slates of a user, oldest first."""
+    """The slates of one user, oldest first."""
     sessions_per_day, p_click, p_buy = rng.gamma(0.7, 0.12 / 0.7), rng.beta(1.5, 8), rng.beta(1.5, 6)
     median_spend, p_need = float(np.exp(rng.normal(1.8, 0.7))), rng.beta(1, 1 / P_NEED - 1)
     n_slates = rng.poisson(7 * WEEKS * sessions_per_day)
@@ -120,7 +120,7 @@ def simulate_user(user: str, experiments: Experiments, rng: np.random.Generator)
 
 
 def _item(item_id: str, position: int) -> Item:
-    """An item of a slate; two sources take turns."""
+    """An item of a slate; its source alternates by position between two sources."""
     return Item(item_id, "", "", 1.0, 0.1, 0.02, 0.1, ("buy_again", "copurchase")[position % 2 :][:1])
 
 

@@ -3,9 +3,9 @@
     python -m benchmarks.experiments             a thousand tests of each kind: some minutes on 2 cores
     python -m benchmarks.experiments 100         fewer tests
 
-Users return at their own pace and differ in how often and for how much they buy; spend has a long tail. Every
-test is analyzed by the functions that analyze a shop's. Writes `reports/bench_experiments.json`, a row per
-figure.
+Users differ in how often they return, how often they buy and how much they spend; spend has a long tail. The
+functions that analyze a shop's test also analyze every simulated test. Writes
+`reports/bench_experiments.json`, a row per figure.
 """
 
 import math
@@ -46,7 +46,7 @@ SAMPLE_RATIO_MISMATCH = "sample ratio mismatch, 1 %"
 
 
 def simulate_experiment(seed: int, population: int, uplift: float = 0.0, days: int = DAYS) -> SessionLog:
-    """The log of a test of `days` days; the treatment's users buy more often by `uplift`."""
+    """The log of a test of `days` days; users of the treatment buy 1 + `uplift` times as often."""
     rng = np.random.default_rng((7, seed + 10))
     sessions_per_day = rng.gamma(0.7, 0.12 / 0.7, population)
     p_click, p_buy = rng.beta(1.5, 16, population), rng.beta(1, 12, population)  # per slot, per session
@@ -84,14 +84,14 @@ def simulate_experiment(seed: int, population: int, uplift: float = 0.0, days: i
 
 
 def ab_experiment(users: int) -> Experiment:
-    """An experiment with a control and a treatment, planned for so many users."""
+    """An experiment with a control and a treatment, planned for `users` users."""
     return Experiment("simulated", "layer", (0, 1000), users, (Arm("control"), Arm("treatment")))
 
 
 def analyze_aa_test(population: int, planned_users: int, seed: int) -> dict[str, bool]:
     """Method of analysis → whether it rejects the true null hypothesis of an A/A test.
 
-    A test with a sample ratio mismatch is analyzed no further, so the other methods reject nothing.
+    In a test with a sample ratio mismatch, the other methods are not run and count as not rejecting.
     """
     result = analyze(simulate_experiment(seed, population), ab_experiment(planned_users))
     methods = FIXED_HORIZON, NAIVE_PEEKING, ALWAYS_VALID, FINAL_VERDICT, SECONDARY_METHOD
@@ -121,7 +121,7 @@ def false_positive_rates(tests: int) -> Iterator[Row]:
 
 
 def detects_uplift(population: int, uplift: float, cuped: bool, seed: int) -> bool:
-    """Whether a test with an uplift detects it at its end."""
+    """Whether a test with a true uplift detects this uplift at the end of the test."""
     log = simulate_experiment(seed, population, uplift)
     *_, sums = cumulative_sums_by_day(log)
     control, treatment = (
@@ -155,12 +155,12 @@ def mismatch_rates(tests: int) -> Iterator[Row]:
 
 
 def ci_half_width(rate: float, tests: int) -> float:
-    """Half of the width of a share's 95 % interval."""
+    """Half the width of the 95 % interval of a share `rate` over `tests` tests."""
     return 1.96 * math.sqrt(rate * (1 - rate) / tests)
 
 
 def parallel_map(function: Callable[[int], Any], seeds: Iterable[int], name: str) -> list[Any]:
-    """The results for all seeds, in their order."""
+    """The results of `function` for all seeds, in the order of the seeds; computed in parallel."""
     seeds = list(seeds)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         return list(tqdm(pool.map(function, seeds, chunksize=5), name, len(seeds), mininterval=5))
@@ -168,7 +168,7 @@ def parallel_map(function: Callable[[int], Any], seeds: Iterable[int], name: str
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentsOptions:
-    """Error rates of the A/B analysis over simulated tests."""
+    """Measure error rates of the A/B analysis over simulated tests."""
 
     tests: int = argument("tests of each kind", default=N_TESTS)
 

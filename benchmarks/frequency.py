@@ -1,13 +1,14 @@
-"""What a frequency cap changes for a shopper, and what its memory costs a request.
+"""Effect of a frequency cap on the variety of slates, and the time that its memory costs a request.
 
     python -m benchmarks.frequency BUNDLE
 
-Shoppers without a history pay eight different baskets, or the same one, a day apart, and click nothing. Every
-slate is recorded in a store, as the service does. Rows: the cap; distinct items over the eight slates, mean
-and smallest; slots with an item of the slate before. Baskets are those of the bundle's golden requests.
+Shoppers without a history pay eight baskets, a day apart, and click nothing. The eight baskets are different,
+or all the same. Every slate is recorded in a store, as in the service. A row has the cap, the mean and the
+smallest number of distinct items over the eight slates, and the share of slots with an item of the previous
+slate. The baskets are those of the bundle's golden requests.
 
-A last row times the store (SQLite, users with 200 events): `get` without and with 64 slates in memory, the
-count of the cap, and the write, which no slate waits for. Medians, in microseconds.
+The last row has times of the store (SQLite, users with 200 events) as medians in microseconds: `get` without
+and with 64 slates in memory, the counting for the cap, and the write. No slate waits for the write.
 """
 
 import math
@@ -37,7 +38,7 @@ TIMED_USERS, TIMED_EVENTS = 500, 200
 
 @dataclass(frozen=True, kw_only=True)
 class FrequencyOptions:
-    """Distinct items of shoppers who click nothing, by frequency cap, and the time of the memory."""
+    """Measure the distinct items that shoppers without clicks get under frequency caps, and store times."""
 
     bundle: Path = argument("bundle root or version folder")
     shoppers: int = option(50, "number of shoppers")
@@ -62,7 +63,10 @@ def variety(
     n_shoppers: int,
     same_basket: bool = False,
 ) -> Row:
-    """Slates of shoppers without a history, under one cap; with `same_basket` each pays one basket again."""
+    """The row of one cap, from slates of shoppers without a history.
+
+    With `same_basket`, each shopper pays the same basket every time.
+    """
     name = "none" if cap is None else f"{cap.times} in {cap.window}"
     store = open_store(folder / f"{name}, {same_basket}.db", read_timeout=60.0)
     capped = Recommender(recommender.bundle, store)
@@ -93,7 +97,7 @@ def variety(
 
 
 def memory_times(path: Path) -> Row:
-    """Medians in microseconds over users with 200 events, without and with a full memory."""
+    """Median times of the store in microseconds over users with 200 events, without and with full memory."""
     store = EmbeddedStore(path, read_timeout=60.0, write_timeout=60.0)
     events = [Event(f"item {k}", k * 1000) for k in range(TIMED_EVENTS)]
     users = [f"user {k}" for k in range(TIMED_USERS)]

@@ -1,12 +1,12 @@
-"""Check that training on GPUs does what training on the CPU does; without a GPU the check is skipped.
+"""Check that training on GPUs gives the same results as training on the CPU; skipped without a GPU.
 
     make gpu-check
 
-1. One step of the ranker in float32 on both: the same loss and gradients.
-2. A small run with `trainer=gpu` (bfloat16) and one with `trainer=cpu`: the same validation metrics.
-3. The same over all GPUs by torchrun, with row-wise tables, exported on the CPU.
+1. One step of the ranker in float32 on GPU and CPU has the same loss and gradients.
+2. A small run with `trainer=gpu` (bfloat16) and one with `trainer=cpu` have the same validation metrics.
+3. So has a small run by torchrun over all GPUs, with row-wise tables; it is exported on the CPU.
 
-Writes the figures and the device's name to `reports/gpu_check.json`. Exits 1 if the two differ.
+Writes the figures and the device's name to `reports/gpu_check.json`. Exits 1 if GPU and CPU differ.
 """
 
 import json
@@ -32,7 +32,7 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class GpuCheckOptions:
-    """Check that training on GPUs does what training on the CPU does."""
+    """Check that training on GPUs gives the same results as training on the CPU."""
 
 
 def check(options: GpuCheckOptions) -> int:
@@ -77,7 +77,7 @@ def find_differences(report: Row, metrics: dict[str, Metrics]) -> list[str]:
 
 
 def step_parity(device: torch.device) -> Metrics:
-    """The losses of one step on CPU and GPU, and the largest relative difference of gradient norms."""
+    """The losses of one step on CPU and GPU, and the largest relative difference of a gradient norm."""
     (cpu_loss, cpu_norms), (gpu_loss, gpu_norms) = map(_loss_and_norms, (torch.device("cpu"), device))
     difference = ((cpu_norms - gpu_norms).abs() / cpu_norms.clamp_min(1e-6)).max()
     return {"cpu_loss": cpu_loss, "gpu_loss": gpu_loss, "gradient_difference": float(difference)}
@@ -108,7 +108,7 @@ def train_runs(folder: Path, gpus: int) -> dict[str, Metrics]:
 
 
 def train_run(folder: Path, name: str, launcher: list[str], *overrides: str) -> Metrics:
-    """The metrics of a small run."""
+    """Train a small run and return its metrics."""
     runs = folder / name / "runs"
     run_command(
         [

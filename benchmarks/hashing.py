@@ -1,10 +1,10 @@
-"""Size of the item id table against retrieval quality: a row per item, or fewer rows with several hashes.
+"""Retrieval quality by the size of the item id table: a row per item, or fewer rows with several hashes.
 
     python -m benchmarks.hashing                                  the defaults of configs/
     python -m benchmarks.hashing retrieval.train.share=0.2 …      any override of train.py
 
-Trains retrieval once per line (finished ones are reused), prints a table and writes `reports/hashing.json`.
-Quality is measured on validation by exact search, two towers alone.
+Trains retrieval once per row of the table (finished stages are reused), prints the table and writes
+`reports/hashing.json`. Quality is that of the two towers alone, on validation, by exact search.
 """
 
 import sys
@@ -29,7 +29,7 @@ HASHES = (1, 2)
 
 @dataclass(frozen=True, kw_only=True)
 class HashingOptions:
-    """Size of the item id table against retrieval quality."""
+    """Measure retrieval quality by the size of the item id table."""
 
     overrides: tuple[str, ...] = argument("overrides of train.py", default=())
 
@@ -46,7 +46,7 @@ def benchmark(options: HashingOptions) -> int:
 
 
 def measure(overrides: tuple[str, ...], items_per_row: int, hashes: int) -> dict[str, Any]:
-    """Train with one table row per `items_per_row` items, each id the sum of `hashes` rows."""
+    """Train with one table row per `items_per_row` items; an item's id vector is the sum of `hashes` rows."""
     cfg = compose_config("train", [*overrides, "stage=retrieval"])
     prepared = open_prepared(prepare(cfg))
     rows = max(prepared.table_sizes["items"] // items_per_row, 2)

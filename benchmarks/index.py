@@ -1,15 +1,15 @@
-"""The retrieval index against hnswlib, usearch and voyager: recall, time, bytes and updates.
+"""Comparison of the retrieval index with hnswlib, usearch and voyager: recall, time, bytes and updates.
 
     python -m benchmarks.index                       a million vectors: about 25 minutes on 2 cores
     python -m benchmarks.index 100_000               fewer vectors
     python -m benchmarks.index build 10_000_000 4    time and memory of a build in four shards
 
 Unit vectors of 64 dimensions lie in clusters of intrinsic dimension 16, with noise. 500 queries run one by
-one on one thread; recall@300 is against exact search over float32. The other libraries are installed from
-PyPI into an environment of their own. All systems run one after the other, so keep the machine quiet. At the
-end the tuner's choice and hnswlib's fastest setting that reaches its recall target take turns, because a
-machine is seldom as fast after half an hour as at first. Writes `reports/bench_index.json` (a row per system
-and setting) and the page `reports/bench_index.html`.
+one on one thread. Exact search over float32 gives the true neighbours for recall@300. The other libraries are
+installed from PyPI into a separate environment. All systems run one after the other, so keep the machine
+quiet. At the end, the tuner's choice and hnswlib's fastest setting with the target recall take turns, because
+a machine's speed often changes within half an hour. Writes `reports/bench_index.json` (a row per system and
+setting) and the page `reports/bench_index.html`.
 """
 
 import resource
@@ -72,9 +72,9 @@ ROUNDS = 5  # of the comparison with hnswlib
 
 @dataclass(frozen=True, kw_only=True)
 class IndexOptions:
-    """The retrieval index against hnswlib, usearch and voyager: recall, time, bytes and updates.
+    """Compare the retrieval index with hnswlib, usearch and voyager: recall, time, bytes and updates.
 
-    `build` with numbers of vectors and shards in place of the vectors measures one build alone.
+    `build` with the numbers of vectors and shards, in place of `vectors`, measures only one build.
     """
 
     vectors: int = argument("number of vectors", default=N_VECTORS)
@@ -135,17 +135,17 @@ def vector_sampler(seed: int = 0) -> Callable[[int], NDArray]:
 
 
 def exact_neighbours(vectors: NDArray, queries: NDArray) -> NDArray:
-    """[N_QUERIES, K] rows of the largest inner products over float32."""
+    """[N_QUERIES, K] rows of the vectors with the largest inner products, computed in float32."""
     return exact_search(lambda rows: vectors[rows], np.arange(len(vectors)), queries, K)
 
 
 def pack_vectors(vectors: NDArray) -> NDArray:
-    """Row-wise int8 vectors [n, DIM+8] uint8."""
+    """The vectors in row-wise int8 format: [n, DIM+8] uint8."""
     return pack_int8(torch.from_numpy(vectors)).numpy()
 
 
 def tune_index(vectors: NDArray, queries: NDArray, truth: NDArray, folder: Path) -> tuning.TuningResult:
-    """The result of `index=auto` with the vectors and TARGETS; its files stay in `folder`."""
+    """The result of `index=auto` for the vectors and TARGETS; the index files stay in `folder`."""
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("export", overrides=["index=auto"]).index
     cfg.update(TARGETS)
@@ -160,7 +160,7 @@ def sweep_rows(tuned: tuning.TuningResult) -> list[Row]:
 
 
 def measure_baseline(python: Path, system: str, *ef_search: str) -> list[Row]:
-    """The rows of a library: built and measured at every effort, or the saved index at one `ef_search`."""
+    """The rows of a library: a new index at every search effort, or the saved index at one `ef_search`."""
     script = ROOT / "benchmarks" / "index_peers.py"
     return measure_in_subprocess(python, script, system, FOLDER, *ef_search)
 
@@ -169,10 +169,10 @@ def compare_with_hnswlib(
     tuned: tuning.TuningResult, vectors: NDArray, queries: NDArray, truth: NDArray, python: Path,
     rows: list[Row],
 ) -> list[Row]:  # fmt: skip
-    """The tuner's choice against hnswlib's fastest setting that reaches the recall target.
+    """Rows that compare the tuner's choice with hnswlib's fastest setting that reaches the recall target.
 
-    The two take ROUNDS turns; a row each has the medians and the ratio of the two. Without such a setting
-    there are no rows.
+    The two indexes take ROUNDS turns. Each index has a row with its medians and the ratio of the two times.
+    If no setting of hnswlib reaches the target, there are no rows.
     """
     eligible = [row for row in rows if row["system"] == "hnswlib" and row["recall"] >= TARGETS["recall"]]
     if not eligible:
@@ -202,10 +202,10 @@ def compare_with_hnswlib(
 
 
 def measure_updates(tuned: tuning.TuningResult, vectors: NDArray, queries: NDArray) -> Row:
-    """N_CHANGES items are removed, as many moved and as many added: changes per second, and their effect.
+    """Speed and effect of changes: N_CHANGES items are removed, N_CHANGES moved and N_CHANGES added.
 
-    `recall` is against exact search over the changed items, `recall_rebuilt` that of an index that is built
-    over them anew and searched with the same effort.
+    `recall` is relative to exact search over the changed items. `recall_rebuilt` is the recall of an index
+    that is newly built over the changed items and searched with the same effort.
     """
 
     def read_vectors(rows: NDArray) -> NDArray:

@@ -1,10 +1,10 @@
-"""One library on the vectors that benchmarks/index.py wrote.
+"""Measurement of one index library on the vectors that benchmarks/index.py wrote.
 
     <environment>/bin/python benchmarks/index_peers.py hnswlib|usearch|voyager FOLDER    a new index, every ef
-    <environment>/bin/python benchmarks/index_peers.py hnswlib FOLDER 300                the saved one, one ef
+    <environment>/bin/python benchmarks/index_peers.py hnswlib FOLDER 300                a saved index, one ef
 
-It runs in an environment of its own, so it imports nothing of this project. A builder returns `search`
-(query, ef) → ids and `save` (file).
+The script runs in a separate environment, so it imports nothing of this project. A builder returns two
+functions: `search` (query, ef) → ids, and `save` (file).
 """
 
 import json

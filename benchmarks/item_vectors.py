@@ -1,4 +1,4 @@
-"""What the items' own vectors cost a request: the exported ranker with and without them, in turns.
+"""The time that item vectors add to a request: the exported ranker with and without them, in turns.
 
     OMP_NUM_THREADS=1 python -m benchmarks.item_vectors
 
@@ -40,7 +40,7 @@ CANDIDATES, REQUESTS, WARM_UP = 300, 300, 30
 
 @dataclass(frozen=True, kw_only=True)
 class ItemVectorOptions:
-    """Milliseconds of the ranker per request, by width of the items' own vectors."""
+    """Measure milliseconds of the ranker per request, by width of the items' vectors."""
 
 
 def benchmark(options: ItemVectorOptions) -> int:
@@ -51,7 +51,7 @@ def benchmark(options: ItemVectorOptions) -> int:
 
 @torch.inference_mode()
 def measure() -> list[dict[str, float]]:
-    """Milliseconds of the ranker: the median, and the mean of the CPU's; the widths take turns."""
+    """Milliseconds of the ranker by width: the median time and the mean CPU time; the widths take turns."""
     query, candidates, catalog = random_request()
     vector = torch.zeros(1, 64)
     calls: dict[int, Callable[[], Any]] = {}
@@ -99,7 +99,7 @@ def with_vectors(catalog: Catalog, width: int) -> Catalog:
 
 
 def exported_ranker(width: int) -> torch.jit.ScriptModule:
-    """The default ranker over items with vectors of this width, with random weights, as it serves."""
+    """The default ranker with random weights over items with vectors of this width, in serving form."""
     cfg = compose_config()
     sizes = {
         "items": ITEMS + 1, "categories": CATEGORIES, "category_levels": 3, "brands": BRANDS, "tokens": 100,

@@ -2,8 +2,9 @@
 
     python -m benchmarks.large_shop 1_000_000 artifacts/large_shop       about 20 seconds
 
-Items lie in 2,000 leaf categories and sell by Zipf's law within them. A user buys from a dozen categories and
-favourites there, so that models can learn something, and has 200 lines of history on average.
+Items are in 2,000 leaf categories and sell by Zipf's law within each category. A user buys from a dozen
+categories and has favourite items there, so that models can learn preferences. A user has 200 lines of
+history on average.
 """
 
 import sys
@@ -82,14 +83,14 @@ def write_shop(items: int, folder: Path, seed: int = 0) -> Path:
 
 
 class UserLines(NamedTuple):
-    """The order lines of a user."""
+    """The order lines of one user."""
 
     item: NDArray  # [n] item rows
     ts: NDArray  # [n] Unix seconds
 
 
 def _sample_lines(rng: np.random.Generator, bounds: NDArray) -> UserLines:
-    """The lines of one more user: three of five are favourites, the rest from the user's categories."""
+    """Draw the lines of a new user: three of five are favourites, the rest is from the user's categories."""
     categories = rng.choice(LEAVES, CATEGORIES_PER_USER, replace=False)
     per_category = FAVOURITES_PER_USER // CATEGORIES_PER_USER + 1
     favourites = np.concatenate([_sample_items(rng, bounds, leaf, per_category) for leaf in categories])
@@ -105,7 +106,7 @@ def _sample_lines(rng: np.random.Generator, bounds: NDArray) -> UserLines:
 
 
 def _sample_items(rng: np.random.Generator, bounds: NDArray, leaf: int, count: int) -> NDArray:
-    """Item rows [count] of a leaf, by Zipf's law."""
+    """Draw item rows [count] of a leaf category by Zipf's law."""
     size = max(bounds[leaf + 1] - bounds[leaf], 1)
     return bounds[leaf] + np.minimum((size ** rng.random(count)).astype(np.int64) - 1, size - 1)
 

@@ -1,4 +1,4 @@
-"""What live items cost a request and a worker: 10,000 changes of a bundle.
+"""Latency and memory that live items cost: 10,000 changes of a bundle.
 
     python -m benchmarks.live_items artifacts/bench_serving/bundle    any bundle root with a store
 
@@ -26,7 +26,7 @@ N_REQUESTS, WARM_UP, N_CHANGES = 1_000, 100, 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class LiveItemsOptions:
-    """Live items: latency of requests, memory of a worker, and the time to apply changes."""
+    """Measure the cost of live items: latency of requests, memory of a worker, and time to apply changes."""
 
     bundle: Path = argument("a bundle root with a store.arrow")
 
@@ -68,7 +68,7 @@ def measure(recommender: Recommender, name: str) -> Row:
 
 
 def private_mb() -> float:
-    """MB that only this process has, copied pages of mapped files among them."""
+    """MB of memory that only this process uses, including copied pages of mapped files."""
     (line,) = (
         line
         for line in Path("/proc/self/smaps_rollup").read_text().splitlines()

@@ -1,10 +1,11 @@
-"""How fast a model ages, and the quality of incremental against full training, on a shop's own log.
+"""Quality of older models, and of incremental compared with full training, on one shop's log.
 
     python -m benchmarks.model_age NEWEST RUN RUN …         runs of train.py, all on one shop's log
 
-Every run is evaluated on the test window of NEWEST's log, with its weights on that day's prices, popularity
-and neighbours (training/catalog_refresh.py), as retraining evaluates a champion. So only the weights are old.
-The log of a run ends at `data.until`; docs/explanation/retraining.md has the commands. A run takes a minute.
+Every run is evaluated on the test window of NEWEST's log. The run's weights are combined with that day's
+prices, popularity and neighbours (training/catalog_refresh.py), as when retraining evaluates a champion. So
+only the weights are old. The log of a run ends at `data.until`; docs/explanation/retraining.md has the
+commands. The evaluation of a run takes a minute.
 """
 
 import sys
@@ -44,7 +45,7 @@ LEGEND = (("blue", "full training"), ("orange", "incremental training"))
 
 
 def compare_runs(newest: Run, runs: Sequence[Path]) -> list[Row]:
-    """A row per run: its age, its cost, its quality in the newest run's window, and the difference."""
+    """A row per run: its age, training time, quality in the newest run's window, and the difference."""
     end = newest.prepared.meta["window"]["end"]
     newest_metrics, rows = evaluate_run(newest), []
     for folder in [newest.folder, *runs]:
@@ -119,7 +120,7 @@ def html_page(rows: Sequence[Row]) -> str:
 
 
 def _oldest(rows: Sequence[Row]) -> Row:
-    """The oldest full training."""
+    """The row of the oldest run of full training."""
     return max((row for row in rows if row["mode"] == "full"), key=lambda row: row["weeks_old"])
 
 
@@ -195,7 +196,7 @@ COLUMNS = [
 
 @dataclass(frozen=True, kw_only=True)
 class ModelAgeOptions:
-    """How fast a model ages, and the quality of incremental against full training."""
+    """Measure how the quality of a model falls with its age, and compare incremental with full training."""
 
     newest: Path = argument("the run whose log and window are used")
     runs: tuple[Path, ...] = argument("older runs, and incremental ones")

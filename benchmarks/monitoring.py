@@ -3,10 +3,10 @@
     python -m benchmarks.monitoring            100 quiet days and 14 shifts: about 10 minutes on 2 cores
     python -m benchmarks.monitoring 400        more quiet days
 
-Trains on a shop of 5,000 items for a minute and exports it (kept in artifacts/bench_monitoring), and
-simulates 1,000 live orders a day (benchmarks/simulated_live_log.py). Every quiet day is tested against the 28
-before it. A shift begins on one day and stays; it is tested on the first day on which its outcomes are
-complete. Writes `reports/bench_monitoring.json`.
+Trains on a shop of 5,000 items for a minute and exports a bundle (kept in artifacts/bench_monitoring), then
+simulates 1,000 live orders a day (benchmarks/simulated_live_log.py). Every quiet day is compared with the 28
+days before it. A shift begins on one day and stays; the test is on the first day with complete outcomes of
+the shift. Writes `reports/bench_monitoring.json`.
 """
 
 import shutil
@@ -44,7 +44,7 @@ WARM_UP_DAYS = REFERENCE_DAYS + HORIZON_DAYS + 28
 
 
 class Shift(NamedTuple):
-    """A planted shift."""
+    """A shift that is planted in the simulated log."""
 
     expected_alarms: str  # metrics, separated by commas, of which one must raise an alarm
     config: DayConfig = DayConfig()
@@ -77,7 +77,7 @@ SHIFTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class MonitoringOptions:
-    """Error rates of the monitor: alarms on quiet days, and planted shifts that it must detect."""
+    """Measure error rates of the monitor: alarms on quiet days, and planted shifts that must be detected."""
 
     quiet_days: int = argument("number of quiet days", default=QUIET_DAYS)
 
@@ -109,7 +109,7 @@ def build_bundle() -> Path:
 def measure_false_alarms(
     root: Path, quiet_days: int, orders_per_day: int = ORDERS_PER_DAY, seed: int = 0
 ) -> Row:
-    """The row of the quiet days: days with an alarm, and the metrics that raised one."""
+    """The row of the quiet days: number of days with an alarm, and the metrics that raised an alarm."""
     recommender, first_day = load_recommender(root)
     n_days = WARM_UP_DAYS + quiet_days
     days = LogDays(first_day, n_days, n_days)
@@ -130,7 +130,7 @@ def measure_false_alarms(
 
 
 def measure_detection(root: Path, orders_per_day: int = ORDERS_PER_DAY, seed: int = 1) -> list[Row]:
-    """A row per planted shift: whether it was detected, and all metrics that raised an alarm."""
+    """A row per planted shift: whether the shift was detected, and all metrics that raised an alarm."""
     return [
         {"scenario": name, **detect_shift(root, shift, orders_per_day, seed)}
         for name, shift in tqdm(SHIFTS.items(), desc="shifts")
@@ -184,7 +184,7 @@ def load_store(folder: Path, end_day: int) -> Store:
 
 
 def write_live_log(shop: LiveShop, days: LogDays, config: DayConfig) -> Path:
-    """Write the log and the orders of a live shop in place of earlier ones; return their folder."""
+    """Write the log and the orders of a live shop, replacing earlier files; return their folder."""
     folder = FOLDER / "live"
     shutil.rmtree(folder, ignore_errors=True)
     return write_log(shop, folder, days, config)

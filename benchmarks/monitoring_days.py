@@ -40,13 +40,13 @@ METRIC = "click rate"
 
 @dataclass(frozen=True, kw_only=True)
 class MonitoringDaysOptions:
-    """The click rate by day with its reference band, and the days that raise an alarm."""
+    """Measure the click rate by day with its reference band, and list the days that raise an alarm."""
 
     quiet_days: int = argument("days before the clicks fall", default=QUIET_DAYS)
 
 
 class DayBand(NamedTuple):
-    """The click rate of a day, and the values between which it raises no alarm."""
+    """The click rate of a day, and the band of values that raise no alarm."""
 
     day: int  # days since 1970
     value: float
@@ -98,7 +98,7 @@ def click_rate_day(
 
 
 def _to_share(stabilized: float) -> float:
-    """The share whose stabilized value is 2 asin √share (operations/monitoring/daily_metrics.py)."""
+    """The share with the given stabilized value 2 asin √share (operations/monitoring/daily_metrics.py)."""
     return math.sin(min(max(stabilized / 2, 0.0), math.pi / 2)) ** 2
 
 

@@ -1,14 +1,14 @@
-"""The multi-task variants compared: quality, calibration, training time and serving latency.
+"""Comparison of the multi-task variants: quality, calibration, training time and serving latency.
 
     python -m benchmarks.multitask                                         every variant of configs/ranker
     python -m benchmarks.multitask mmoe ple seed=1 ranker.train.epochs=1   two, with overrides of train.py
     python -m benchmarks.multitask cascade esmm esmm:escm2_dr experiment=simulated --seeds 0,1,2
 
 A variant is a network of configs/ranker, or `network:loss` with a loss of p(purchase | click), or
-`network:loss:weight` with the weight of its counterfactual risk. All are trained (finished ones are reused,
-and those of a seed share retrieval and candidates). Writes `reports/multitask.json` and prints the table in
-Markdown, on simulated data also the comparison with the truth. Choose by the validation columns; the test
-columns are the report.
+`network:loss:weight` with the weight of the counterfactual risk in this loss. All variants are trained.
+Finished runs are reused, and runs of one seed share retrieval and candidates. Writes
+`reports/multitask.json` and prints the table in Markdown; on simulated data, a second table compares with the
+truth. Use the validation columns to choose a variant, and report the test columns.
 """
 
 import sys
@@ -56,13 +56,13 @@ def _parse_seeds(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class MultitaskOptions:
-    """The multi-task variants compared: quality, calibration, training time and serving latency."""
+    """Compare the multi-task variants: quality, calibration, training time and serving latency."""
 
     words: tuple[str, ...] = argument("variants (default: all) and overrides of train.py", default=())
     seeds: tuple[int, ...] | None = option(
-        None, "seeds (without it the config's): 0,1,2", parse=_parse_seeds, metavar="N,N,…"
+        None, "seeds, such as 0,1,2 (default: the config's)", parse=_parse_seeds, metavar="N,N,…"
     )
-    split: Literal["validation", "test"] = option("test", "of the comparison with the truth")
+    split: Literal["validation", "test"] = option("test", "split of the comparison with the truth")
     out: Path = option(Path("reports"), "folder of multitask.json")
 
     @property
@@ -103,7 +103,7 @@ def benchmark(options: MultitaskOptions) -> int:
 
 
 def variant_config(variant: str, overrides: list[str]) -> DictConfig:
-    """The config of train.py with this network and loss. Raises ConfigError."""
+    """The config of train.py with the variant's network and loss. Raises ConfigError if it is invalid."""
     network, *settings = variant.split(":")
     keys = [f"tasks.purchase.{key}" for key in ("loss", "counterfactual_weight")]
     losses = [f"{key}={value}" for key, value in zip(keys, settings, strict=False)]
@@ -115,8 +115,8 @@ def variant_config(variant: str, overrides: list[str]) -> DictConfig:
 def variant_metrics(run: Run) -> Row:
     """Quality and calibration of a run, its size, and the training time of its ranker.
 
-    NDCG@6 is by p(purchase) and revenue@6 by expected value, over the checkouts with a purchase; ECE is over
-    all candidates of the test split.
+    NDCG@6 is that of slates by p(purchase), revenue@6 that of slates by expected value; both are means over
+    the checkouts with a purchase. ECE is over all candidates of the test split.
     """
     row: Row = {"seed": run.cfg.seed}
     for split in ("validation", "test"):
@@ -139,7 +139,7 @@ def variant_metrics(run: Run) -> Row:
 def measure_latencies(runs: list[Run]) -> list[float]:
     """The median milliseconds of each run's exported ranker for one request, in one thread.
 
-    The rankers take turns on the same requests, so that other load on the machine is shared alike.
+    The rankers take turns on the same requests, so that other load on the machine affects them equally.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -165,7 +165,7 @@ def measure_latencies(runs: list[Run]) -> list[float]:
 
 @torch.no_grad()
 def ranker_inputs(run: Run) -> list[tuple[Any, ...]]:
-    """Test checkouts with N_CANDIDATES candidates each, or those with the most if none has so many."""
+    """Test checkouts with N_CANDIDATES candidates each; if there are none, those with the most candidates."""
     examples = pq.read_table(run.candidates_folder / "test.parquet")
     lengths = pc.list_value_length(examples["candidate_item"]).to_numpy()
     rows = np.flatnonzero(lengths >= min(N_CANDIDATES, lengths.max()))[:N_REQUESTS]
@@ -183,7 +183,7 @@ def ranker_inputs(run: Run) -> list[tuple[Any, ...]]:
 
 
 def variants_table(rows: list[Row]) -> str:
-    """The rows in Markdown."""
+    """The rows as a table in Markdown."""
     columns = {
         "variant": "variant", "seed": "seed",
         "NDCG@6 validation": "validation_ndcg6", "NDCG@6 test": "test_ndcg6",

@@ -1,4 +1,4 @@
-"""Multi-task variants on the simulated market, against the truth of every proposed candidate."""
+"""Comparison of multi-task variants on the simulated market with the truth of every proposed candidate."""
 
 from typing import Any
 
@@ -26,11 +26,12 @@ COLUMNS = {
 
 
 def truth_metrics(run: Run, split: str) -> Row:
-    """AUC, calibration and slate value of a run on simulated data, beside the oracle's.
+    """AUC, calibration and slate value of a run on simulated data, beside those of the oracle.
 
-    AUC: of sampled outcomes of the shown items, at their positions. p(purchase) and p(purchase | click):
-    against their true probabilities, of an item that is examined; over all candidates unless the name has
-    `shown` or `clicked`. Slate value: true expected value of the first six by predicted value.
+    AUC is that of sampled outcomes of the shown items, at their positions. The predictions p(purchase) and
+    p(purchase | click) of an examined item are compared with the true probabilities, over all candidates
+    unless the name has `shown` or `clicked`. The slate value is the true expected value of the six items of
+    highest predicted value.
     """
     comparison = compare_with_truth(run, split)
     predictions, shown = comparison.predictions, comparison.scored.has_outcome
@@ -59,7 +60,7 @@ def truth_metrics(run: Run, split: str) -> Row:
 
 
 def truth_table(rows: list[Row]) -> str:
-    """Means over the seeds of every variant, with the largest distance of a seed from them, in Markdown."""
+    """A table in Markdown: means over the seeds of every variant, ± the largest distance of a seed."""
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     lines: list[list[Any]] = [["variant", *COLUMNS], ["---", *["---:"] * len(COLUMNS)]]
     for variant in variants:
@@ -69,7 +70,7 @@ def truth_table(rows: list[Row]) -> str:
 
 
 def _cell(values: list[float]) -> str:
-    """The mean, and ± the largest distance from it where there are several."""
+    """The mean as text; several values add ± the largest distance from the mean."""
     mean = float(np.mean(values))
     spread = max(abs(value - mean) for value in values)
     return f"{mean:.4f}" + (f" ± {spread:.4f}" if len(values) > 1 else "")

@@ -1,13 +1,13 @@
-"""Recall of items that were never sold before: two simulated shops, with and without vectors of the items.
+"""Recall of items that were never sold before, in two simulated shops: with and without item vectors.
 
     OMP_NUM_THREADS=1 python -m benchmarks.new_items                     one shop of each kind
     OMP_NUM_THREADS=1 python -m benchmarks.new_items --shops 3           three of each, with seeds 0, 1, 2
     OMP_NUM_THREADS=1 python -m benchmarks.new_items data.users=600 …    any override of train.py
 
-The item lists have no titles and no categories. A vector encodes the kind and the hidden appeal of its item,
-with noise. Trains retrieval for each shop (finished ones are reused), prints a table and writes
-`reports/new_items.json`. Recall is the share of purchases of validation and test that are among 100 items
-of the whole catalog:
+The item lists have no titles and no categories. A vector encodes the kind and the hidden appeal of an item,
+with noise. The command trains retrieval for each shop (finished stages are reused), prints a table and writes
+`reports/new_items.json`. Recall@100 is the share of purchases of validation and test whose item is among the
+100 proposed items of the whole catalog:
 
 | items | purchases that count |
 |---|---|
@@ -55,14 +55,14 @@ SHOP = (
 
 @dataclass(frozen=True, kw_only=True)
 class NewItemOptions:
-    """Recall@100 of items that were never sold before, with and without vectors of the items."""
+    """Measure recall@100 of items that were never sold before, with and without item vectors."""
 
     overrides: tuple[str, ...] = argument("overrides of train.py", default=())
     shops: int = option(1, "simulated shops of each kind, with seeds 0, 1, …")
 
 
 class Proposals(NamedTuple):
-    """The keys `checkout · (N+1) + item` of what systems propose to B checkouts."""
+    """The items that systems propose to B checkouts, as keys `checkout · (N+1) + item`."""
 
     query: Query
     outcomes: Outcomes
@@ -128,7 +128,7 @@ def counted_purchases(towers: Towers, query: Query, outcomes: Outcomes) -> dict[
 
 
 def propose(towers: Towers, split: str) -> Iterator[Proposals]:
-    """The proposals for the checkouts of a split; `all sources` are fused as in serving."""
+    """The proposals for the checkouts of a split; the system `all sources` fuses them as in serving."""
     catalog = towers.catalog
     file = towers.prepared.folder / "examples" / f"{split}.parquet"
     scores, n_items = ItemScores(catalog, towers.tower.n_sales), catalog.leaf.numel()
@@ -151,7 +151,7 @@ def propose(towers: Towers, split: str) -> Iterator[Proposals]:
 
 
 def item_keys(items: Tensor, n_items: int) -> Tensor:
-    """Keys `checkout · n_items + item` of item rows [B, K], -1 for none."""
+    """The keys `checkout · n_items + item` of item rows [B, K], in which -1 stands for no item."""
     checkout = torch.arange(len(items)).unsqueeze(1)
     return (checkout * n_items + items)[items >= 0]
 

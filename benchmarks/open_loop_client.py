@@ -1,7 +1,8 @@
-"""An open-loop HTTP client: it sends requests when they are due, so waiting counts.
+"""An open-loop HTTP client: it sends requests when they are due, so waiting time counts as latency.
 
-A closed-loop client sends less to a slow server and so counts few slow responses (coordinated omission). The
-client shares the machine with the server, so it parses nothing until the end and notes its own send delay.
+A closed-loop client sends fewer requests to a slow server and so counts few slow responses (coordinated
+omission). This client shares the machine with the server, so it parses responses only at the end, and records
+the delay of each send.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ class TimedResponse(NamedTuple):
 
 
 def constant_rate_schedule(rate: float, seconds: float, start: float = 0.0) -> list[float]:
-    """When requests are due, `rate` of them a second, in seconds."""
+    """The times in seconds at which requests are due, `rate` per second from `start` on."""
     return [start + number / rate for number in range(round(rate * seconds))]
 
 
@@ -106,7 +107,7 @@ async def _run_open_loop(
 
 
 class _Connection(asyncio.Protocol):
-    """One request at a time; it joins the idle connections when it is answered."""
+    """A connection with one request at a time; after the response it joins the idle connections."""
 
     def __init__(
         self, idle: "deque[_Connection]", on_response: Callable[[int, int, bytes, float], None]

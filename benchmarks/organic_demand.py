@@ -1,4 +1,4 @@
-"""The simulated market with organic demand: shares, and what orders by the truth earn.
+"""The simulated market with organic demand: shares of purchases, and the increment of several slates.
 
     python -m benchmarks.organic_demand              the default market: some minutes
     python -m benchmarks.organic_demand 3 256        three seeds, 256 users each
@@ -6,12 +6,12 @@
 A row per setting of `data.organic.share`, means over the seeds. Slates hold sellable items that were not just
 paid, at their positions. Writes `reports/bench_organic_demand.json`.
 
-    organic_share   of the purchases of shown items, those that happen without the slot too, by the truth
-    no_click        of the purchases of shown items, those without a click, as drawn
-    lines           per order
+    organic_share   true share of the purchases of shown items that also happen without the slot
+    no_click        drawn share of the purchases of shown items that have no click
+    lines           lines per order
     added           purchases that a slate of the shop's policy adds
-    policy, value   what slates of the policy, and by true expected value, add over what the best add
-    p_not_shown     of the items of slates by true expected value, and of those by true increment
+    policy, value   increment of slates of the policy, and by true expected value, as a share of the largest
+    p_not_shown     p(bought | not shown) of items of slates by true expected value, and by true increment
 """
 
 import sys
@@ -37,14 +37,14 @@ WARMUP_ORDERS = 8  # of a user, before which slates are not compared
 
 @dataclass(frozen=True, kw_only=True)
 class OrganicDemandOptions:
-    """Shares and slates of the simulated market with organic demand."""
+    """Measure purchase shares and slate increments in the simulated market with organic demand."""
 
     seeds: int = argument("markets of each share", default=1)
     users: int = argument("users of a market", default=2000)
 
 
 def measure_market(cfg: Mapping[str, Any]) -> Row:
-    """The row of one market: columns as above; NaN for what the market does not know."""
+    """The row of one market, with the columns above; NaN for a value that is unknown in this market."""
     items = catalog.sample_items(cfg)
     p_examined = behaviour.examination_probability(int(cfg["slots"]), cfg["position_bias"])
     sellable = needs.sellable_items(cfg, len(items.price))
@@ -88,7 +88,7 @@ def _policy_sums(step: Round, p_examined: Array) -> Row:
 
 
 def _slate_sums(step: Round, items: catalog.SimulatedItems, sellable: Array, p_examined: Array) -> Row:
-    """Sums of the spend that three kinds of slates add, and of p(bought | not shown) of two."""
+    """Sums of the spend that three kinds of slates add, and of p(bought | not shown) for two kinds."""
     responses = step.responses
     if responses.organic is None:
         return {}

@@ -13,8 +13,8 @@ def create_environment(
 
     Args:
         imports: modules, separated by commas; if all can be imported, a failed installation counts as done.
-        inherit_packages: add the packages of this environment behind its own, so that both have one torch:
-            libraries are compared and not versions.
+        inherit_packages: also use the packages of this environment, so that both environments have the same
+            version of torch; packages installed in the new environment take precedence.
     """
     python = folder / "bin" / "python"
     if (folder / ".installed").exists():

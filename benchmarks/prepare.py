@@ -3,9 +3,9 @@
     python -m benchmarks.prepare                              1, 10 and 100 million lines
     python -m benchmarks.prepare 1_000_000 10_000_000         these sizes
 
-Users buy 500 lines a year in orders of eight lines, from 50,000 items of which few sell most. Each size is
-prepared in a process of its own with `prepare.memory_limit` 4 GB and a history of MAX_HISTORY events, and
-removed again. A size that needs more disk than is free is skipped with a message. Writes
+Users buy 500 lines a year in orders of eight lines, from 50,000 items; few items make most of the sales. Each
+size is prepared in a separate process with `prepare.memory_limit` 4 GB and a history of MAX_HISTORY events;
+then its files are removed. A size that needs more disk space than is free is skipped with a message. Writes
 `reports/bench_prepare.json`.
 """
 
@@ -41,7 +41,7 @@ LINES_PER_CHUNK = 2_000_000  # lines written at a time
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareBenchmarkOptions:
-    """How preparation scales: rows per second and peak memory over simulated order lines."""
+    """Measure how preparation scales: rows per second and peak memory over simulated order lines."""
 
     sizes: tuple[int, ...] = argument("order lines of each shop", default=SIZES)
 
@@ -66,7 +66,7 @@ def benchmark(options: PrepareBenchmarkOptions) -> int:
 
 
 def write_shop(folder: Path, lines: int, seed: int = 0) -> None:
-    """Write `orders.parquet` and `items.parquet` of a shop with so many order lines."""
+    """Write `orders.parquet` and `items.parquet` of a shop with `lines` order lines."""
     rng = np.random.default_rng(seed)
     users = max(lines // LINES_PER_USER, 1)
     types = {
@@ -92,7 +92,7 @@ def write_shop(folder: Path, lines: int, seed: int = 0) -> None:
 
 
 def measure_prepare(lines: int) -> Row:
-    """Prepare the shop in FOLDER: seconds, lines per second and this process's peak memory."""
+    """Prepare the shop in FOLDER; return seconds, lines per second and this process's peak memory."""
     overrides = ["data=tables", f"data.root={FOLDER}", f"paths.prepared={FOLDER}/prepared"]
     overrides.append(f"features.max_history={MAX_HISTORY}")
     cfg = compose_config("train", overrides)

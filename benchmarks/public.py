@@ -1,4 +1,4 @@
-"""Public sequences: this system, counting baselines, and other libraries.
+"""Comparison of this system, counting baselines and other libraries on public purchase sequences.
 
     python -m benchmarks.public --data DIR                                every set, three seeds
     python -m benchmarks.public --data DIR --sets Toys_and_Games --systems counting
@@ -49,7 +49,7 @@ GROUPS = {"counting": tuple(COUNTING), "libraries": LIBRARIES}
 
 @dataclass(frozen=True, kw_only=True)
 class PublicOptions:
-    """Public sequences: this system, counting baselines and other libraries, on the same lists."""
+    """Compare this system, counting baselines and other libraries on public purchase sequences."""
 
     overrides: tuple[str, ...] = argument("overrides of train.py", default=())
     data: Path = option(FOLDER / "data", "folder with the files of the sets")
@@ -57,7 +57,7 @@ class PublicOptions:
     systems: str = option(
         ",".join([*GROUPS, SEXTET]), "systems or groups, separated by commas (counting, libraries)"
     )
-    seeds: str = option("0,1,2", "seeds of what is trained, separated by commas")
+    seeds: str = option("0,1,2", "seeds of the trained systems, separated by commas")
     run: Path | None = option(None, "evaluate a finished run of the one set of --sets; train nothing")
     out: Path = option(REPORTS, f"folder of {REPORT}")
 
@@ -74,7 +74,7 @@ class PublicOptions:
 
     @property
     def system_names(self) -> list[str]:
-        """The chosen systems, groups replaced by their members."""
+        """The chosen systems; a group is replaced by its members."""
         names = [member for name in self.systems.split(",") for member in GROUPS.get(name, (name,))]
         return list(dict.fromkeys(names))
 
@@ -98,7 +98,7 @@ def benchmark(options: PublicOptions) -> int:
 
 
 def measure_set(public: PublicSet, options: PublicOptions) -> Iterator[Row]:
-    """The rows of every system and seed on a set; what has no seed has one row."""
+    """The rows of every system and seed on a set; a system without a seed has one row."""
     for system in options.system_names:
         if system in COUNTING:
             print(f"{public.name}: {system}", flush=True)
@@ -113,7 +113,7 @@ def measure_set(public: PublicSet, options: PublicOptions) -> Iterator[Row]:
 
 
 def trained_rows(public: PublicSet, system: str, seed: int, overrides: Sequence[str]) -> Iterator[Row]:
-    """The rows of what this command trains: this system, or a library's, none if it cannot be installed."""
+    """The rows of a system that this command trains; none for a library that cannot be installed."""
     if system == SEXTET:
         yield from run_rows(public, train(public, seed, overrides))
     elif (lists := library_lists(public, system, seed)) is not None:
@@ -121,7 +121,7 @@ def trained_rows(public: PublicSet, system: str, seed: int, overrides: Sequence[
 
 
 def run_rows(public: PublicSet, run: Path) -> Iterator[Row]:
-    """The rows of a run: the two towers, and the whole system where it has a ranker."""
+    """The rows of a run: of the two towers, and of the whole system if the run has a ranker."""
     seed = int(load_run_config(run.resolve()).seed)
     for system, lists in run_lists(public, run):
         yield result_row(public, system, lists, seed)

@@ -1,6 +1,6 @@
-"""Baselines of public sequences that count: popularity, own frequency, TIFU-KNN, co-occurrence.
+"""Counting baselines on public sequences: popularity, the user's item frequency, TIFU-KNN, co-occurrence.
 
-Each takes the known orders and returns a list of ten items for every user.
+Each baseline takes the known orders and returns a list of ten items for every user.
 """
 
 from collections.abc import Callable
@@ -21,13 +21,13 @@ GROUPS, ORDER_DECAY, GROUP_DECAY, OWN_SHARE, NEIGHBOURS = 7, 0.9, 0.7, 0.7, 300
 
 
 def popularity(public: PublicSet) -> Array:
-    """Lists [U, 10] by the number of orders with the item."""
+    """Item lists [U, 10] by the number of orders with the item."""
     shape = len(public.user_ids), len(public.item_ids)
     return best_items(public, sparse.csr_matrix(shape))
 
 
 def own_frequency(public: PublicSet) -> Array:
-    """Lists [U, 10] by the user's orders with the item, filled by popularity.
+    """Item lists [U, 10] by the number of the user's orders with the item; popular items fill the rest.
 
     GP-TopFreq (Li et al., TOIS 2023, section 4). Popularity breaks ties.
     """
@@ -38,8 +38,8 @@ def own_frequency(public: PublicSet) -> Array:
 def tifu_knn(public: PublicSet) -> Array:
     """Lists [U, 10] of TIFU-KNN (Hu et al., SIGIR 2020, section 3).
 
-    A user's vector holds decayed frequencies: the orders lie in groups, and both the orders of a group and
-    the groups decay. The score is a mix of the own vector and the mean of the nearest users' vectors.
+    A user's vector holds decayed item frequencies. Orders are in groups; weights decay over the orders of a
+    group and over the groups. The score mixes the user's vector and the mean of the nearest users' vectors.
     """
     known = known_lines(public)
     vectors = user_item_matrix(public, known, group_weights(public.n_orders[known.user] - 1, known.order))
@@ -63,8 +63,9 @@ def tifu_knn(public: PublicSet) -> Array:
 def co_occurrence(public: PublicSet) -> Array:
     """Lists [U, 10] by co-occurrence: pairs up to three orders apart count 1 / distance.
 
-    Pairs are counted in all orders but the last two. A user's score of an item sums the pairs with the known
-    orders, with a factor .7 for each order back, over the root of the item's count plus 3.
+    Pairs are counted in all orders but the last two. A user's score of an item is the sum of the item's pairs
+    with the known orders, with a factor .7 for each order back, divided by the root of the item's count plus
+    3.
     """
     train = known_lines(public, n_held_out=2)
     pairs = co_occurrence_counts(public, train)
@@ -77,7 +78,7 @@ def co_occurrence(public: PublicSet) -> Array:
 
 
 def co_occurrence_counts(public: PublicSet, train: Lines) -> sparse.csr_matrix:
-    """Σ 1 / distance of the item pairs of different orders up to CO_OCCURRENCE_STEPS apart: [I, I]."""
+    """Σ 1 / distance over item pairs of different orders that are up to CO_OCCURRENCE_STEPS apart: [I, I]."""
     n_items = len(public.item_ids)
     first = to_offsets(public.n_orders)[:-1]
     orders = first[train.user] + train.order  # row among all orders of all users
@@ -92,9 +93,10 @@ def co_occurrence_counts(public: PublicSet, train: Lines) -> sparse.csr_matrix:
 
 
 def group_weights(n_known: Array, order: Array) -> Array:
-    """The weight of lines in their user's vector, all [M]: groups of equal size, the later ones one longer.
+    """The weight of each order line in its user's vector; all arrays are [M].
 
-    Orders of a group of n decay and count 1 / n each, and so do the groups.
+    Groups have equal sizes, but later groups may have one order more. The n orders of a group count 1 / n
+    each, times a decay; so do the groups.
     """
     n_groups = np.minimum(n_known, GROUPS)
     size, n_longer = n_known // n_groups, n_known % n_groups
@@ -113,18 +115,18 @@ def user_item_matrix(public: PublicSet, lines: Lines, weight: Array) -> sparse.c
 
 
 def best_items(public: PublicSet, scores: sparse.csr_matrix) -> Array:
-    """Lists [U, 10] of scores [U, I] that are 0 or at least 1; see `best_items_of`."""
+    """Item lists [U, 10] by scores [U, I], each 0 or at least 1; see `best_items_of`."""
     return best_items_of(public, lambda start, stop: scores[start:stop], tie=1.0)
 
 
 def best_items_of(
     public: PublicSet, scores: Callable[[int, int], sparse.csr_matrix], tie: float = 1e-9
 ) -> Array:
-    """Lists [U, 10] by score, filled by popularity.
+    """Item lists [U, 10] by score; popular items fill the rest.
 
     Args:
         scores: (start, stop) → scores of the users start … stop - 1, [stop - start, I].
-        tie: what the most popular item adds to its score, less than the smallest score.
+        tie: amount added to the score of the most popular item; less than the smallest score.
     """
     known, n_users = known_lines(public), len(public.user_ids)
     counts = np.bincount(known.item, minlength=len(public.item_ids))

@@ -1,4 +1,4 @@
-"""Public purchase sequences: their files, their canonical tables, and what their protocols count.
+"""Public purchase sequences: their files, their canonical tables, and the rules of their protocols.
 
 A line of a file is a user, oldest purchase first:
 
@@ -62,7 +62,7 @@ class Lines(NamedTuple):
 def read_public_set(file: Path) -> PublicSet:
     """The sequences of a file; users with fewer than MIN_ORDERS orders are left out.
 
-    Raises DataError for a file without such a user.
+    Raises DataError if no user has MIN_ORDERS orders.
     """
     user_ids, sequences = [], []
     for line in file.read_text().splitlines():
@@ -106,7 +106,7 @@ def parse_line(line: str) -> tuple[str, list[list[str]]]:
 
 
 def _id_order(item: str) -> tuple[int, str]:
-    """Numbers by size, then text."""
+    """The sort key of an item id: numbers by size, then text."""
     return (int(item), "") if item.isdigit() else (2**62, item)
 
 
@@ -117,7 +117,7 @@ def known_lines(public: PublicSet, n_held_out: int = 1) -> Lines:
 
 
 def targets(public: PublicSet) -> Purchases:
-    """The last order of each user, by user; each item is worth 1."""
+    """The last order of each user, by user; the value of each item is 1."""
     mask = public.order == (public.n_orders - 1)[public.user]
     counts = np.bincount(public.user[mask], minlength=len(public.user_ids))
     return Purchases(to_offsets(counts), public.item[mask], np.ones(int(mask.sum())))
@@ -126,8 +126,9 @@ def targets(public: PublicSet) -> Purchases:
 def order_times(n_orders: Array, seed: int = 0) -> list[Array]:
     """Unix seconds of the orders of each user, ascending.
 
-    The target lies in the last week, the checkout before it in the test week. A tenth of the users have one
-    more order in the validation week. All others lie anywhere before, so that the shop's volume is even.
+    The target is in the last week, and the checkout before it in the test week. A tenth of the users have one
+    more order in the validation week. All other orders have random earlier times, so that the shop's volume
+    is even.
     """
     rng = np.random.default_rng(seed)
     times = []
@@ -143,7 +144,7 @@ def order_times(n_orders: Array, seed: int = 0) -> list[Array]:
 
 
 def write_tables(public: PublicSet, folder: Path) -> None:
-    """Write orders.parquet and items.parquet: ids, an item's number as its title, unit prices of 1."""
+    """Write orders.parquet and items.parquet. An item's title is its number; all unit prices are 1."""
     folder.mkdir(parents=True, exist_ok=True)
     first = to_offsets(public.n_orders)[:-1]
     ts = np.concatenate(order_times(public.n_orders))[first[public.user] + public.order]
@@ -163,7 +164,10 @@ def write_tables(public: PublicSet, folder: Path) -> None:
 
 
 def training_settings(folder: Path) -> list[str]:
-    """The overrides of train.py for the tables of `folder`: next order, repeats of the basket count."""
+    """The overrides of train.py for the tables in `folder`.
+
+    The horizon is the next order, and repeats of the basket's items count.
+    """
     dates = {"validation_start": VALIDATION, "test_start": TEST, "test_end": TARGETS}
     return [
         "data=tables",
@@ -175,7 +179,7 @@ def training_settings(folder: Path) -> list[str]:
 
 
 def find_file(folder: Path, name: str) -> Path | None:
-    """The file of a set; None, and a sentence on where to get it, if the folder lacks it."""
+    """The file of a set; None if the folder lacks the file. Then a message tells where to get the file."""
     file = folder / f"{name}.txt"
     if file.is_file():
         return file

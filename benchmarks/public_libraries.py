@@ -1,7 +1,7 @@
-"""Lists of libraries on public sequences: RecTools' SASRec, and ALS, BPR and ItemKNN of implicit.
+"""Item lists of other libraries on public sequences: SASRec of RecTools; ALS, BPR and ItemKNN of implicit.
 
-The libraries live in an environment of their own (benchmarks/peer_environments.py). Each system trains in a
-process of its own (benchmarks/public_peers.py) on the known orders. Finished lists are kept.
+The libraries are installed in a separate environment (benchmarks/peer_environments.py). Each system trains in
+a separate process (benchmarks/public_peers.py) on the known orders. Finished lists are kept.
 """
 
 import hashlib
@@ -24,7 +24,9 @@ WITHOUT_SEED = ("ItemKNN",)
 
 
 def library_lists(public: PublicSet, system: str, seed: int) -> Array | None:
-    """Lists [U, 10] of a system of LIBRARIES, -1 for none; None if the libraries cannot be installed.
+    """Item lists [U, 10] of a system of LIBRARIES; -1 fills short lists.
+
+    The result is None if the libraries cannot be installed.
 
     Raises CalledProcessError if the library fails.
     """
@@ -43,7 +45,10 @@ def library_lists(public: PublicSet, system: str, seed: int) -> Array | None:
 
 
 def write_known_lines(public: PublicSet) -> Path:
-    """Write the known orders, on which libraries train; return their folder, keyed by them and the script."""
+    """Write the known orders, on which the libraries train; return the folder.
+
+    The folder's name is a key of the orders and of the script.
+    """
     known = known_lines(public)
     digest = hashlib.blake2b(SCRIPT.read_bytes(), digest_size=6)
     for column in known:

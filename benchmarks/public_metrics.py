@@ -13,7 +13,7 @@ METRICS = ("recall10", "ndcg10", "hit10")
 
 
 def top_columns(scores: Array) -> Array:
-    """The columns of highest score [B, DEPTH], best first; -1 in place of columns with score -inf."""
+    """The columns [B, DEPTH] of highest score, best first; -1 replaces columns with score -inf."""
     depth = min(DEPTH, scores.shape[1])
     top = np.argpartition(scores, -depth, axis=1)[:, -depth:]
     values = np.take_along_axis(scores, top, 1)

@@ -1,9 +1,9 @@
-"""Lists of one library on the known orders that benchmarks/public_libraries.py wrote.
+"""Item lists of one library on the known orders that benchmarks/public_libraries.py wrote.
 
     <environment>/bin/python benchmarks/public_peers.py SASRec|ALS|BPR|ItemKNN FOLDER SEED
 
-Reads FOLDER/known.npz; writes FOLDER/<system>-<seed>.npy, [U, 10] items, -1 for none. It runs in an
-environment of its own, so it imports nothing of this project.
+Reads FOLDER/known.npz; writes FOLDER/<system>-<seed>.npy with [U, 10] items, -1 for no item. The script runs
+in a separate environment, so it imports nothing of this project.
 """
 
 import sys
@@ -26,7 +26,7 @@ def main(system, folder, seed):
 
 
 def sasrec(user, item, order, drop_bought, folder, seed):
-    """RecTools' SASRec with sampled softmax, stopped early by the loss of the users' last items."""
+    """Train RecTools' SASRec with sampled softmax, with early stopping by the loss on users' last items."""
     import pandas as pd
     import pytorch_lightning as pl
     from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
@@ -64,7 +64,7 @@ def sasrec(user, item, order, drop_bought, folder, seed):
 
 
 def implicit_lists(build):
-    """A system of implicit on the users' item counts; `build` gives its model for a seed."""
+    """A system of implicit, trained on the users' item counts; `build` returns the model for a seed."""
 
     def lists(user, item, order, drop_bought, folder, seed):
         from scipy import sparse

@@ -1,4 +1,4 @@
-"""Lists of a run of train.py on public sequences: the two towers alone, and the whole system."""
+"""Item lists of a run of train.py on public sequences: of the two towers alone, and of the whole system."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +57,7 @@ class RunRows:
             )
 
     def excluded_items(self) -> tuple[Array, Array]:
-        """What lists may not hold: test rows [X] ascending and their catalog rows [X]."""
+        """The items that lists may not contain: test rows [X], ascending, and their catalog rows [X]."""
         if not self.public.is_leave_one_out:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         known = known_lines(self.public)
@@ -68,14 +68,17 @@ class RunRows:
         return row[order], row_of_item[known.item][order]
 
     def lists(self, catalog_rows: Array) -> Array:
-        """Lists of catalog rows by test row, -1 for none, as rows of item_ids by user: [U, 10]."""
+        """Item lists [U, 10] by user as rows of item_ids, from lists of catalog rows by test row.
+
+        -1 stands for no item.
+        """
         lists = np.full((len(self.user), DEPTH), -1, np.int64)
         lists[self.user] = np.where(catalog_rows >= 0, self.item[catalog_rows], -1)
         return lists
 
 
 def run_lists(public: PublicSet, run: Path) -> Iterator[tuple[str, Array]]:
-    """System and lists [U, 10] of the two towers, and of the whole system where the run has a ranker.
+    """Yield (system, lists [U, 10]) of the two towers, and of the whole system if the run has a ranker.
 
     Raises FileNotFoundError for an unfinished run, DataError for a run on other data.
     """

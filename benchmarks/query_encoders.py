@@ -1,9 +1,9 @@
-"""Query encoders compared: recall on validation and the latency of the exported query tower.
+"""Comparison of query encoders: recall on validation and the latency of the exported query tower.
 
     python -m benchmarks.query_encoders RUN RUN RUN         folders of finished retrieval stages
 
-The tower is scripted and lowered as in a bundle and encodes one checkout at a time on one thread. Recall is
-that of the two towers alone by exact search, from the training metrics.
+The tower is scripted and lowered as in a bundle. It encodes one checkout at a time on one thread. Recall is
+that of the two towers alone by exact search; the command reads it from the training metrics.
 """
 
 import sys
@@ -32,7 +32,7 @@ CHECKOUTS, WARM_UP, ROUNDS = 200, 20, 3
 
 @dataclass(frozen=True, kw_only=True)
 class QueryEncoderOptions:
-    """Query encoders compared: recall on validation and the latency of the exported query tower."""
+    """Compare query encoders: recall on validation and the latency of the exported query tower."""
 
     runs: tuple[Path, ...] = argument("folders of finished retrieval stages", metavar="RUN")
 
@@ -60,7 +60,7 @@ def benchmark(options: QueryEncoderOptions) -> int:
 
 @torch.inference_mode()
 def measure_latencies(module: torch.nn.Module, towers: Towers) -> list[float]:
-    """Milliseconds of each of CHECKOUTS validation checkouts, evenly spread, with their whole histories."""
+    """Milliseconds for each of CHECKOUTS validation checkouts with whole histories, evenly spread."""
     examples = pq.read_table(towers.prepared.folder / "examples" / "validation.parquet")
     rows = np.linspace(0, len(examples) - 1, CHECKOUTS).astype(int)
     queries: list[Query] = [to_batch(examples.slice(row, 1)).query for row in rows]

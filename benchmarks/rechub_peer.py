@@ -1,8 +1,8 @@
-"""Workload W with torch-rechub's own model, loader and trainer, data in memory.
+"""Training speed of torch-rechub's own model, loader and trainer on the rows of benchmarks/workload.py.
 
     <environment>/bin/python benchmarks/rechub_peer.py FILE ROWS      prints samples per second of one epoch
 
-It runs in an environment of its own, so it imports nothing of this project.
+The data are in memory. The script runs in a separate environment, so it imports nothing of this project.
 """
 
 import json

@@ -1,10 +1,10 @@
-"""The ranker's training step over requests (one query, many candidates) against rows (one query each).
+"""Speed of a training step of the ranker over requests (many candidates per query) and over rows (one each).
 
     python -m benchmarks.request_level
 
-Both see the same pairs of checkout and candidate and return the same loss: the flat version repeats a
+Both steps see the same pairs of checkout and candidate and return the same loss. The step over rows repeats a
 checkout's history, basket and attributes for each of its candidates, as a file of impressions does. The
-random checkouts have the shape of The Complete Journey's after negatives are sampled.
+random checkouts have the shape of those of The Complete Journey after negative sampling.
 """
 
 import statistics
@@ -40,7 +40,7 @@ LOSS_WEIGHTS = {"pointwise": 1.0, "pairwise": 0.0, "listwise": 0.0, "lambda": 0.
 
 @dataclass(frozen=True, kw_only=True)
 class RequestLevelOptions:
-    """The ranker's training step over requests against one over rows; prints candidates per second."""
+    """Compare the speed of the ranker's training step over requests with the same step over rows."""
 
 
 def benchmark(options: RequestLevelOptions) -> int:
@@ -50,7 +50,7 @@ def benchmark(options: RequestLevelOptions) -> int:
 
 
 def measure() -> dict[str, float]:
-    """Candidates per second of a whole step, by requests and by rows, taking turns; and both losses."""
+    """Candidates per second of a whole step by requests and by rows, which take turns; and both losses."""
     query, candidates, catalog, labels = random_batch()
     batches = {"request": (query, candidates), "flat": flatten_requests(query, candidates)}
     steps = {name: build_train_step(catalog, labels) for name in batches}
@@ -108,7 +108,7 @@ class TrainStep:
 
 
 def build_train_step(catalog: Catalog, labels: Labels, device: torch.device = CPU) -> TrainStep:
-    """A step of the default ranker; its weights are the same at every call."""
+    """A training step of the default ranker, which has the same weights at every call."""
     cfg = compose_config()
     sizes = {
         "items": ITEMS + 1, "categories": CATEGORIES, "category_levels": 3, "brands": BRANDS, "tokens": 100,
@@ -140,10 +140,10 @@ def flatten_requests(query: Query, candidates: Candidates) -> tuple[Query, Candi
 
 
 def random_batch() -> tuple[Query, Candidates, Catalog, Labels]:
-    """Queries, candidates, catalog and labels.
+    """A random batch: queries, candidates, catalog and labels.
 
-    All scores of a checkout are equal, because two features compare a candidate with the best of its list,
-    which a row of its own lacks.
+    All scores of a checkout are equal. Two features compare a candidate with the best of its list, and a row
+    with one candidate lacks the rest of the list.
     """
     g = torch.Generator().manual_seed(0)
     events, lines, pairs = CHECKOUTS * HISTORY, CHECKOUTS * BASKET, CHECKOUTS * CANDIDATES

@@ -1,13 +1,13 @@
-"""Serving a million items: latency by stage and its floor, with failing stages, and over HTTP under load.
+"""Latency of serving a million items: by stage, with failing stages, and over HTTP under load.
 
     python -m benchmarks.serving                   a million items: about 12 minutes on 2 cores
     python -m benchmarks.serving 100_000           fewer items
-    python -m benchmarks.serving measure BUNDLE    one part alone: `measure`, `faults` or `loading`
+    python -m benchmarks.serving measure BUNDLE    only one part: `measure`, `faults` or `loading`
 
-Writes a shop, trains on it for a minute and exports it (kept in artifacts/bench_serving). The store has 200
-events of history per user. In process everything runs on one core and the deadline is 100 ms; over HTTP two
-workers and the open-loop client share the machine. Writes `reports/bench_serving.json`, a row per scenario,
-and the page `reports/bench_serving.html`. Keep the machine quiet.
+The command writes a shop, trains on it for a minute and exports a bundle (kept in artifacts/bench_serving).
+The store has 200 events of history per user. The in-process scenarios run on one core, with a deadline of 100
+ms. Over HTTP, two workers and the open-loop client share the machine. Writes `reports/bench_serving.json`, a
+row per scenario, and the page `reports/bench_serving.html`. Keep the machine quiet.
 """
 
 import os
@@ -35,9 +35,9 @@ REPORT = REPORTS / "bench_serving.json"
 
 @dataclass(frozen=True, kw_only=True)
 class ServingOptions:
-    """Serving a large shop: latency by stage, with failing stages, and over HTTP under load.
+    """Measure the latency of serving a large shop: by stage, with failing stages, and over HTTP under load.
 
-    `measure`, `faults` or `loading` with a bundle root in place of the items measures one part alone.
+    `measure`, `faults` or `loading`, with a bundle root in place of the items, measures only this part.
     """
 
     items: int = argument("items of the shop", default=1_000_000)
@@ -102,7 +102,7 @@ def loading(options: BundleOptions) -> int:
 
 
 def keep_to_one_core() -> None:
-    """Start this command again on one core, because torch and OpenMP count the cores when they load."""
+    """Restart this command on one core, because torch and OpenMP count the cores when they are loaded."""
     if len(os.sched_getaffinity(0)) > 1:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         os.execv(sys.executable, sys.orig_argv)

@@ -1,7 +1,7 @@
-"""The HTTP scenarios of benchmarks/serving.py: rates of an open loop, a bundle swap, and overload.
+"""The HTTP scenarios of benchmarks/serving.py: open-loop request rates, a bundle swap, and overload.
 
-The client shares the cores with the server. So a row has the client's own delay in sending, and under
-overload the share of responses that were on time by the server's clock.
+The client shares the cores with the server and may send late. So a row also has the client's send delay, and
+under overload the share of responses that were on time by the server's clock.
 """
 
 import json
@@ -51,7 +51,7 @@ class LoadedService(NamedTuple):
 
 
 def measure_scenarios(root: Path, users: int) -> list[Row]:
-    """A row per rate, one with a bundle swap, and two per overload, of one server."""
+    """The rows of one server: one per rate, one with a bundle swap, and two per overload."""
     rows = []
     with running_server(root) as (port, process):
         service = LoadedService(port, process, root, users)
@@ -79,7 +79,7 @@ def measure_swap(service: LoadedService) -> Row:
 def measure_capacity(
     port: int, bodies: Sequence[bytes], seconds: float = 5, clients: int = 8 * WORKERS
 ) -> float:
-    """Requests a second that the models rank, with clients that send one request after the other."""
+    """The capacity: ranked requests per second when each client sends a request after each response."""
     remaining, started = iter(bodies), time.perf_counter()
 
     def run_client(_: int) -> int:
@@ -98,10 +98,10 @@ def measure_capacity(
 
 
 def measure_overload(service: LoadedService, capacity: float, multiple: int, seconds: float) -> list[Row]:
-    """The rows of a multiple of the capacity for some seconds, and of the calm stretch after it.
+    """The rows of an overload of some seconds at a multiple of the capacity, and of the time after it.
 
-    A calm stretch of a third of the capacity precedes and follows; its row begins a second after the
-    overload.
+    Before and after the overload, the rate is a third of the capacity. The second row begins one second after
+    the end of the overload.
     """
     overload_rate, calm_rate = multiple * capacity, capacity / 3
     end = CALM_SECONDS + seconds
@@ -137,7 +137,7 @@ def server_latency_buckets(port: int) -> dict[str, float]:
 
 @contextmanager
 def running_server(root: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """Port and process of `python -m serving serve` with WORKERS, ready."""
+    """Run `python -m serving serve` with WORKERS; yield port and process when the service is ready."""
     with socket.socket() as free_socket:
         free_socket.bind(("127.0.0.1", 0))
         port = free_socket.getsockname()[1]
@@ -160,7 +160,7 @@ def running_server(root: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
 
 @contextmanager
 def swap_bundle(root: Path, delay: float) -> Iterator[None]:
-    """Point `current` at a copy of its version after `delay` seconds; undo it when the block ends."""
+    """Point `current` at a copy of its version after `delay` seconds; undo the change after the block."""
     from exporting.bundle import write_bundle_manifest
 
     version = (root / "current").resolve()
@@ -204,7 +204,10 @@ def request_bodies(root: Path, users: int, count: int, seed: int) -> list[bytes]
 
 
 def scenario_row(scenario: str, responses: Sequence[TimedResponse], process: subprocess.Popen[Any]) -> Row:
-    """The row of a scenario: latency percentiles from when a request was due, throughput, tiers, statuses."""
+    """The row of a scenario: latency percentiles, throughput, tiers and statuses.
+
+    Latency is measured from the time at which the request was due.
+    """
     answered = [response for response in responses if response.status == 200]
     end = max(response.due + response.latency_ms / 1e3 for response in responses)
     refused_ms = [response.latency_ms for response in responses if response.status == 503]
@@ -231,7 +234,7 @@ def max_in_flight(responses: Sequence[TimedResponse]) -> int:
 
 
 def per_second_stats(responses: Sequence[TimedResponse]) -> list[dict[str, float]]:
-    """For the requests due in each second: latencies, and shares that were ranked and refused."""
+    """Per second: latencies of the requests due in it, and the shares that were ranked and refused."""
     by_second: dict[int, list[TimedResponse]] = {}
     for response in responses:
         by_second.setdefault(int(response.due), []).append(response)

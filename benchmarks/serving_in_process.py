@@ -1,7 +1,7 @@
 """The in-process scenarios of benchmarks/serving.py: latency by stage, failing stages, loading a version.
 
-Each runs in a process of its own. The floor of a request is the bare query tower, index search and ranker on
-encoded tensors.
+Each scenario runs in a separate process. The floor of a request is the time of the bare query tower, index
+search and ranker on encoded tensors.
 """
 
 import math
@@ -45,7 +45,7 @@ class EncodedRequest(NamedTuple):
 
 
 def measure_latency(root: Path) -> Row:
-    """The row of one client after the other, with the floor, the stages and the start-up time."""
+    """The row of requests without concurrency, with the floor, the stages and the start-up time."""
     (startup,) = measure_in_subprocess(sys.executable, "-c", STARTUP_SCRIPT, root)
     recommender = Recommender.load(root, root / "store.arrow")
     checkouts = random_checkouts(recommender, N_REQUESTS + WARM_UP)
@@ -71,7 +71,7 @@ def measure_latency(root: Path) -> Row:
 
 
 def measure_faults(root: Path) -> Iterator[Row]:
-    """A row per fault: latencies and tiers while it lasts, with a recommender of its own."""
+    """A row per fault: latencies and tiers during the fault, each with a new recommender."""
     recommender = Recommender.load(root, root / "store.arrow")
     checkouts = random_checkouts(recommender, FAULT_REQUESTS, seed=1)
     for scenario, (store, bundle) in faulty_parts(recommender).items():
@@ -115,9 +115,9 @@ def faulty_parts(recommender: Recommender) -> dict[str, tuple[Any, Any]]:
 
 
 def measure_loading(root: Path) -> Row:
-    """The row of a version that is loaded while another serves: how long it keeps a thread waiting.
+    """The row of a version that is loaded while another version serves: the delays of a waiting thread.
 
-    The waiting thread wants to run every millisecond.
+    The waiting thread tries to run every millisecond.
     """
     from serving.http.app import SWITCH_INTERVAL
 
@@ -174,9 +174,10 @@ def recommend_timed(
 
 
 def encode_requests(recommender: Recommender, checkouts: Sequence[Checkout]) -> list[EncodedRequest]:
-    """Query and candidates of each request.
+    """The encoded query and candidates of each request.
 
-    They are encoded long before they are used, so that they have left the processor's caches, as in a stream.
+    All requests are encoded first, so that their tensors have left the processor's caches when they are used,
+    as in a stream of requests.
     """
     bundle, encoded = recommender.bundle, []
     assert recommender.store is not None
@@ -194,7 +195,7 @@ def encode_requests(recommender: Recommender, checkouts: Sequence[Checkout]) -> 
 
 
 def floor_latencies(recommender: Recommender, encoded: Sequence[EncodedRequest]) -> list[float]:
-    """Milliseconds of the bare query tower, search and ranker of each request."""
+    """Milliseconds of the bare query tower, search and ranker for each request."""
     bundle, latencies = recommender.bundle, []
     with torch.inference_mode():
         for query, candidates in encoded:
@@ -207,7 +208,7 @@ def floor_latencies(recommender: Recommender, encoded: Sequence[EncodedRequest])
 
 
 def stage_percentiles(slates: Sequence[Slate]) -> dict[str, dict[str, float]]:
-    """Stage → median and 99th percentile of its milliseconds, over the slates that ran it."""
+    """Stage → median and 99th percentile of its milliseconds, over the slates that ran the stage."""
     by_stage: dict[str, list[float]] = {}
     for slate in slates:
         for stage, milliseconds in slate.timings.items():

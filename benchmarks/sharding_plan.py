@@ -1,4 +1,4 @@
-"""TorchRec's sharding plan of a table with a billion rows; it needs no GPU.
+"""TorchRec's sharding plan of a table with a billion rows; the command runs without a GPU.
 
     python -m benchmarks.sharding_plan
 
@@ -28,7 +28,7 @@ HBM_BYTES = 80 * 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class ShardingPlanOptions:
-    """TorchRec's sharding plan of a table with a billion rows, by number of GPUs."""
+    """Print TorchRec's sharding plan of a table with a billion rows, by number of GPUs."""
 
 
 def benchmark(options: ShardingPlanOptions) -> int:
@@ -38,7 +38,7 @@ def benchmark(options: ShardingPlanOptions) -> int:
 
 
 def plan_sharding(count: int) -> dict[str, Any]:
-    """The row of `count` GPUs, each with BATCH_SIZE requests of a step."""
+    """The row for `count` GPUs, each with BATCH_SIZE requests in a step."""
     sizes = [(ROWS, DIM), *SMALL_TABLES]
     module = EmbeddingBagCollection(
         device=torch.device("meta"),

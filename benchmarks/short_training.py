@@ -1,4 +1,4 @@
-"""A bundle over a benchmark's shop, trained for a minute: its numbers are a model's, not a good model's."""
+"""A bundle for a benchmark's shop after a minute of training: realistic in cost, but not in quality."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ SHORT_TRAINING = ("retrieval.train.epochs=1", "ranker.train.epochs=1", "ranker.t
 
 
 def train_and_export(shop: Path, folder: Path) -> Path:
-    """Train on the tables of `shop`, export to `folder/bundle` and return that."""
+    """Train on the tables of `shop`, export to `folder/bundle`, and return this bundle root."""
     bundle = folder / "bundle"
     paths = [f"paths.prepared={folder / 'prepared'}", f"paths.runs={folder / 'runs'}"]
     tracking = f"mlflow.tracking_uri=sqlite:///{folder / 'mlflow.db'}"

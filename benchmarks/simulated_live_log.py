@@ -1,8 +1,8 @@
 """Simulated weeks of a live shop for any bundle: orders and the impression log, with natural variation.
 
-Weekends are larger and later, a few users make many of the orders, each user has favourite items and a
-device, and every day has an effect of its own. Items are clicked and bought with the logged probabilities;
-orders without a slate are added. `DayConfig` plants shifts.
+Weekends have more and later orders, a few users make many of the orders, each user has favourite items and a
+device, and every day has a random effect. Items are clicked and bought with the logged probabilities; orders
+without a slate are added. `DayConfig` plants shifts.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ MAX_PURCHASE_DELAY = 14 * SECONDS_PER_DAY  # after the impression
 
 @dataclass(frozen=True)
 class DayConfig:
-    """The distribution of a day; the defaults are a quiet day's."""
+    """The distribution of a day; the defaults describe a quiet day."""
 
     price_factor: float = 1.0
     extra_lines: float = 2.0  # mean lines of a basket after the first
@@ -44,7 +44,7 @@ class DayConfig:
 
 
 class LogDays(NamedTuple):
-    """Days of a log, in days since 1970."""
+    """The days of a log, as days since 1970."""
 
     first_day: int
     n_days: int
@@ -64,8 +64,8 @@ class LiveShop:
     """The users of a shop with a bundle's items. Simulates days one after the other.
 
     Args:
-        orders_per_day: mean of a Monday.
-        seed: of users and days.
+        orders_per_day: mean number of orders on a Monday.
+        seed: seed of users and days.
     """
 
     def __init__(self, bundle: Bundle, orders_per_day: int, seed: int = 0) -> None:
@@ -91,7 +91,7 @@ class LiveShop:
         self.n_orders = 0
 
     def simulate_day(self, day: int, config: DayConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Columns of a day's order lines and of the log's rows, with the feedback of later days."""
+        """The columns of a day's order lines and log rows, with feedback that arrives on later days."""
         orders = self._simulate_orders(day, config)
         lines = self._simulate_lines(orders, config)
         return lines, self._simulate_impressions(orders, config)
@@ -136,7 +136,7 @@ class LiveShop:
         return lines
 
     def _simulate_attribute(self, name: str, values: NDArray, user: NDArray, config: DayConfig) -> NDArray:
-        """A context value of each order: mostly the user's own, else a random one."""
+        """A context value of each order: mostly the user's usual value, else a random value."""
         rng, n = self.rng, len(user)
         is_own = rng.random(n) < 0.85
         value = values[np.where(is_own, self.user_attributes[name][user], rng.integers(0, len(values), n))]
@@ -152,7 +152,7 @@ class LiveShop:
         return np.where(self.rng.random(len(user)) < 0.7, favourite, popular)
 
     def _simulate_impressions(self, orders: OrderColumns, config: DayConfig) -> dict[str, Any]:
-        """Slates after the orders, their clicks within a day and their purchases within two weeks."""
+        """Slates after the orders, with clicks within a day and purchases within two weeks."""
         rng, n = self.rng, len(orders.ts)
         item = self._sample_slates(orders.user, config)  # [n, SLOTS]
         is_duplicate = np.stack([(item[:, :k] == item[:, k : k + 1]).any(1) for k in range(SLOTS)], 1)
@@ -210,7 +210,7 @@ class LiveShop:
 
 
 def write_log(shop: LiveShop, folder: Path, days: LogDays, config: DayConfig) -> Path:
-    """Write `orders.parquet` and `events/`; return the folder. `config` is of the days that are not quiet."""
+    """Write `orders.parquet` and `events/`; return the folder. `config` applies after the quiet days."""
     simulated = [
         shop.simulate_day(days.first_day + day, DayConfig() if day < days.n_quiet else config)
         for day in range(days.n_days)
@@ -230,7 +230,7 @@ def _to_array(values: NDArray | None, data_type: pa.DataType, count: int) -> pa.
 
 
 def _concat_columns(parts: list[dict[str, Any]]) -> dict[str, NDArray]:
-    """The parts one below the other; a column that a part lacks is null."""
+    """The rows of all parts in one table; a column that a part lacks is null there."""
     names = dict.fromkeys(name for part in parts for name in part)
     sizes = [len(part["ts"]) for part in parts]
     return {

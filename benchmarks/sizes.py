@@ -3,8 +3,8 @@
     python -m benchmarks.sizes                                   every size of configs/size
     python -m benchmarks.sizes s m seed=1 data=tables data.root=SHOP  two, with overrides of train.py
 
-All are trained (finished ones are reused). Writes `reports/sizes.json` and prints the table in Markdown.
-Choose by the validation columns; the test columns are the report.
+All sizes are trained (finished runs are reused). Writes `reports/sizes.json` and prints the table in
+Markdown. Use the validation columns to choose a size, and report the test columns.
 """
 
 import sys
@@ -73,12 +73,12 @@ def benchmark(options: SizesOptions) -> int:
 
 
 def size_config(size: str, overrides: list[str]) -> DictConfig:
-    """The config of train.py of this size. Raises ConfigError."""
+    """The config of train.py for this size. Raises ConfigError if it is invalid."""
     return compose_config("train", [f"size={size}", *overrides])
 
 
 def sizes_table(rows: list[Row]) -> str:
-    """The rows in Markdown."""
+    """The rows as a table in Markdown."""
 
     def cell(value: Any) -> str:
         if isinstance(value, float):

@@ -10,7 +10,7 @@ PERCENTILES = {"p50_ms": 50, "p95_ms": 95, "p99_ms": 99, "p999_ms": 99.9}
 
 
 def latency_percentiles(latencies_ms: Sequence[float], digits: int) -> dict[str, float]:
-    """The percentiles by column name; NaN without requests."""
+    """Column name → latency percentile; NaN without requests."""
     values = latencies_ms or [float("nan")]
     return {name: round(float(np.percentile(values, q)), digits) for name, q in PERCENTILES.items()}
 

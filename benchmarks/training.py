@@ -1,15 +1,16 @@
-"""Training speed: workload W from disk, its upper bound and torch-rechub; and requests against rows.
+"""Training speed of Sextet, a bare loop (the machine's limit) and torch-rechub on one synthetic workload.
 
     python -m benchmarks.training        about 10 minutes on 2 cores; writes reports/bench_training.json
 
-    sextet     rows from Parquet on disk, shuffled, through this project's stream, tables, optimizers, trainer
-    bound      the same model and optimizers in a bare loop, batches ready in memory: the machine's limit
-    float32    the bound with the dense layers in float32
-    rechub     torch-rechub with its own model, loader and trainer, data in memory, in an environment that
-               this command installs from PyPI
+    sextet     reads shuffled rows from Parquet; uses this project's stream, tables, optimizers and trainer
+    bound      trains the same model with the same optimizers in a bare loop over batches in memory
+    float32    is `bound` with the dense layers in float32
+    rechub     trains the model of torch-rechub with that library's loader and trainer on data in memory; the
+               command installs torch-rechub from PyPI into a separate environment
 
-Systems take turns, each trial in a process of its own; the figures are medians over the trials. Memory is
-that of the sextet process, over ROWS rows and over ten times as many.
+The model and the data are in benchmarks/workload.py. The systems take turns, and each trial runs in a
+separate process. The figures are medians over the trials. Memory is measured for the sextet process, over
+ROWS rows and over ten times as many. The report also has the rows of benchmarks/request_level.py.
 """
 
 import resource
@@ -54,7 +55,11 @@ COLUMNS = [*workload.FEATURES, *workload.LABELS]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """Training speed of workload W, its upper bound and torch-rechub; and of requests against rows."""
+    """Measure training speed of Sextet, a bare loop and torch-rechub on one synthetic workload.
+
+    The bare loop is the machine's limit. The command also compares batches of requests (one query, many
+    candidates) with batches of rows (one query each).
+    """
 
 
 def benchmark(options: TrainingOptions) -> int:
@@ -98,7 +103,7 @@ def _measure_rechub(python: Path, file: Path) -> Row:
 
 
 def summarize_trials(trials: dict[str, list[Row]], large_trial: Row) -> Row:
-    """The report: medians over the trials, and ratios between systems."""
+    """The row of the report: medians over the trials of each system, and ratios between systems."""
 
     def median(system: str, field: str) -> float:
         return statistics.median(trial[field] for trial in trials[system])
@@ -116,7 +121,7 @@ def summarize_trials(trials: dict[str, list[Row]], large_trial: Row) -> Row:
 
 
 class ThroughputAfterWarmUp(Throughput):
-    """Measures the only epoch from step WARM_UP on."""
+    """Measures the throughput of the only epoch, from step WARM_UP on."""
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
         if index == WARM_UP:
@@ -127,7 +132,7 @@ class ThroughputAfterWarmUp(Throughput):
 
 
 def measure_sextet(rows: int) -> Row:
-    """An epoch over the first `rows` rows of the file on disk, after WARM_UP steps."""
+    """Speed and memory of Sextet in an epoch over the first `rows` rows on disk, after WARM_UP steps."""
     options = StreamOptions(shuffle=True, stop=rows)
     stream = BatchStream(FOLDER / "rows.parquet", COLUMNS, workload.decode, workload.BATCH_SIZE, options)
     throughput = ThroughputAfterWarmUp()
@@ -146,7 +151,7 @@ def measure_sextet(rows: int) -> Row:
 
 
 def measure_in_memory(rows: int, bfloat16: bool) -> Row:
-    """The same model and optimizers in a bare loop over batches that are ready."""
+    """Speed of the same model and optimizers in a bare loop over batches in memory."""
     processes.init_single_process_group("gloo")
     batches = [
         workload.decode(table)

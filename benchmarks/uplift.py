@@ -1,12 +1,12 @@
-"""Slates ordered by what they add, in simulated markets with more and less organic demand.
+"""Incremental revenue of slates by three orders, in simulated markets with more and less organic demand.
 
     python -m benchmarks.uplift                                  shares 0, .3, .6 and .9 of organic purchases
     python -m benchmarks.uplift share=.6 seed=1 data.users=700   one share, with overrides of train.py
 
-Trains `experiment=simulated tasks=incremental` in the market of every share (finished runs are reused), and
-compares the true incremental revenue of three orders of one run's candidates: by what the slot adds
-(uplift · E[spend]), by expected value (p(purchase) · E[spend]) and by p(purchase), with the oracle's. Writes
-`reports/uplift_benchmark.json` and prints the table in Markdown.
+Trains `experiment=simulated tasks=incremental` in the market of every share (finished runs are reused). For
+the candidates of each run, it compares the true incremental revenue of three orders: by predicted increment
+(uplift · E[spend]), by expected value (p(purchase) · E[spend]) and by p(purchase). The reference is the order
+of the oracle. Writes `reports/uplift_benchmark.json` and prints the table in Markdown.
 """
 
 import sys
@@ -33,7 +33,7 @@ SHARES = (0.0, 0.3, 0.6, 0.9)
 
 @dataclass(frozen=True, kw_only=True)
 class UpliftBenchmarkOptions:
-    """Slates ordered by what they add, in simulated markets with more and less organic demand."""
+    """Compare the incremental revenue of slates by three orders, in markets with different organic demand."""
 
     words: tuple[str, ...] = argument(
         "share=… (default: 0, .3, .6, .9) and overrides of train.py", default=()
@@ -75,7 +75,7 @@ def market_config(share: float, overrides: list[str]) -> DictConfig:
 
 
 def summary(tables: dict[str, Any]) -> Row:
-    """The row of a share: true incremental revenue of the orders, per checkout and against each other."""
+    """The row of a share: true incremental revenue of each order per checkout, and ratios of orders."""
     slates = {row["order"]: row for row in tables["Slates"]}
     qinis = {row["order"]: row["of_truth"] for row in tables["Truth"]}
     increment, value = slates["objective"], slates["value"]

@@ -1,7 +1,7 @@
 """Simulated shops with organic demand: logs with withheld slates, and A/B tests with all orders.
 
-People buy what they need with or without the slot. A click on such an item credits the slot with a purchase
-that it did not add. Every probability is known, so the truth is too.
+Users buy the items that they need with or without the slot. A click on such an item credits the slot with a
+purchase that the slot did not add. Every probability is known, so the true increment is known.
 """
 
 from typing import NamedTuple
@@ -32,7 +32,7 @@ DEMAND = Demand()
 
 
 class SimulatedGhostLog(NamedTuple):
-    """A log and what its slates added in expectation, per checkout."""
+    """A log, and the expected revenue per checkout that its slates added."""
 
     log: GhostLog
     slate_items: float
@@ -44,7 +44,7 @@ class SimulatedGhostLog(NamedTuple):
 def simulate_ghost_log(
     seed: int, users: int = 2500, withhold: float = 0.1, demand: Demand = DEMAND
 ) -> SimulatedGhostLog:
-    """The log of four weeks in which users come 1 to some 10 times, and some spend ten times as much."""
+    """The log of four weeks; users come 1 to about 10 times, and some spend ten times as much as others."""
     rng = np.random.default_rng((19, seed))
     user_row = np.repeat(np.arange(users), 1 + rng.poisson(rng.gamma(1.0, 1.4, users)))
     n = len(user_row)
@@ -91,12 +91,13 @@ def simulate_ghost_log(
 def simulate_credit_test(
     seed: int, population: int = 4000, moved: float = 0.0, added: float = 0.0
 ) -> SessionLog:
-    """The log of an A/B test with all orders: users buy by themselves in and between sessions.
+    """The log of an A/B test with all orders; users also make organic purchases in and between sessions.
 
     Args:
-        moved: share of the treatment's sessions in which an organic purchase passes through the slot, besides
-            one in twenty in both arms. It raises revenue after a click, and adds nothing to the orders.
-        added: share of the treatment's sessions in which the slot adds a purchase, besides 3 % in both arms.
+        moved: share of the treatment's sessions in which an organic purchase is made through the slot, in
+            addition to 5 % in both arms. `moved` raises revenue after a click, but not revenue of all orders.
+        added: share of the treatment's sessions in which the slot adds a purchase, in addition to 3 % in both
+            arms.
     """
     rng = np.random.default_rng((23, seed))
     sessions_per_day = rng.gamma(0.7, 0.12 / 0.7, population)
@@ -125,7 +126,7 @@ def simulate_credit_test(
 def _session_log(
     columns: dict[str, NDArray], user: NDArray, day: NDArray, in_test: NDArray, arm: NDArray
 ) -> SessionLog:
-    """The log of user-days [R], of the users [U] bool who have a session in the test."""
+    """The log of user-days [R]; `in_test` marks the users who have a session in the test."""
     user_row = np.cumsum(in_test) - 1
     rows = np.flatnonzero(day >= PRE_PERIOD_DAYS)
     rows = rows[np.argsort(day[rows], kind="stable")]
@@ -145,13 +146,13 @@ def _session_log(
 
 
 def _spend(rng: np.random.Generator, count: NDArray, median: NDArray) -> NDArray:
-    """Money of `count` [R] purchases with a long tail around a median [R]: [R]."""
+    """The spend [R] on `count` [R] purchases, with a long tail around `median` [R]."""
     value = np.exp(rng.normal(np.log(np.repeat(median, count)), 0.8))
     return np.bincount(np.repeat(np.arange(len(count)), count), value, len(count))
 
 
 def _slot_groups(is_habit: NDArray, bought: NDArray, predicted: NDArray) -> SlotGroups:
-    """Slots of the two sources: items that users buy anyway, and the others."""
+    """The slots of two sources: items that users buy anyway, and all other items."""
     n = len(is_habit)
     masks = is_habit, ~is_habit
     return SlotGroups(

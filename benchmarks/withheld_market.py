@@ -1,6 +1,6 @@
-"""Withheld slates of the simulated market, read from its tables as a shop reads its own.
+"""Withheld slates of the simulated market, analyzed from tables in the same way as those of a shop.
 
-See docs/explanation/simulated_market.md.
+docs/explanation/simulated_market.md explains the market.
 """
 
 from pathlib import Path
@@ -22,9 +22,9 @@ ORGANIC_SHARES = (0.3, 0.6, 0.9)
 
 
 def estimate_market(seed: int) -> Row:
-    """Incremental revenue of the slate's items in one market, and its truth.
+    """The estimated and the true incremental revenue of the slate's items in one market.
 
-    A purchase is one in the next order, so a user's last checkout has neither.
+    Only purchases in the next order count, so a user's last checkout has neither an estimate nor a truth.
     """
     share = ORGANIC_SHARES[seed % len(ORGANIC_SHARES)]
     with TemporaryDirectory() as folder:

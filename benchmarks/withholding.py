@@ -1,13 +1,14 @@
-"""Do withheld slates tell what a slot adds, and do orders decide a test rightly? Simulated, with known truth.
+"""Accuracy of uplift estimates from withheld slates, and of test decisions by orders, in simulations.
 
     python -m benchmarks.withholding             1,000 experiments and A/A tests, 300 tests of each arm: some
                                                  minutes on 2 cores
     python -m benchmarks.withholding 100         fewer
 
-Tables: how often the 95 % intervals of incremental revenue hold the truth; how often a test without an
-effect finds one, also when it is read daily; which arms are shipped by slot revenue and by order revenue; how
-often a planned number of checkouts detects the effect; and estimates of the simulated market.
-The functions are those that analyze a shop's log. Writes `reports/bench_withholding.json`, a row per figure.
+The tables have: how often the 95 % intervals of incremental revenue contain the truth; how often a test
+without an effect finds an effect, also if it is read daily; which arms are shipped by slot revenue and by
+order revenue; how often a planned number of checkouts detects the effect; and estimates of the simulated
+market. The functions that analyze a shop's log compute the figures. Writes `reports/bench_withholding.json`,
+a row per figure.
 """
 
 import math
@@ -49,7 +50,7 @@ NO_DEMAND_ADDED = DEMAND._replace(added=0.0)
 
 
 class IntervalOfExperiment(NamedTuple):
-    """An estimate with what the log's slates added in expectation."""
+    """An estimate, with the expected revenue that the log's slates added."""
 
     measure: str
     estimate: Estimate
@@ -57,7 +58,7 @@ class IntervalOfExperiment(NamedTuple):
 
 
 def estimate_experiment(users: int, adds: bool, seed: int) -> list[IntervalOfExperiment]:
-    """The intervals of one experiment that withholds slates; none if its split is off."""
+    """The intervals of one experiment with withheld slates; none after a sample ratio mismatch."""
     simulated = simulate_ghost_log(seed, users, WITHHOLD, DEMAND if adds else NO_DEMAND_ADDED)
     result = estimate_uplift(simulated.log)
     if result.has_srm:
@@ -98,7 +99,7 @@ def interval_rates(experiments: int) -> Iterator[Row]:
 
 
 def uplift_false_positive_rates(experiments: int) -> Iterator[Row]:
-    """The share of slots that add nothing, whose interval excludes 0."""
+    """The share of experiments with slots that add nothing in which the interval excludes 0."""
     results = parallel_map(
         partial(estimate_experiment, USERS // 4, False), range(experiments), "withheld A/A"
     )
@@ -119,7 +120,7 @@ def without_orders(log: SessionLog) -> SessionLog:
 
 
 def decide_test(planned_users: int, changes: dict[str, float], seed: int) -> dict[str, bool]:
-    """Whether a test ships its arm, rejects at a daily look or at the end, by either revenue."""
+    """Outcome of one test by slot revenue and by order revenue: shipped, rejected and warned (bool each)."""
     log = simulate_credit_test(seed, POPULATION, **changes)
     outcome = {}
     for metric, read in ((ORDER_REVENUE, log), (REVENUE, without_orders(log))):
@@ -137,7 +138,7 @@ def decide_test(planned_users: int, changes: dict[str, float], seed: int) -> dic
 
 
 def decision_rates(experiments: int) -> Iterator[Row]:
-    """What becomes of each arm, by the metric that decides."""
+    """A row per arm and deciding metric: the shares of tests that ship the arm, reject, and warn."""
     planned = len(simulate_credit_test(2**20, POPULATION).arm)
     for arm, changes in ARMS.items():
         tests = min(experiments, MAX_ARM_TESTS) if changes else experiments
@@ -152,7 +153,7 @@ def decision_rates(experiments: int) -> Iterator[Row]:
 
 
 def example_of_credit() -> str:
-    """The decision and the warning on one test whose arm moves organic purchases into the slot."""
+    """The decision and the warning for one test, whose arm moves organic purchases into the slot."""
     log = simulate_credit_test(3, POPULATION, moved=0.1)
     result = analyze(log, ab_experiment(2500))
     return "\n\n".join([ship_decision(result).sentence, *result.warnings])
@@ -185,7 +186,7 @@ def _rate(method: str, tests: int, rate: float) -> Row:
 
 
 def market_rates(experiments: int) -> Iterator[Row]:
-    """Estimates and truth of simulated markets by the share of organic purchases, a few of each."""
+    """Estimates and truth of simulated markets, a few markets for each share of organic purchases."""
     markets = parallel_map(estimate_market, range(max(3, experiments // 80)), "markets")
     for share in sorted({market["organic"] for market in markets}):
         rows = [market for market in markets if market["organic"] == share]
@@ -201,7 +202,7 @@ def market_rates(experiments: int) -> Iterator[Row]:
 
 @dataclass(frozen=True, kw_only=True)
 class WithholdingOptions:
-    """Coverage, false positives and decisions of withheld slates and of tests with all orders."""
+    """Measure coverage and false positives of withheld slates, and decisions of tests with all orders."""
 
     experiments: int = argument("simulated experiments", default=N_EXPERIMENTS)
 

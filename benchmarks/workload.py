@@ -1,10 +1,12 @@
-"""Workload W: rows of 20 categorical features with two labels, and a mixture of experts over them.
+"""The workload of the training benchmark: rows of 20 categorical features with two labels, and an MMoE.
 
-    2 vocabularies of 1,000,000, 5 of 100,000 and 13 of 1,000, one id each, dimension 16
-    MMoE with 8 experts [256, 128] and two heads [64], batches of 4,096, labels at 10 % and 2 %
+    features   2 vocabularies of 1,000,000 ids, 5 of 100,000 and 13 of 1,000; one id per feature and row
+    model      embeddings of dimension 16; MMoE with 8 experts [256, 128] and two heads [64]
+    data       batches of 4,096 rows; labels with rates of 10 % and 2 %
 
-Any library of ranking models can train it, so speed can be compared (benchmarks/training.py). It does not
-use what makes Sextet's own ranker fast: a query is computed once for all of its candidates.
+Any library of ranking models can train this workload, so speeds can be compared (benchmarks/training.py).
+Sextet's own ranker also computes a query only once for all of its candidates. This workload has one row per
+query, so it does not measure that gain.
 """
 
 from pathlib import Path

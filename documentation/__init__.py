@@ -1,1 +1,1 @@
-"""The documentation site: hooks of MkDocs, the generated reference, the pictures. `make docs` runs it."""
+"""The documentation site: MkDocs hooks, the generated reference, the pictures. `make docs` builds it."""

@@ -1,4 +1,4 @@
-"""Pages as the site needs them: links that it can follow, lists as GitHub reads them, pictures inside."""
+"""Conversion of pages for the site: links that work there, lists as on GitHub, pictures in the page."""
 
 import os
 import re
@@ -21,7 +21,7 @@ LIST_ITEM = re.compile(r"(?:[-*]|\d+\.) ")
 
 
 def outside_fences(text: str, change: Callable[[str], str]) -> str:
-    """The text with `change` applied to all that no fenced block holds."""
+    """The text with `change` applied to everything outside fenced blocks."""
     parts, end = [], 0
     for fence in FENCE.finditer(text):
         parts += [change(text[end : fence.start()]), fence[0]]
@@ -30,13 +30,13 @@ def outside_fences(text: str, change: Callable[[str], str]) -> str:
 
 
 def site_links(text: str, source: str) -> str:
-    """The page with links that the site can follow.
+    """The page with links that work on the site.
 
     Args:
         source: the page's path in the repository, such as docs/how_to/bring_data.md.
 
-    A link to a page of the site stays relative to the page's place on it. A link to another file of the
-    repository becomes the file's path as code: the site holds no sources.
+    A link to a page of the site stays relative to the place of `source` on the site. A link to any other file
+    of the repository becomes the file's path as code, because the site contains no source files.
     """
     folder = PurePosixPath(source).parent
 
@@ -60,7 +60,7 @@ def site_links(text: str, source: str) -> str:
 
 
 def site_place(file: PurePosixPath) -> PurePosixPath | None:
-    """Where the site has a file of the repository, from the site's root; None for a file that it lacks."""
+    """The path on the site of a file of the repository, from the site's root; None if it is not there."""
     if str(file) in ROOT_PAGES:
         return file
     if file.parts[0] != "docs":
@@ -77,7 +77,7 @@ def _relative(place: PurePosixPath, source: str) -> str:
 
 
 def github_lists(text: str) -> str:
-    """The page with lists as Python-Markdown wants them: a blank line before, four spaces for each level."""
+    """The page with lists in the form of Python-Markdown: a blank line before, four spaces for each level."""
 
     def change(prose: str) -> str:
         lines: list[str] = []
@@ -95,7 +95,7 @@ def github_lists(text: str) -> str:
 
 
 def table_bars(text: str) -> str:
-    """The page without backslashes before the bars of code in tables, which Python-Markdown would show."""
+    """The page without backslashes before bars inside code in tables; Python-Markdown would display them."""
 
     def change(prose: str) -> str:
         return TABLE_ROW.sub(lambda row: CODE.sub(lambda span: span[0].replace("\\|", "|"), row[0]), prose)
@@ -104,7 +104,7 @@ def table_bars(text: str) -> str:
 
 
 def inline_pictures(text: str, source: str) -> str:
-    """The page with its SVG pictures inside, so that they follow the site's light and dark mode."""
+    """The page with its SVG pictures inlined, so that the pictures use the site's light or dark mode."""
     folder = (ROOT / source).parent
 
     def replace(match: re.Match[str]) -> str:

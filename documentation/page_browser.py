@@ -42,7 +42,7 @@ return result
 
 
 class PageBrowser:
-    """Chromium at a page."""
+    """A running Chromium with one page."""
 
     def __init__(self, driver: "Chrome") -> None:
         self.driver = driver
@@ -83,7 +83,7 @@ class PageBrowser:
 
 @contextmanager
 def open_browser() -> Iterator[PageBrowser]:
-    """Start Chromium. Raises OSError where there is none."""
+    """Start Chromium. Raises OSError if Chromium is not installed."""
     from selenium import webdriver
 
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")

@@ -1,9 +1,9 @@
 """`python -m documentation.screenshots`: make the pages of the commands on small data and photograph them.
 
-Every page is written by its own command. Pictures of the first screen, 1280 pixels wide, go to
-`docs/pictures/screens/`; whole pages at 1280 and 390 pixels, light and dark, go to `reports/screens/`. The
-evaluation page needs a run (`train.py experiment=quick`), the shop a bundle of it (`export.py`). It needs a
-browser too: apt install chromium chromium-driver.
+The command of each page writes the page. Pictures of the first screen, 1280 pixels wide, are saved in
+`docs/pictures/screens/`; whole pages at 1280 and 390 pixels, light and dark, in `reports/screens/`. The
+evaluation page needs a run (`train.py experiment=quick`), and the shop page a bundle of this run
+(`export.py`). All pages need a browser: apt install chromium chromium-driver.
 """
 
 import io
@@ -38,13 +38,13 @@ def _folder(name: str) -> Path:
 
 
 def evaluation(run_folder: Path) -> Path:
-    """The run beside every baseline, with LightGBM; it takes minutes."""
+    """Make the page that compares a run with every baseline, including LightGBM; takes minutes."""
     run_script("-m", "evaluation.leaderboard", str(run_folder), "--out", str(_folder("evaluation")))
     return _folder("evaluation") / "index.html"
 
 
 def shop_check(run_folder: Path) -> Path:
-    """The tables of the default data."""
+    """Make the page of the tables of the default data."""
     run_script("train.py", "stage=check")
     return ROOT / "reports" / "shop.html"
 
@@ -57,7 +57,7 @@ def _experiment_log() -> Path:
 
 
 def plan(run_folder: Path) -> Path:
-    """Weeks and users of a test on the simulated log."""
+    """Make the page with the weeks and users that a test on the simulated log needs."""
     log, out = _experiment_log(), _folder("plan.html")
     files = ("--events", str(log / "events"), "--orders", str(log / "orders.csv"), "--out", str(out))
     run_script(*EXPERIMENTATION, "plan", *files, "--uplift", "0.2", "--share", "0.5")
@@ -65,7 +65,7 @@ def plan(run_folder: Path) -> Path:
 
 
 def experiment(run_folder: Path) -> Path:
-    """The test of the simulated log."""
+    """Make the page of the test in the simulated log."""
     log, out = _experiment_log(), _folder("experiment.html")
     files = ("--events", str(log / "events"), "--orders", str(log / "orders.csv"), "--out", str(out))
     test = (
@@ -82,7 +82,7 @@ def experiment(run_folder: Path) -> Path:
 
 
 def uplift(run_folder: Path) -> Path:
-    """What the withheld slates of the simulated log show."""
+    """Make the page with the uplift that the withheld slates of the simulated log show."""
     log, out = _experiment_log(), _folder("uplift.html")
     files = ("--events", str(log / "events"), "--orders", str(log / "orders.csv"), "--out", str(out))
     run_script(*EXPERIMENTATION, "uplift", *files, "--items", str(log / "items.csv"), *EXPERIMENT_DAYS)
@@ -90,14 +90,14 @@ def uplift(run_folder: Path) -> Path:
 
 
 def exploration(run_folder: Path) -> Path:
-    """Policies in a few small simulated shops."""
+    """Make the page that compares exploration policies in a few small simulated shops."""
     small = ("--seeds", "4", "--days", "42", "--checkouts", "40", "--items", "60")
     run_script("-m", "experimentation.exploration", *small, "--out", str(_folder("exploration")))
     return _folder("exploration") / "exploration.html"
 
 
 def daily(run_folder: Path) -> Path:
-    """A day with fewer clicks in a simulated live shop; the bundle takes a minute of training."""
+    """Make the page of a day with fewer clicks in a simulated live shop; trains for a minute."""
     root, out = monitoring.build_bundle(), _folder("monitoring.html")
     recommender, first_day = monitoring.load_recommender(root)
     shift = monitoring.SHIFTS["click rate 20 % down"]
@@ -112,13 +112,13 @@ def daily(run_folder: Path) -> Path:
 
 
 def off_policy(run_folder: Path) -> Path:
-    """A bundle on the log of another, in the simulated market; it trains for minutes."""
+    """Make the page that evaluates a bundle on the log of another bundle; trains for minutes."""
     run_script("-m", "experimentation.off_policy", "simulate", "--out", str(_folder("off_policy")))
     return _folder("off_policy") / "off_policy.html"
 
 
 def loop(run_folder: Path) -> Path:
-    """A few days of the daily loop; it trains every night."""
+    """Make the page of a few days of the daily loop, which trains every night."""
     small = ("--days", "6", "--rule-days", "60", "--users", "300", "--items", "150", "--poisoned-day", "4")
     folders = ("--folder", str(_folder("loop_work")), "--out", str(_folder("loop")))
     run_script("-m", "operations.loop", *small, *folders)
@@ -126,13 +126,13 @@ def loop(run_folder: Path) -> Path:
 
 
 def serving(run_folder: Path) -> Path:
-    """The serving benchmark of a small shop."""
+    """Make the page of the serving benchmark for a small shop."""
     run_script("-m", "benchmarks.serving", "5_000")
     return REPORTS / "bench_serving.html"
 
 
 def retrieval_index(run_folder: Path) -> Path:
-    """The index benchmark on a few vectors; it installs the other libraries in an environment of theirs."""
+    """Make the page of the index benchmark on a few vectors; installs the other libraries separately."""
     run_script("-m", "benchmarks.index", "20_000")
     return REPORTS / "bench_index.html"
 
@@ -160,14 +160,14 @@ NAMES = (*QUICK_PAGES, SHOP, *FURTHER_PAGES)
 class ScreenshotOptions:
     """Make pages and photograph them.
 
-    Without names: all but shop_check, which shows paths of this machine, and off_policy, loop, serving and
-    retrieval_index, which take up to half an hour.
+    Without names, five pages are left out: shop_check, which shows paths of this machine, and off_policy,
+    loop, serving and retrieval_index, which take up to half an hour.
     """
 
     names: tuple[str, ...] = argument(", ".join(NAMES), default=())
     run: Path = option(ARTIFACTS / "runs" / "latest", "run folder of the evaluation page")
     bundle: Path = option(Path("bundle"), "bundle root of the shop")
-    again: bool = option(False, "make pages again that are there")
+    again: bool = option(False, "also make pages that exist already")
     out: Path = option(DOCS / "pictures" / "screens", "folder of the first screens")
 
     def __post_init__(self) -> None:
@@ -196,7 +196,7 @@ def take_screenshots(options: ScreenshotOptions) -> int:
 
 
 def _make_page(name: str, options: ScreenshotOptions) -> bool:
-    """Write the page to WORK/pages, unless it is there."""
+    """Write the page to WORK/pages, unless the page exists there."""
     page = _page_file(name)
     if page.exists() and not options.again:
         return True
@@ -215,7 +215,7 @@ def _page_file(name: str) -> Path:
 
 
 def photograph_page(browser: PageBrowser, name: str, out: Path) -> None:
-    """Write the first screen for the documentation, and the whole page in four renderings."""
+    """Write a picture of the first screen, and pictures of the whole page in two widths and two modes."""
     for scheme, is_dark in SCHEMES.items():
         for width, height in (WIDE, NARROW):
             browser.open(_page_file(name).as_uri(), width, height, is_dark)
@@ -230,7 +230,7 @@ def photograph_page(browser: PageBrowser, name: str, out: Path) -> None:
 def write_small_picture(png: bytes, file: Path) -> None:
     """Write a picture with at most MAX_COLOURS colours: a third of the bytes.
 
-    The most different colours stay, so that a small mark keeps its colour.
+    The palette has the most different colours, so that a small mark keeps its colour.
     """
     from PIL import Image
 
@@ -240,7 +240,7 @@ def write_small_picture(png: bytes, file: Path) -> None:
 
 
 def _run_with_alarm(*arguments: str) -> None:
-    """Run a command whose exit code 1 is an alarm. Raises CalledProcessError for others."""
+    """Run a command whose exit code 1 is an alarm. Raises CalledProcessError for exit codes above 1."""
     print(" ".join(arguments), flush=True)
     process = subprocess.run([sys.executable, *arguments], cwd=ROOT)
     if process.returncode not in (0, 1):

@@ -1,6 +1,7 @@
 """`python -m documentation.shop_picture`: draw the example shop after a checkout, with a real browser.
 
-It needs a bundle of The Complete Journey (`make demo`) and a browser: apt install chromium chromium-driver.
+The command needs a bundle of The Complete Journey (`make demo`) and a browser: apt install chromium
+chromium-driver.
 """
 
 import re
@@ -39,7 +40,7 @@ def draw_shop(options: PictureOptions) -> int:
 
 
 def photograph_shop(bundle: Path, file: Path, is_dark: bool = False, household: str = HOUSEHOLD) -> None:
-    """Open the shop on a bundle, pay, and write the picture. Raises OSError where the shop does not start."""
+    """Open the shop on a bundle, pay, and write the picture. Raises OSError if the shop does not start."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "storefront", "--port", "0", "--data-dir", folder]
         command += ["--bundle", str(bundle)]
@@ -52,7 +53,7 @@ def photograph_shop(bundle: Path, file: Path, is_dark: bool = False, household: 
 
 
 def _address(shop: "subprocess.Popen[str]") -> str:
-    """The address that the shop prints. Raises OSError where it ends before."""
+    """The address that the shop prints. Raises OSError if the shop ends without printing an address."""
     for line in shop.stdout or ():
         if match := re.search(r"^ready: (http://[\d.]+:\d+)", line):
             return match[1]
@@ -60,7 +61,7 @@ def _address(shop: "subprocess.Popen[str]") -> str:
 
 
 def take_picture(address: str, household: str, file: Path, is_dark: bool = False) -> None:
-    """Pay the household's last order again and save what the page shows."""
+    """Pay the household's last order again and save a picture of the page."""
     from selenium import webdriver
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys

@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: the pages that are not files of docs/, and the form of those that are."""
+"""Hooks of MkDocs: they add pages that are not files of docs/, and convert all pages for the site."""
 
 from pathlib import PurePosixPath
 from typing import Any
@@ -26,7 +26,7 @@ GUIDES = "How to"  # the part of the navigation for pages that mkdocs.yml does n
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Add the pages to the navigation that mkdocs.yml does not name."""
+    """Add the pages that mkdocs.yml does not name to the navigation."""
     named = set(_page_names(config.nav))
     pages = (file.relative_to(DOCS).as_posix() for file in sorted(DOCS.rglob("*.md")))
     omitted = [page for page in pages if page not in named]
@@ -54,7 +54,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """The page as the site needs it."""
+    """The Markdown of a page, converted for the site."""
     name = page.file.src_uri
     if name == "reference/index.md":
         markdown += "\n\n" + reference_table()
@@ -65,10 +65,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """The page without a script from another host."""
+    """The page without scripts from other hosts."""
     return output.replace(WORKER_URL, get_relative_url(WORKER_FILE, page.url))
 
 
 def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:
-    """The same for pages of the theme, such as 404.html."""
+    """A page of the theme, such as 404.html, without scripts from other hosts."""
     return output_content.replace(WORKER_URL, WORKER_FILE)

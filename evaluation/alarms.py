@@ -14,9 +14,10 @@ REPORT_FILE = "report.json"
 
 
 def slate_alarms(differences: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The baselines that are significantly better than this system over all checkouts.
+    """An alarm for each baseline that is significantly better than this system over all checkouts.
 
-    `differences` are this system minus a baseline, with a 95 % interval (`Leaderboard.paired_differences`).
+    `differences` are rows of `Leaderboard.paired_differences`: this system minus a baseline, with a 95 %
+    interval.
     """
     alarms = []
     for row in differences:
@@ -30,7 +31,10 @@ def slate_alarms(differences: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def read_alarms(folder: Path, split: str = "test") -> list[dict[str, Any]]:
-    """The alarms of a run's report and of its training; none if the run has no report."""
+    """The alarms in a run's report: those of the slates and tasks, then those of training.
+
+    The list is empty if the run has no report.
+    """
     file = folder / f"evaluation-{split}" / REPORT_FILE
     report = json.loads(file.read_text()) if file.is_file() else {}
     training = (report.get("health") or {}).get("alarms") or []

@@ -1,8 +1,8 @@
 """Baselines without a model: popularity, personal frequency, co-purchase with the basket.
 
-Every baseline reads the same facts as the models: the history of the example, the basket just paid (age 0)
-and the item snapshot of the checkout. History is cut to the latest `features.max_history` events, as in a
-batch. Each list is filled up with popular items, so that the discovery slice also has six.
+Every baseline reads the same data as the models: the history of the example, the basket just paid (age 0)
+and the item snapshot of the checkout. The history is cut to the latest `features.max_history` events, as in
+a batch. Popular items fill the end of each list, so that the discovery slice also has six items.
 """
 
 import json
@@ -67,8 +67,8 @@ def personal_frequency(
 ) -> RankedLists:
     """The purchases of each item by each of n users, each line weighted exp(-age / decay_days).
 
-    Without `decay_days` every line counts 1, and ties go to the later purchase. `weight_by_price` multiplies
-    by the mean unit price paid, a simple and poor order by revenue.
+    Without `decay_days` every line counts 1, and a tie is won by the later purchase. `weight_by_price`
+    multiplies each count by the mean unit price paid: a simple but weak order by revenue.
     """
     # The unknown item (row 0) cannot be in a slate.
     row, item, age, price = (column[lines.item > 0] for column in lines)
@@ -82,7 +82,10 @@ def personal_frequency(
 
 
 def _disjoint_windows(dates: Array, last: int) -> list[int]:
-    """Snapshots whose 28-day windows do not overlap, back from snapshot `last`; dates [S] Unix seconds."""
+    """Snapshots with 28-day windows that do not overlap, from snapshot `last` backwards.
+
+    `dates` [S] are Unix seconds.
+    """
     snapshots = [last]
     while (end := int(np.searchsorted(dates, dates[snapshots[-1]] - POPULARITY_WINDOW, side="right"))) > 0:
         snapshots.append(end - 1)
@@ -92,11 +95,11 @@ def _disjoint_windows(dates: Array, last: int) -> list[int]:
 def popular_items(
     folder: Path, split: Split, depth: int = FILLER_DEPTH, all_time: bool = False
 ) -> RankedLists:
-    """The items with the most orders in the 28 days before each checkout's snapshot, `depth` per checkout.
+    """The `depth` items with the most orders in the 28 days before each checkout's snapshot.
 
-    With `all_time`, the items with the most orders since the log began: counts are summed over snapshots at
-    least 28 days apart. If the snapshot interval does not divide 28 days, the days between windows are not
-    counted.
+    With `all_time`, orders count since the start of the log: the function adds the counts of snapshots that
+    are at least 28 days apart. If the snapshot interval does not divide 28 days, the days between two windows
+    are not counted.
     """
     table = pq.read_table(folder / "snapshots.parquet", columns=["snapshot", "item", "orders_28d"])
     snapshot, item = int64_column(table, "snapshot"), int64_column(table, "item")
@@ -121,10 +124,10 @@ def popular_items(
 
 
 def copurchased_items(folder: Path, split: Split) -> RankedLists:
-    """Neighbours of the basket's items by the sum of their co-purchase scores.
+    """Neighbours of the basket's items, scored by the sum of their co-purchase scores.
 
-    Neighbour tables are rarer than snapshots, so the latest table at or before the checkout's snapshot is
-    used.
+    There are fewer neighbour tables than snapshots. The scores come from the latest table at or before the
+    checkout's snapshot.
     """
     table = pq.read_table(folder / "copurchase_neighbours.parquet")
     snapshot, item = int64_column(table, "snapshot"), int64_column(table, "item")
@@ -143,7 +146,10 @@ def copurchased_items(folder: Path, split: Split) -> RankedLists:
 
 
 def backfill(ranked: RankedLists, filler: RankedLists) -> RankedLists:
-    """`ranked` first, then the further items of `filler` in its order; both over the same n checkouts."""
+    """The lists `ranked`, each followed by those items of `filler` that the list lacks.
+
+    Both arguments are over the same n checkouts. The added items keep the order of `filler`.
+    """
     row, filler_row = segment_ids(ranked.offsets), segment_ids(filler.offsets)
     stride = max(int(ranked.item.max(initial=0)), int(filler.item.max(initial=0))) + 1
     is_further = find_sorted(np.sort(row * stride + ranked.item), filler_row * stride + filler.item) < 0
@@ -157,7 +163,7 @@ def backfill(ranked: RankedLists, filler: RankedLists) -> RankedLists:
 
 
 def ideal_ranking(candidates: RankedLists, split: Split) -> RankedLists:
-    """The candidates in the best order of any ranker: bought items first, by what was spent on them."""
+    """The candidates in the best possible order: bought items first, the highest spend first among them."""
     is_bought, spent = match_purchases(segment_ids(candidates.offsets), candidates.item, split.purchases)
     return candidates._replace(score=is_bought + spent)
 
@@ -165,7 +171,7 @@ def ideal_ranking(candidates: RankedLists, split: Split) -> RankedLists:
 def baseline_rankings(
     folder: Path, name: str, split: Split, depth: int = FILLER_DEPTH
 ) -> Iterator[tuple[str, str, RankedLists]]:
-    """(system, order, lists) of every baseline over `examples/<name>.parquet`; `split` is the same split."""
+    """Yield (system, order, lists) of every baseline over `examples/<name>.parquet`, loaded as `split`."""
     n = len(split.ts)
     filler = popular_items(folder, split, depth)
     yield "popularity, 28 days", "purchase", filler

@@ -1,4 +1,4 @@
-"""Calibration of every task, over all candidates and slice by slice.
+"""Calibration of every task, over all candidates and in each slice of them.
 
 A model can be calibrated on average but not for new items, expensive items, or items that the user never
 bought.
@@ -6,11 +6,11 @@ bought.
 | group | slices |
 |---|---|
 | all | every candidate |
-| source | candidates of that source; a candidate may have several |
-| history with the item | bought before by this user (this basket included), or never |
+| source | candidates of one source; a candidate may have several sources |
+| history with the item | bought before by this user (the basket just paid included), or never |
 | popularity | deciles of the orders with the item in the 28 days before the checkout's snapshot |
 | price | deciles of the item's usual price at that snapshot |
-| earlier checkouts | of the user: 0 to 4, 5 to 19, ... |
+| earlier checkouts | number of the user's earlier checkouts: 0 to 4, 5 to 19, ... |
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -37,9 +37,10 @@ CURVE_SLICES = (
 def calibration_slices(
     scored: ScoredCandidates, data: protocol.Split, catalog: Catalog, sources: Sequence[str] = ()
 ) -> Iterator[tuple[str, str, Array]]:
-    """(group, slice, mask of its candidates [P] bool) of every slice that has candidates.
+    """Yield (group, slice, mask [P] bool) for every slice that has candidates.
 
-    `sources` names the candidate sources by bit of `scored.source`.
+    The mask selects the slice's candidates. `sources[i]` is the name of the source of bit i of
+    `scored.source`.
     """
     row = segment_ids(scored.offsets)
     yield "all", "all", np.ones(len(row), bool)
@@ -59,7 +60,7 @@ def calibration_slices(
 
 
 def decile_edges(values: Array) -> Array:
-    """The inner edges of ten bins of about equal mass; fewer where many values are equal."""
+    """The inner edges of ten bins of about equal mass; fewer bins if many values are equal."""
     return np.unique(np.quantile(values, np.arange(1, 10) / 10, method="higher")) if len(values) else values
 
 
@@ -83,8 +84,8 @@ def calibration_rows(
     """One row per task and slice, if the slice has candidates on which the task is measured.
 
     `predicted` and `observed` are means over these candidates (task_outputs.measured_rows). `ratio` is
-    predicted / observed, NaN if nothing was observed. `ece` is the expected calibration error (metrics.ece),
-    of probabilities only. `sources` as of `calibration_slices`.
+    predicted / observed, NaN if nothing was observed. `ece` is the expected calibration error (metrics.ece);
+    only probabilities have it. `sources` are the names that `calibration_slices` takes.
     """
     measured = [measured_rows(scored.labels, tasks, t) & scored.is_known[:, t] for t in range(len(tasks))]
     rows: list[dict[str, Any]] = []

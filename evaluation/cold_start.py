@@ -1,4 +1,4 @@
-"""Recall of the two towers without purchase habits: new users, new items, items new to a user.
+"""Recall of the two towers for new users, for new items, and for items that are new to a user.
 
     python -m evaluation.cold_start                          the latest run, on the test split
     python -m evaluation.cold_start RUN --split validation   RUN may hold retrieval only
@@ -78,7 +78,7 @@ class ColdStartSlice(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ColdStartOptions:
-    """Recall of the two towers where habit says nothing: new users, new items, items new to a user."""
+    """Recall of the two towers for new users, for new items, and for items that are new to a user."""
 
     run: str = argument("run folder; it may hold retrieval only", default="artifacts/runs/latest")
     split: Literal["validation", "test"] = option("test", "split of the run's data to read")
@@ -157,7 +157,7 @@ def _cold_start_slices(towers: Towers, data: protocol.Split) -> list[ColdStartSl
 
 
 def untrained_slice(data: protocol.Split, towers: Towers) -> protocol.Slice:
-    """The purchases of known items that were never a positive in training, and the checkouts with one."""
+    """The slice of purchases of known items that were never a positive in training."""
     item = data.purchases.item
     is_untrained = (item > 0) & ~towers.trained_mask.numpy()[item]
     purchases = mask_jagged(data.purchases, is_untrained)
@@ -168,7 +168,7 @@ def untrained_slice(data: protocol.Split, towers: Towers) -> protocol.Slice:
 def _retrieve(part: ColdStartSlice, file: Path, n: int) -> tuple[dict[str, Array], Array]:
     """The best items of every system [n, RETRIEVAL_DEPTH], and the number of allowed items [n].
 
-    Checkouts outside the slice may be skipped: they have -1 and 0.
+    Checkouts outside the slice may be skipped. A skipped checkout has items -1 and 0 allowed items.
     """
     items = {system: np.full((n, RETRIEVAL_DEPTH), -1, np.int64) for system in part.scorers}
     n_allowed = np.zeros(n, np.int64)
@@ -193,23 +193,23 @@ def unmodified(query: Query) -> Query:
 
 
 def without_history(query: Query) -> Query:
-    """The checkouts with unknown users: no history, no profile."""
+    """The query with the user's history and profile removed, as for an unknown user."""
     return mask_users(query, torch.ones_like(query.ts, dtype=torch.bool))
 
 
 def two_tower_scorer(tower: QueryTower, catalog: Catalog) -> ItemScorer:
-    """Inner products with every item vector, with the sales of each checkout's snapshot."""
+    """A scorer by inner product with item vectors, which use the sales of each checkout's snapshot."""
     scores = ItemScores(catalog, tower.n_sales)
     return lambda query: scores(tower(query, catalog.vectors), query.snapshot)
 
 
 def popularity_scorer(catalog: Catalog) -> ItemScorer:
-    """Orders with the item in the 28 days before the checkout's snapshot."""
+    """A scorer by the item's orders in the 28 days before the checkout's snapshot."""
     return lambda query: mask_unproposed(catalog.orders_28d[query.snapshot])
 
 
 def copurchase_scorer(tables: dict[int, ItemNeighbours], items: int) -> ItemScorer:
-    """Summed co-purchase scores with the basket's items, by the latest table at or before the snapshot."""
+    """A scorer by the sum of co-purchase scores with the basket, from the latest table at the snapshot."""
     table_snapshots = sorted(tables)
 
     def score(query: Query) -> Tensor:
@@ -230,17 +230,23 @@ def copurchase_scorer(tables: dict[int, ItemNeighbours], items: int) -> ItemScor
 
 
 def mask_unproposed(score: Tensor) -> Tensor:
-    """-inf for items with score 0, which the system does not propose."""
+    """The scores with -inf in place of 0: the system does not propose items with score 0."""
     return score.masked_fill(score <= 0, -torch.inf)
 
 
 def new_item_mask(first_sold: Tensor, ts: Tensor) -> Tensor:
-    """Items [N+1] first sold in the 28 days before each checkout [B]: [B, N+1] bool."""
+    """Whether each item was first sold in the 28 days before each checkout: [B, N+1] bool.
+
+    `first_sold` [N+1] and `ts` [B] are Unix seconds.
+    """
     return protocol.is_new_item(first_sold, ts.unsqueeze(1))
 
 
 def purchased_before_mask(data: protocol.Split, rows: Array) -> Tensor:
-    """The items that the users of checkouts `rows` [B] had bought by then, with the basket: [B, N+1] bool."""
+    """Whether the user of each checkout in `rows` [B] had bought each item by then: [B, N+1] bool.
+
+    The basket of the checkout counts as bought.
+    """
     items = len(data.first_sold)
     starts = np.searchsorted(data.first_purchase_key, data.user[rows] * items)
     lengths = np.searchsorted(data.first_purchase_key, (data.user[rows] + 1) * items) - starts
@@ -255,14 +261,17 @@ def purchased_before_mask(data: protocol.Split, rows: Array) -> Tensor:
 
 
 def top_items(score: Tensor, allowed: Tensor) -> Array:
-    """The allowed items of highest score [B, RETRIEVAL_DEPTH] int64, -1 past the last one."""
+    """The allowed items of highest score, best first: [B, RETRIEVAL_DEPTH] int64.
+
+    If fewer items are allowed, -1 fills the rest.
+    """
     top = score.masked_fill(~allowed, -torch.inf).topk(min(RETRIEVAL_DEPTH, score.shape[1]), dim=1)
     items = top.indices.masked_fill(top.values == -torch.inf, -1)
     return torch.nn.functional.pad(items, (0, RETRIEVAL_DEPTH - items.shape[1]), value=-1).numpy()
 
 
 def retrieval_metrics(items: Array, purchases: Purchases, rows: Array) -> dict[str, Any]:
-    """Means over checkouts `rows` of lists [n, RETRIEVAL_DEPTH], best first, -1 past the last item."""
+    """Mean recall and NDCG over checkouts `rows`; lists [n, RETRIEVAL_DEPTH], best first, padded with -1."""
     is_item = items >= 0
     offsets = to_offsets(is_item.sum(1))
     metrics = {f"recall{k}": recall_at(offsets, items[is_item], purchases, k)[rows] for k in RECALL_DEPTHS}

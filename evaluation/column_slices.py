@@ -1,10 +1,10 @@
 """Slate metrics of a run, split by column values: `evaluation.by=[users.segment, items.brand]`.
 
-| column | a value's checkouts | what counts |
+| column | checkouts of a value | purchases that count |
 |---|---|---|
-| users.* | of the users who have the value | every purchase inside the horizon |
-| orders.* | whose order has the value | every purchase |
-| items.* | with a later purchase of an item that has the value | purchases of such items |
+| users.* | checkouts of users with the value | every purchase inside the horizon |
+| orders.* | checkouts with the value in their order | every purchase inside the horizon |
+| items.* | checkouts with a later purchase of an item with the value | purchases of such items |
 
 Slates are ordered by the run's objective and do not depend on the value.
 """
@@ -31,7 +31,7 @@ Metrics = dict[str, Array]  # metric → one value per checkout
 
 
 class Values(NamedTuple):
-    """A column's values by code; code 0 is missing."""
+    """The values of a column by code; code 0 stands for a missing value."""
 
     names: list[str]
     edges: list[float] | None  # of numbers: code c ≥ 1 begins at edges[c - 2] and ends before edges[c - 1]
@@ -55,7 +55,7 @@ class ColumnMetrics:
         self.metrics_by_seed: list[list[Metrics]] = []
 
     def add(self, ranked: RankedLists) -> None:
-        """Measure the lists of a seed."""
+        """Measure the lists `ranked` of one seed and keep the metrics."""
         if not self.slices:
             return
         everything = protocol.slices(self.data)[0]
@@ -73,7 +73,7 @@ class ColumnMetrics:
     def rows(self) -> list[dict[str, Any]]:
         """A row per column and value: `checkouts`, means over seeds, and 95 % intervals (`ndcg6_low`).
 
-        A checkout counts with its mean over the seeds; the bootstrap is over users.
+        The value of a checkout is its mean over the seeds. The bootstrap resamples users.
         """
         rows = []
         for each, by_seed in zip(self.slices, zip(*self.metrics_by_seed, strict=True), strict=True):
@@ -93,7 +93,8 @@ class ColumnMetrics:
 def column_slices(folder: Path, split: str, data: protocol.Split, column: str) -> list[ColumnSlice]:
     """The slices of a column of `report_columns` that have checkouts.
 
-    Numbers are sorted; other values are sorted by frequency, the rest are grouped; missing values come last.
+    Slices of numbers are sorted by value. Slices of other values are sorted by frequency, and the rare values
+    share one slice. Missing values come last.
     """
     schema = FeatureSchema.load(folder)
     table, _, name = column.partition(".")
@@ -127,7 +128,7 @@ def _checkout_codes(
 
 
 def _item_codes(folder: Path, schema: FeatureSchema, name: str) -> tuple[Array, Values]:
-    """The codes [N+1] of a column of items, by item row. Of a category path the first level counts."""
+    """The codes [N+1] of a column of items, by item row. A category path counts as its first level."""
     if name in [attribute.name for attribute in schema.item_attributes]:
         items = pq.read_table(folder / "items.parquet", columns=["attribute_codes"])
         return _attribute_codes(items, "attribute_codes", schema.item_attributes, name)
@@ -159,7 +160,7 @@ def _attribute_codes(
 
 
 def _price_codes(price: Array) -> tuple[Array, Values]:
-    """Codes of list prices [N+1] by quintile; 0 where an item has none."""
+    """The quintile codes of list prices [N+1]; 0 for an item without a list price."""
     has_price = np.isfinite(price)
     shares = np.arange(1, N_NUMBER_GROUPS) / N_NUMBER_GROUPS
     edges = np.unique(np.quantile(price[has_price], shares)) if has_price.any() else np.zeros(0)
@@ -172,7 +173,7 @@ def _number_values(edges: list[float]) -> Values:
 
 
 def _as_numbers(values: Sequence[str]) -> list[float] | None:
-    """The values as numbers; None where one is not."""
+    """The values as numbers; None if one of them is not a number."""
     try:
         return [float(value) for value in values]
     except ValueError:
@@ -180,7 +181,10 @@ def _as_numbers(values: Sequence[str]) -> list[float] | None:
 
 
 def _group_values(values: Values, counts: Array) -> list[tuple[str, list[int]]]:
-    """The label and codes of each slice with a count; `counts` [codes]: checkouts, or purchases of items."""
+    """(label, codes) of each slice with a count above 0.
+
+    `counts` [codes] are numbers of checkouts, or of purchases for a column of items.
+    """
     groups: list[tuple[str, list[int]]]
     if values.edges is None:
         order = [int(code) + 1 for code in np.argsort(-counts[1:], kind="stable") if counts[code + 1]]
@@ -198,7 +202,7 @@ def _group_values(values: Values, counts: Array) -> list[tuple[str, list[int]]]:
 
 
 def _range_label(codes: Sequence[int], edges: Sequence[float]) -> str:
-    """`below 25`, `25 to below 40`, `40 or more` of consecutive codes."""
+    """The range of consecutive codes as text: `below 25`, `25 to below 40` or `40 or more`."""
     first, last = codes[0], codes[-1]
     low = edges[first - 2] if first > 1 else None
     high = edges[last - 1] if last <= len(edges) else None

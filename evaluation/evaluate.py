@@ -1,6 +1,6 @@
 """The report of one run: this system compared with baselines that need no training.
 
-`train.py` makes it after training; `python -m evaluation.evaluate [run folder]` makes it again.
+`train.py` writes the report after training; `python -m evaluation.evaluate [run folder]` writes it again.
 """
 
 import json
@@ -31,10 +31,10 @@ from training.trained_run import open_run
 def evaluate(
     folder: str | Path, split: str = "test", by: Sequence[str] = (), prints_tables: bool = True
 ) -> list[dict[str, Any]]:
-    """Evaluate a run on `split`; returns the leaderboard rows, and prints the report's tables.
+    """Evaluate a run on `split`; return the leaderboard rows, and print the report's tables.
 
-    The report is written to the run's folder and attached to the run in MLflow. It has the metrics by the
-    values of the columns `by`, such as users.city. Raises ConfigError for a column that the data lack.
+    The report is written to the run's folder and attached to the run in MLflow. The report also splits the
+    metrics by the values of the columns `by`, such as users.city. Raises ConfigError for an unknown column.
     """
     run = open_run(folder)
     check_report_columns(by, run.prepared.folder)
@@ -54,7 +54,10 @@ def evaluate(
 
 
 def read_metrics(folder: Path, split: str = "test") -> dict[str, float]:
-    """The metrics of `evaluate` over all checkouts, of slates by the objective: `test/ndcg6` and so on."""
+    """Slate metrics from the report of `evaluate`: name, such as `test/ndcg6`, → mean over all checkouts.
+
+    The slates are in the order of the run's objective.
+    """
     manifest = read_stage_manifest(folder / f"evaluation-{split}")
     prefix = f"{split}/all/{manifest.get('order', 'purchase')}/"
     found = {name: value for name, value in manifest["metrics"].items() if name.startswith(prefix)}
@@ -63,18 +66,18 @@ def read_metrics(folder: Path, split: str = "test") -> dict[str, float]:
 
 
 def slate_order(folder: Path, split: str = "test") -> str:
-    """The order of the slates of `read_metrics`, as pages name it: `expected value`, `p(purchase)`, …"""
+    """The name on pages of the order of the run's slates: `expected value`, `p(purchase)`, …"""
     report = json.loads((folder / f"evaluation-{split}" / REPORT_FILE).read_text())
     return order_name(report, report["objective"]["order"])
 
 
 def report_page_path(folder: Path, split: str = "test") -> Path:
-    """The page of a run's report."""
+    """The path of the page of a run's report."""
     return folder / f"evaluation-{split}" / "index.html"
 
 
 def is_evaluated(folder: Path, split: str = "test", by: Sequence[str] = ()) -> bool:
-    """Whether this run has a report on `split`, of slates by its objective, with the columns `by`."""
+    """Whether the run has a report on `split` for its current objective, with the columns `by`."""
     target = folder / f"evaluation-{split}"
     if not is_done(target):
         return False
@@ -86,7 +89,7 @@ def is_evaluated(folder: Path, split: str = "test", by: Sequence[str] = ()) -> b
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """The report of one run on the test split, in its folder."""
+    """Evaluate one run on the test split and write the report to the run's folder."""
 
     run: str = argument("run folder, or latest or best of artifacts/runs", default="artifacts/runs/latest")
     by: tuple[str, ...] = option(

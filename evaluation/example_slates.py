@@ -1,12 +1,12 @@
-"""A few real checkouts with the slates they would have seen, selected by a fixed rule.
+"""A few real checkouts with the slates that the run gives them, selected by a fixed rule.
 
-Readable checkouts have one to eight paid lines, all with a title, and a purchase inside the horizon. They are
-sorted by a hash of their order ids. The first checkout of each kind below is selected, each from a different
-user:
+Readable checkouts have one to eight paid lines, all with a title, and a purchase inside the horizon. The
+readable checkouts are sorted by a hash of their order ids. The first checkout of each kind below is selected,
+each from a different user:
 
-    at random                   the first of all
-    typical                     as many of the six were bought as in the median of all checkouts (two)
-    few earlier checkouts       fewer than five
+    at random                   the first checkout of all
+    typical (two examples)      as many of the six were bought as in the median of all checkouts
+    few earlier checkouts       the user had fewer than five earlier checkouts
     bought for the first time   an item of the slate was bought for the first time; earlier items are excluded
     nothing of the six          no item of the slate was bought
 
@@ -36,7 +36,7 @@ MAX_MISSED_ITEMS = 6  # bought items outside the slate that are named
 
 
 class ExampleKind(NamedTuple):
-    """A kind of the rule above."""
+    """A kind of checkout in the table above."""
 
     name: str
     mask: Array  # [n] bool, the checkouts of this kind
@@ -45,7 +45,7 @@ class ExampleKind(NamedTuple):
 
 
 class ExampleData(NamedTuple):
-    """The facts that examples are made of."""
+    """The data from which examples are made."""
 
     run: Run
     objective: Objective
@@ -58,7 +58,7 @@ class ExampleData(NamedTuple):
 def select_examples(
     run: Run, objective: Objective, scored: ScoredCandidates, data: protocol.Split, split: str
 ) -> list[dict[str, Any]]:
-    """The checkouts of the rule above, for a report; kinds without a checkout are left out."""
+    """The selected checkouts, as a report has them; a kind without a checkout is left out."""
     items = pq.read_table(run.prepared.folder / "items.parquet", columns=["item_id", "title"]).to_pylist()
     titles = np.array([item["title"] or f"item {item['item_id']}" for item in items])
     has_title = np.array([bool(item["title"]) for item in items])
@@ -78,7 +78,7 @@ def select_examples(
 
 
 def _example_kinds(source: ExampleData) -> list[ExampleKind]:
-    """The kinds of the rule above, "typical" twice."""
+    """The kinds in the table above; "typical" occurs twice."""
     scored, data, objective = source.scored, source.data, source.objective
     items = slate_items(source.run)
     candidates = slate_candidates(scored, objective, data.snapshot)
@@ -114,7 +114,7 @@ def _readable_checkouts(data: protocol.Split, has_title: Array) -> Array:
 
 
 def _example(source: ExampleData, row: int, slate: Array) -> dict[str, Any]:
-    """One checkout: the paid lines, the slate, and the purchases in and outside the slate."""
+    """One checkout for the report: the paid lines, the slate, and the purchases in and outside the slate."""
     data, titles = source.data, source.titles
     columns = ["basket_item", "basket_quantity", "basket_price", "user_id"]
     file = source.run.prepared.folder / "examples" / f"{source.split}.parquet"
@@ -174,7 +174,7 @@ def _slate_items(
 
 
 def _candidate_ranks(source: ExampleData, row: int) -> dict[int, int]:
-    """Item → its rank among the candidates of a checkout, 1 first, by the objective."""
+    """Item → its rank among the candidates of a checkout by the objective; the best rank is 1."""
     scored, objective = source.scored, source.objective
     pairs = slice(*scored.offsets[row : row + 2])
     item = scored.item[pairs]

@@ -1,12 +1,12 @@
-"""The cost of a frequency cap: the checkouts of a split are replayed in time with a memory of earlier slates.
+"""The cost of a frequency cap, from a replay of a split's checkouts in time with a memory of earlier slates.
 
     python -m evaluation.frequency                         the latest run, on validation: to choose a cap
     python -m evaluation.frequency RUN --split test        the figures of the documentation
 
-Every policy shows its own slates and remembers them. A purchase of an item resets its count; clicks are
-unknown. For the test split, the memory starts with the slates of the validation split. The cost is an upper
-bound, because a shopper might have bought the item that the cap shows instead, and the log does not contain
-that purchase.
+The replay of each cap remembers the slates that this cap allowed. A purchase of an item resets the item's
+count; clicks are unknown. For the test split, the memory starts with the slates of the validation split. The
+cost is an upper bound: a shopper might have bought the item that the capped slate shows instead, and the log
+does not contain that purchase.
 """
 
 import sys
@@ -37,14 +37,14 @@ CONSECUTIVE = 8  # checkouts of a user over which distinct items are counted
 
 @dataclass(frozen=True, kw_only=True)
 class FrequencyOptions:
-    """NDCG@6 and revenue@6 of a run's order without and with frequency caps, by replay of a split."""
+    """Measure NDCG@6 and revenue@6 of a run's slates with and without frequency caps, by a replay."""
 
     run: str = argument("run folder", default="artifacts/runs/latest")
     split: Literal["validation", "test"] = option("validation", "split of the run's data to read")
 
 
 class Checkouts(NamedTuple):
-    """The checkouts of a split, by time, and their candidates in the run's order."""
+    """The checkouts of a split, by time, and the candidates of each checkout in the run's order."""
 
     split: protocol.Split
     ranked: RankedLists  # best first, without what the checkout keeps off the slate
@@ -52,14 +52,14 @@ class Checkouts(NamedTuple):
 
 @dataclass
 class UserMemory:
-    """The items that a user was shown and bought so far."""
+    """The items that one user was shown so far, and the items that the user bought."""
 
     slates: list[ShownSlate] = field(default_factory=list)
     last_purchases: dict[str, int] = field(default_factory=dict)  # item → Unix seconds
 
 
 def replay(checkouts: Checkouts, cap: FrequencyCap | None, memories: dict[str, UserMemory]) -> Array:
-    """The slates [n, 6] that the cap lets pass, -1 for an empty slot. Continues and extends `memories`."""
+    """The slates [n, 6] under the cap, -1 for an empty slot. Reads and extends `memories`."""
     split, ranked = checkouts
     slates = np.full((len(split.ts), SLOTS), -1, np.int64)
     for row, (order, user, ts) in enumerate(
@@ -76,7 +76,10 @@ def replay(checkouts: Checkouts, cap: FrequencyCap | None, memories: dict[str, U
 
 
 def _slate(items: list[int], cap: FrequencyCap | None, memory: UserMemory, ts: int) -> list[int]:
-    """The first six candidates that are not capped; then the capped ones, the least shown first."""
+    """The first six candidates that are not capped, then capped candidates in the slots that are left.
+
+    Of the capped candidates, the least shown comes first.
+    """
     if cap is None or not memory.slates:
         return items[:SLOTS]
     recent = [slate for slate in memory.slates if slate.ts > ts - cap.window_seconds]
@@ -87,11 +90,11 @@ def _slate(items: list[int], cap: FrequencyCap | None, memory: UserMemory, ts: i
 
 
 def distinct_items(slates: Array, user: Array) -> dict[str, float]:
-    """The variety of users' slates:
+    """The variety of users' slates: `distinct8` and `new_share` of `slates` [n, 6] by time and `user` [n].
 
-    `slates` [n, 6] by time, `user` [n]. `distinct8`: distinct items over 8 consecutive checkouts of a user,
-    NaN without such users. `new_share`: the share of slots, from a user's second checkout on, whose item the
-    user was not shown before.
+    `distinct8` is the mean number of distinct items over 8 consecutive checkouts of a user; NaN if no user
+    has 8. `new_share` is the share of slots with an item that the user was not shown before, from the user's
+    second checkout on.
     """
     counts, n_new, n_slots = [], 0, 0
     for code in np.unique(user):
@@ -111,7 +114,8 @@ def distinct_items(slates: Array, user: Array) -> dict[str, float]:
 def cap_costs(earlier: Checkouts | None, checkouts: Checkouts) -> list[dict[str, Any]]:
     """One row without a cap and one per cap, over the checkouts with a purchase that counts.
 
-    `earlier`: a split that fills the memory first. Differences are to no cap, with a 95 % interval by users.
+    The memory starts with the slates of the split `earlier`. Changes are relative to slates without a cap and
+    have a 95 % interval over users.
     """
     caps = [None, *(FrequencyCap(times, window) for window, times in product(WINDOWS, TIMES))]
     part = protocol.slices(checkouts.split)[0]
@@ -144,7 +148,7 @@ def _interval(change: Any, digits: int) -> str:
 
 
 def read_checkouts(run: Run, objective: Objective, name: str) -> Checkouts:
-    """A split with its candidates in the order of the objective."""
+    """The checkouts of split `name`, with their candidates in the order of the objective."""
     split = protocol.load_split(run.prepared.folder, name)
     ranked = objective_ranking(scoring.score_split(run, name), objective, split.snapshot)
     return Checkouts(split, sort_descending(protocol.drop_excluded(ranked, split)))

@@ -3,8 +3,8 @@
     offsets = [0, 2, 2, 5]      three rows, the second empty
     values  = [7, 3,    9, 9, 4]
 
-No function loops over rows: an evaluation touches millions of (checkout, item) pairs, and a Python loop over
-checkouts would take longer than the model.
+An evaluation touches millions of (checkout, item) pairs. A Python loop over checkouts would take longer than
+the model, so all functions are vectorized over rows.
 """
 
 from collections.abc import Sequence
@@ -36,13 +36,13 @@ def to_offsets(lengths: Array) -> Array:
 
 
 def concat_ranges(starts: Array, lengths: Array) -> Array:
-    """Positions starts[i] .. starts[i] + lengths[i] - 1 of all i, one after the other: [Σ lengths]."""
+    """The positions starts[i] .. starts[i] + lengths[i] - 1 for i = 0, 1, …, concatenated: [Σ lengths]."""
     offsets = to_offsets(lengths)
     return np.arange(offsets[-1], dtype=np.int64) + np.repeat(starts - offsets[:-1], lengths)
 
 
 def mask_offsets(offsets: Array, mask: Array) -> Array:
-    """Offsets [n+1] of a jagged array after `values[mask]`; mask [Σ] bool."""
+    """The offsets [n+1] of a jagged array whose values are reduced to `values[mask]`; mask [Σ] bool."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(mask, dtype=np.int64)])[offsets]
 
 
@@ -53,14 +53,17 @@ def mask_jagged(jagged: Jagged, mask: Array) -> Jagged:
 
 
 def concat_jagged(parts: Sequence[Jagged]) -> Jagged:
-    """The rows of all parts, one part after the other."""
+    """One jagged array with the rows of all parts, in the order of the parts."""
     lengths = np.concatenate([np.diff(part[0]) for part in parts])
     fields = (np.concatenate(field) for field in list(zip(*parts, strict=True))[1:])
     return type(parts[0])(*(to_offsets(lengths), *fields))
 
 
 def find_sorted(sorted_keys: Array, keys: Array) -> Array:
-    """Position of each key [m] in sorted_keys [s] (ascending, distinct), -1 where absent: [m] int64."""
+    """The position [m] int64 of each key [m] in `sorted_keys` [s], which are ascending and distinct.
+
+    A key that is not in `sorted_keys` has -1.
+    """
     if not len(sorted_keys):
         return np.full(len(keys), -1, np.int64)
     position = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
@@ -68,7 +71,7 @@ def find_sorted(sorted_keys: Array, keys: Array) -> Array:
 
 
 def group_sum(row: Array, item: Array, weight: Array, n: int) -> RankedLists:
-    """Add up the weights of equal (row, item) pairs, all [m]: n lists, items ascending."""
+    """n lists of distinct items with summed weights, items ascending; `row`, `item` and `weight` are [m]."""
     stride = int(item.max(initial=0)) + 1
     key = row * stride + item
     order = np.argsort(key, kind="stable")
@@ -91,9 +94,9 @@ def sort_descending(ranked: RankedLists) -> RankedLists:
 
 
 def top_k(ranked: RankedLists, k: int = 6, eligible: Array | None = None) -> Array:
-    """The first k eligible items of lists that are best first: [n, k] int64, -1 for an empty slot.
+    """The first k eligible items of each list: [n, k] int64, -1 for an empty slot.
 
-    `eligible` is [ΣC] bool; None for all.
+    The lists must be sorted, best item first. `eligible` is [ΣC] bool; None allows all items.
     """
     n = len(ranked.offsets) - 1
     offsets, item = ranked.offsets, ranked.item

@@ -1,10 +1,10 @@
-"""Compares this system with every baseline, including LightGBM on the same candidates and features.
+"""Comparison of this system with every baseline, including LightGBM on the same candidates and features.
 
     python -m evaluation.leaderboard                       the latest run
     python -m evaluation.leaderboard RUN RUN RUN           several seeds of one config: mean ± sd
 
-Writes `reports/report.json` with all results, `reports/leaderboard.json` with its rows, and
-`reports/index.html`, the page of the report; prints the tables.
+Prints the tables and writes three files: `reports/report.json` with all results,
+`reports/leaderboard.json` with the rows of the leaderboard, and `reports/index.html`, the report's page.
 """
 
 import json
@@ -65,7 +65,7 @@ SEED_INDEPENDENT_SETTINGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class LeaderboardOptions:
-    """This system against every baseline, with LightGBM on the same candidates and features."""
+    """Compare this system with every baseline, including LightGBM on the same candidates and features."""
 
     runs: tuple[str, ...] = argument("run folders", default=("artifacts/runs/latest",))
     split: Literal["validation", "test"] = option("test", "split of the runs' data to read")
@@ -87,7 +87,10 @@ def compare_runs(options: LeaderboardOptions) -> int:
 
 
 def seed_mismatch(runs: list[Run]) -> str | None:
-    """The reason why these runs are not seeds of one system, so that no mean is formed; None if they are."""
+    """The reason why the runs are not seeds of one system; None if they are.
+
+    A mean over runs is formed only for seeds of one system.
+    """
     if len({run.prepared.folder for run in runs}) > 1:
         return "the runs were made from different data; compare them one by one"
     settings = [
@@ -107,7 +110,7 @@ def seed_mismatch(runs: list[Run]) -> str | None:
 
 
 class Leaderboard:
-    """The metrics of every system on one split, system by system."""
+    """Collects the metrics of every system on one split."""
 
     def __init__(self, data: protocol.Split, by_column: ColumnMetrics) -> None:
         self.data, self.slices, self.by_column = data, protocol.slices(data), by_column
@@ -121,7 +124,7 @@ class Leaderboard:
         self.rows += protocol.mean_rows(metrics, system, order, seed)
 
     def best_baseline(self, systems: Iterable[System], order: str) -> System:
-        """The best of `systems` by the metric of `order`."""
+        """The system of `systems` with the highest value of the metric that `order` maximizes."""
         metric, candidates = METRIC_BY_ORDER[order], set(systems)
         rows = [
             row for row in self.rows if row["slice"] == "all" and (row["system"], row["order"]) in candidates
@@ -132,7 +135,7 @@ class Leaderboard:
     def paired_differences(self, baseline: System, order: str) -> Rows:
         """This system minus a baseline, by slice, for the metric of `order`.
 
-        Each checkout counts with its mean over the seeds; the 95 % interval is of a bootstrap over users.
+        The value of a checkout is its mean over the seeds. The 95 % interval is from a bootstrap over users.
         """
         metric, rows = METRIC_BY_ORDER[order], []
         for part in self.slices:
@@ -158,8 +161,8 @@ def build_leaderboard(
 ) -> Rows:
     """Evaluate all systems on `split` and write the report; returns the leaderboard's rows.
 
-    Every run has its own candidates. LightGBM takes minutes and is fitted once, on the candidates of the
-    first run. The report also has this system's metrics by the values of the columns `by`.
+    Each run has different candidates. LightGBM takes minutes and is fitted once, on the candidates of the
+    first run. The report also splits this system's metrics by the values of the columns `by`.
     """
     first = runs[0]
     data = protocol.load_split(first.prepared.folder, split)
@@ -251,7 +254,7 @@ def _tag_rows(system: str, seed: int, rows: Iterable[dict[str, Any]]) -> Rows:
 
 
 def two_tower_recall(run: Run, split: str, data: protocol.Split) -> Rows:
-    """Recall of the two towers alone: exact search over the catalog, in the order of their scores."""
+    """Recall of the two towers alone, by exact search over the catalog and in the order of the scores."""
     nearest = scoring.nearest_items(run, split)
     source = np.ones(len(nearest.item), np.int64)
     rows = protocol.recall_by_source(nearest, source, ("two towers alone",), data)
@@ -259,7 +262,7 @@ def two_tower_recall(run: Run, split: str, data: protocol.Split) -> Rows:
 
 
 def report_metadata(runs: list[Run], split: str, board: Leaderboard) -> dict[str, Any]:
-    """The metadata of the report: data, split, runs, and training's own checks."""
+    """The metadata of the report: data, split, runs, and the checks that training made."""
     meta, health, tasks = runs[0].prepared.meta, runs[0].folder / HEALTH_FILE, runs[0].tasks
     expression = run_objective(runs[0].cfg, tasks)
     return {

@@ -1,7 +1,7 @@
 """Gradient-boosted trees on the ranker's features: the baseline that a neural ranker has to beat.
 
-LightGBM gets the candidates and the feature matrix of the ranker, so only the learners are compared. It has
-two models, like the tasks purchase and value of the default ranker:
+LightGBM gets the candidates and the feature matrix of the ranker, so only the learners are compared. Two
+LightGBM models correspond to the tasks purchase and value of the default ranker:
 
     purchase   binary log loss over all pairs                     p(purchase)
     spend      gamma deviance over the bought pairs, log link     E[spend | purchase]
@@ -45,7 +45,7 @@ class GbdtModels(NamedTuple):
 
 
 class TrainingSet(NamedTuple):
-    """Rows of one set for one booster."""
+    """Training or validation rows of one booster."""
 
     features: Array  # [m, F]
     target: Array  # [m]
@@ -57,9 +57,9 @@ class FitOptions:
     """Settings of the boosters' training.
 
     Args:
-        feature_names: [F]; None for numbers.
-        patience: rounds without improvement on validation after which training stops.
-        eval_period: rounds between printed validation losses, 0 for none.
+        feature_names: [F]; None names the features by their numbers.
+        patience: training stops after this number of rounds without improvement on validation.
+        eval_period: rounds between printed validation losses; 0 prints none.
     """
 
     seed: int = 0
@@ -75,7 +75,7 @@ DEFAULT_OPTIONS = FitOptions()
 def fit(train: LabeledPairs, validation: LabeledPairs, options: FitOptions = DEFAULT_OPTIONS) -> GbdtModels:
     """Fit both models with early stopping on validation.
 
-    Raises ValueError if a set has no purchase with a value.
+    Raises ValueError if `train` or `validation` has no purchase with a value.
     """
     # A gift (value 0) has no gamma likelihood.
     has_spend = [np.asarray(pairs.purchase, bool) & (pairs.value > 0) for pairs in (train, validation)]
@@ -130,7 +130,7 @@ def predict(model: GbdtModels, features: Array) -> tuple[Array, Array]:
 
 
 def rankings_by_order(pairs: LabeledPairs, probability: Array, spend: Array) -> dict[str, RankedLists]:
-    """The candidates in both orders: `purchase` by p(purchase), `value` by p · E[spend | purchase]."""
+    """Order → the sorted candidates: `purchase` by p(purchase), `value` by p · E[spend | purchase]."""
     return {
         "purchase": RankedLists(pairs.offsets, pairs.item, probability),
         "value": RankedLists(pairs.offsets, pairs.item, probability * spend),

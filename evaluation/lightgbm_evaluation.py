@@ -1,4 +1,4 @@
-"""LightGBM on the candidates and features of a run, always by purchases and spend."""
+"""Evaluation of LightGBM on a run's candidates and features; its targets are always purchases and spend."""
 
 from typing import Any, NamedTuple
 

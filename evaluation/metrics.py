@@ -1,8 +1,8 @@
 """Metrics of slates and of probabilities. Pure functions of numpy arrays.
 
 Slates are [n, k] item rows, best first, -1 for an empty slot. Purchases are jagged (`Purchases`). Relevance
-is binary: the item was bought inside the horizon. A checkout without a purchase has no ideal slate: its NDCG
-and recall are NaN, so a mean that includes it by mistake is NaN too.
+is binary: an item is relevant if it was bought inside the horizon. NDCG and recall of a checkout without a
+purchase are NaN, so a mean that includes such a checkout by mistake is NaN too.
 """
 
 import math
@@ -17,7 +17,7 @@ from training.rank_statistics import auc, midranks
 
 
 class Purchases(NamedTuple):
-    """The purchases inside the horizon of n checkouts; items distinct within a checkout."""
+    """The purchases of n checkouts inside the horizon; the items of a checkout are distinct."""
 
     offsets: Array  # [n+1] int64
     item: Array  # [ΣO] int64
@@ -25,7 +25,7 @@ class Purchases(NamedTuple):
 
 
 class CalibrationCurve(NamedTuple):
-    """Predicted against observed frequency, by bin of the prediction."""
+    """Predicted and observed frequency by bin of the prediction."""
 
     predicted: Array  # [bins] mean prediction
     observed: Array  # [bins] share of positives
@@ -41,7 +41,7 @@ class PairedDifference(NamedTuple):
 
 
 def match_purchases(row: Array, item: Array, purchases: Purchases) -> tuple[Array, Array]:
-    """Whether each (row, item) pair [m] was bought, and what was spent on it: ([m] bool, [m] float64).
+    """Whether each (row, item) pair [m] was bought, and the spend on the pair: ([m] bool, [m] float64).
 
     Item -1 was never bought. Raises ValueError when an item occurs twice among a checkout's purchases.
     """
@@ -60,9 +60,9 @@ def match_purchases(row: Array, item: Array, purchases: Purchases) -> tuple[Arra
 
 
 def _match_slates(slates: Array, purchases: Purchases, k: int) -> tuple[Array, Array]:
-    """Whether the items of the first k slots were bought [n, k] bool, and what was spent on them [n, k].
+    """Whether the items of the first k slots were bought [n, k] bool, and the spend on them [n, k].
 
-    Raises ValueError for a slate that repeats an item, which would count twice.
+    Raises ValueError for a slate that repeats an item, because the item would count twice.
     """
     n = len(slates)
     if slates.ndim != 2 or slates.shape[1] < k or n != len(purchases.offsets) - 1:
@@ -93,17 +93,17 @@ def ndcg_discount(k: int) -> Array:
 
 
 def hit_at(slates: Array, purchases: Purchases, k: int = 6) -> Array:
-    """1 where at least one of the first k was bought, else 0: [n]."""
+    """1 if at least one of the first k items was bought, else 0: [n]."""
     return _match_slates(slates, purchases, k)[0].any(1).astype(float)
 
 
 def precision_at(slates: Array, purchases: Purchases, k: int = 6) -> Array:
-    """Share of the k slots that was bought; an empty slot counts as a miss: [n]."""
+    """Share of the k slots whose item was bought; an empty slot counts as not bought: [n]."""
     return _match_slates(slates, purchases, k)[0].mean(1)
 
 
 def revenue_at(slates: Array, purchases: Purchases, k: int = 6) -> Array:
-    """What the user spent inside the horizon on the first k, in the shop's currency: [n]."""
+    """The user's spend on the first k items inside the horizon, in the shop's currency: [n]."""
     return _match_slates(slates, purchases, k)[1].sum(1)
 
 
@@ -126,9 +126,9 @@ def calibration_curve(
 ) -> CalibrationCurve:
     """Mean prediction and observed frequency by bin, without empty bins.
 
-    Equal-mass bins hold about as many pairs each; equal predictions share a bin, so the order of the input
-    has no effect. They are the default because most purchase probabilities are near zero, where equal-width
-    bins would put nearly all of them into the first one (Nixon et al. 2019, section 3).
+    Equal-mass bins hold about the same number of pairs; equal predictions share a bin, so the order of the
+    input has no effect. Equal-mass bins are the default because most purchase probabilities are near zero:
+    nearly all pairs would fall into the first bin of equal width (Nixon et al. 2019, section 3).
     Raises ValueError for predictions outside [0, 1].
     """
     probability = np.asarray(probability, np.float64)
@@ -159,7 +159,7 @@ def predicted_over_observed(label: Array, predicted: Array) -> float:
 
 
 def log_loss(label: Array, probability: Array, floor: float = 1e-7) -> float:
-    """Mean negative log likelihood in nats; predictions are kept `floor` away from 0 and 1."""
+    """Mean negative log likelihood in nats; predictions are clipped to [floor, 1 - floor]."""
     p = np.clip(np.asarray(probability, np.float64), floor, 1 - floor)
     return float(-np.where(np.asarray(label, bool), np.log(p), np.log1p(-p)).mean())
 
@@ -172,11 +172,12 @@ class Slope(NamedTuple):
 
 
 def calibration_slope(label: Array, probability: Array, floor: float = 1e-7) -> Slope:
-    """Slope of the outcome's logit by the predicted one (Cox 1958), by logistic regression.
+    """Slope of the logistic regression of the outcome on the predicted logit (Cox 1958).
 
-    1 for calibrated predictions, 0 for outcomes that are independent of them. Unlike AUC it does not depend
-    on which cases were shown, if they were chosen by the prediction alone. NaN if all outcomes or all
-    predictions are the same. The standard error assumes independent cases.
+    The slope is 1 for calibrated predictions and 0 for outcomes that are independent of the predictions.
+    Unlike AUC, the slope does not depend on the choice of the shown cases if the prediction alone made the
+    choice. The slope is NaN if all outcomes or all predictions are equal. The standard error assumes
+    independent cases.
     """
     if not 0 < label.sum() < len(label) or np.ptp(probability) == 0:
         return Slope(float("nan"), float("nan"))
@@ -196,7 +197,7 @@ def calibration_slope(label: Array, probability: Array, floor: float = 1e-7) -> 
 
 
 def probability_quality(label: Array, probability: Array) -> dict[str, float]:
-    """AUC, ECE, predicted / observed and log loss of probabilities [m] against labels [m]."""
+    """AUC, ECE, predicted / observed and log loss of probabilities [m] for labels [m]."""
     return {
         "auc": auc(label, probability),
         "ece": ece(label, probability),
@@ -214,9 +215,10 @@ class Interval(NamedTuple):
 
 
 def auc_interval(label: Array, score: Array, users: Array) -> Interval:
-    """AUC with an interval over users, of labels, scores and users [m] (Obuchowski 1997, clustered DeLong).
+    """AUC with an interval clustered by user; all arguments are [m] (Obuchowski 1997, clustered DeLong).
 
-    Pairs of one user are far from independent. NaN with one class, and limits NaN with one user.
+    The interval is clustered because pairs of one user are dependent. The AUC is NaN if all labels are equal.
+    The limits are NaN if there is only one user.
     """
     is_positive = np.asarray(label, bool)
     n, n_positive = len(is_positive), int(is_positive.sum())
@@ -235,7 +237,10 @@ def auc_interval(label: Array, score: Array, users: Array) -> Interval:
 
 
 def rank_correlation(label: Array, prediction: Array, users: Array) -> Interval:
-    """Spearman's rank correlation [m] with an interval over users [m]; NaN if either side is constant."""
+    """Spearman's rank correlation of labels and predictions, with an interval over users; all are [m].
+
+    The correlation is NaN if all labels or all predictions are equal.
+    """
     x, y = (midranks(values) - (len(values) + 1) / 2 for values in (label, prediction))
     scale = math.sqrt((x @ x) * (y @ y))
     if scale == 0:
@@ -248,7 +253,10 @@ def rank_correlation(label: Array, prediction: Array, users: Array) -> Interval:
 
 
 def clustered_stderr(influence: Array, users: Array) -> float:
-    """Standard error of a sum of influences [m] that are dependent within users [m]; NaN with one user."""
+    """Standard error of a sum of influences [m], which may depend on each other within a user.
+
+    NaN if there is only one user. `users` is [m].
+    """
     _, code = np.unique(users, return_inverse=True)
     sums = np.bincount(code, influence)
     n = len(sums)
@@ -260,9 +268,9 @@ def paired_bootstrap(
 ) -> PairedDifference:
     """Mean of a - b over the same checkouts with a 95 % percentile interval; a, b, users are [m].
 
-    Users are resampled, not checkouts, because checkouts of one user are dependent and an interval that
-    ignores this is too narrow (Efron and Tibshirani 1993, chapter 8). Raises ValueError for NaN: a checkout
-    without a value for one system breaks the pairing.
+    The bootstrap resamples users, because checkouts of one user are dependent and an interval that ignores
+    the dependence is too narrow (Efron and Tibshirani 1993, chapter 8). Raises ValueError for NaN, because
+    each checkout needs a value of both systems.
     """
     delta = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     if not len(delta) or np.isnan(delta).any() or len(delta) != len(users):

@@ -8,10 +8,10 @@ neither shown nor counted.
 |---|---|---|---|
 | all | with a purchase that counts | every purchase inside the horizon | the first six |
 | discovery | with a purchase that counts | items the user never bought before | the first six such items |
-| cold_users | of `all`, fewer than 5 earlier checkouts | every purchase | the first six |
+| cold_users | those of `all` with fewer than 5 earlier checkouts | every purchase | the first six |
 | new_items | with a purchase that counts | items first sold in the 28 days before | the first six |
 
-Lists must be deeper than six: the discovery slice removes what the user bought before.
+Lists must have more than six items, because the discovery slice removes items that the user bought before.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ Times = TypeVar("Times", Array, Tensor)
 
 
 class Split(NamedTuple):
-    """n checkouts by time, with their later purchases and the earlier ones of their users."""
+    """n checkouts by time, with their later purchases and the earlier purchases of their users."""
 
     order_id: Array  # [n] str
     user_id: Array  # [n] str
@@ -65,7 +65,7 @@ class Split(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """The checkouts and purchases that count."""
+    """The checkouts and purchases that count in a slice."""
 
     name: str
     rows: Array  # [m] int64, checkouts with at least one purchase that counts
@@ -79,7 +79,10 @@ def int64_column(table: pa.Table, name: str) -> Array:
 
 
 def list_column(table: pa.Table, name: str) -> tuple[Array, Array]:
-    """A list column as (offsets [n+1] int64, values [Σ], integers as int64). A null list is a ValueError."""
+    """A list column as (offsets [n+1] int64, values [Σ]); integers become int64.
+
+    Raises ValueError for a null list.
+    """
     column = table[name]
     if column.null_count:
         raise ValueError(f"column {name} has {column.null_count} null lists")
@@ -129,7 +132,7 @@ def load_split(folder: Path, name: str) -> Split:
 
 
 def _excluded_keys(examples: pa.Table, exclusion: SlateExclusion) -> Array:
-    """`Split.excluded_key` of the examples."""
+    """The keys of the excluded items of the examples, as in `Split.excluded_key`."""
     n_items = len(exclusion.repeatable)
     offsets, basket = list_column(examples, "basket_item")
     purchases, age = np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -143,7 +146,7 @@ def _excluded_keys(examples: pa.Table, exclusion: SlateExclusion) -> Array:
 
 
 def may_be_shown(ranked: RankedLists, split: Split) -> Array:
-    """[ΣC] bool: the items that their checkout's slate may show."""
+    """Whether the checkout's slate may show each item of its list: [ΣC] bool."""
     key = segment_ids(ranked.offsets) * len(split.first_sold) + ranked.item
     return find_sorted(split.excluded_key, key) < 0
 
@@ -154,7 +157,10 @@ def drop_excluded(ranked: RankedLists, split: Split) -> RankedLists:
 
 
 def purchased_before(split: Split, row: Array, item: Array) -> Array:
-    """Whether the user of checkout `row` had bought `item` by then, this basket included; [m] -> [m] bool."""
+    """Whether the user of checkout `row` [m] had bought `item` [m] by then: [m] bool.
+
+    The basket of the checkout counts as bought.
+    """
     n_items = len(split.first_sold)
     position = find_sorted(split.first_purchase_key, split.user[row] * n_items + item)
     is_earlier = (position >= 0) & (np.append(split.first_purchase_ts, 0)[position] <= split.ts[row])
@@ -172,7 +178,10 @@ def is_new_item(first_sold: Times, ts: Times) -> Times:
 def _slice(
     split: Split, name: str, purchase_mask: Array | None = None, checkout_mask: Array | None = None
 ) -> Slice:
-    """The slice of the masked purchases [ΣO], and of the masked checkouts [n] that have one of them."""
+    """The slice of the purchases that `purchase_mask` [ΣO] selects.
+
+    Its checkouts have such a purchase and are selected by `checkout_mask` [n].
+    """
     purchases = split.purchases if purchase_mask is None else mask_jagged(split.purchases, purchase_mask)
     has_purchase = np.diff(purchases.offsets) > 0
     rows = np.flatnonzero(has_purchase if checkout_mask is None else has_purchase & checkout_mask)
@@ -197,9 +206,9 @@ def metrics_per_checkout(
 ) -> dict[str, dict[str, Array]]:
     """Slice name → metric → one value per checkout of that slice, in the order of `Slice.rows`.
 
-    `metrics.paired_bootstrap` compares these, with `split.user[part.rows]` as users. `filled` is the share of
-    the six slots that the list can fill.
-    Raises ValueError for lists that do not fit the split, row 0 (the unknown item) or a repeated item.
+    `metrics.paired_bootstrap` compares the values of two systems, with `split.user[part.rows]` as users.
+    `filled` is the share of the six slots that the list can fill.
+    Raises ValueError for lists that do not fit the split, contain row 0 (the unknown item) or repeat an item.
     """
     if len(ranked.offsets) != len(split.ts) + 1 or ranked.offsets[-1] != len(ranked.item):
         raise ValueError(f"{len(ranked.offsets) - 1} lists for {len(split.ts)} checkouts")
@@ -228,7 +237,7 @@ def leaderboard_rows(
 ) -> list[dict[str, Any]]:
     """One leaderboard row per slice: the means of `metrics_per_checkout`, NaN for a slice without checkouts.
 
-    `order` names what the lists are sorted by: `purchase` (probability) or `value` (expected spend).
+    `order` is the name of the lists' sort key: `purchase` (probability) or `value` (expected spend).
     """
     return mean_rows(metrics_per_checkout(ranked, split, parts), system, order, seed)
 
@@ -260,8 +269,8 @@ def recall_by_source(
     """Candidate recall by source and for the union, over the checkouts with a purchase.
 
     `source` [ΣC] int64 has bit i set if `names[i]` proposed the candidate. Candidates are sorted by score, so
-    recall at k describes a ranker that gets the k best candidates. `recall` covers the whole lists,
-    `candidates` is their mean length. Excluded items are dropped first.
+    recall at k holds for a ranker that gets the k best candidates. `recall` is the recall of the whole lists
+    and `candidates` is their mean length. Excluded items are dropped first.
     """
     is_allowed = may_be_shown(ranked, split)
     ranked, source = mask_jagged(ranked, is_allowed), source[is_allowed]

@@ -17,7 +17,7 @@ from serving.files import write_json, write_text
 
 
 def write_report(out: Path, report: dict[str, Any], prints_tables: bool = True) -> None:
-    """Write the three files, and print the tables unless only the page should have them."""
+    """Write the report's three files to `out`; if `prints_tables`, also print its tables."""
     write_json(out / "leaderboard.json", report["leaderboard"])
     write_json(out / "report.json", report)
     # From the file, so that the page has nothing that the JSON lacks.
@@ -28,7 +28,7 @@ def write_report(out: Path, report: dict[str, Any], prints_tables: bool = True) 
 
 
 def report_text(report: dict[str, Any]) -> str:
-    """The tables of a report; those without rows are left out."""
+    """The tables of a report as text; a table without rows is left out."""
     tables = {
         "Differences, this system minus the other": report["differences"],
         "Tasks": aggregate_seeds(report["task_metrics"], ("system", "task")),

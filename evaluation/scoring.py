@@ -74,23 +74,29 @@ def score_split(run: Run, split: str) -> ScoredCandidates:
 
 
 def proposed_candidates(scored: ScoredCandidates) -> ScoredCandidates:
-    """The candidates that a source proposed; slates are made from them. Items only shown have source 0."""
+    """The candidates that a source proposed. Slates are made from these candidates.
+
+    Items that were shown but not proposed have source 0 and are left out.
+    """
     return mask_jagged(scored, scored.source > 0)
 
 
 def observed_candidates(scored: ScoredCandidates) -> ScoredCandidates:
-    """The candidates with an outcome, with the outputs at the position where they were shown."""
+    """The candidates with an outcome. Their outputs are for the position at which the item was shown."""
     return mask_jagged(scored._replace(outputs=scored.outputs_at_position), scored.has_outcome)
 
 
 def known_candidates(scored: ScoredCandidates) -> ScoredCandidates:
-    """The candidates with a known label of a task, with the outputs at the position where they were shown."""
+    """The candidates with a known label of at least one task.
+
+    Their outputs are for the position at which the item was shown.
+    """
     has_label: Array = np.asarray(scored.is_known.any(axis=1))
     return mask_jagged(scored._replace(outputs=scored.outputs_at_position), has_label)
 
 
 def rankings_by_order(scored: ScoredCandidates, tasks: Sequence[Task]) -> dict[str, RankedLists]:
-    """The proposed candidates, by p(purchase) and, with a spend task, by expected value."""
+    """Order → the proposed candidates: by p(purchase) and, with a spend task, also by expected value."""
     proposed = proposed_candidates(scored)
     scores = {
         "purchase": purchase_probability(proposed.outputs, tasks),
@@ -121,9 +127,10 @@ def nearest_items(run: Run, split: str, k: int = 500) -> RankedLists:
 
 
 def training_pairs(run: Run, split: str) -> LabeledPairs:
-    """Candidates with an outcome as a feature matrix, for LightGBM to learn from.
+    """Candidates with an outcome and their feature matrix, as training data of LightGBM.
 
-    Negatives are sampled to about MAX_TRAINING_PAIRS pairs in all, at the ranker's rate or a higher one.
+    For data without impressions, negatives are sampled at the ranker's rate, or at a higher rate if it gives
+    no more than about MAX_TRAINING_PAIRS pairs.
     """
     rate = 1.0
     if not label_policy_from_meta(run.prepared.meta).has_impressions:
@@ -135,13 +142,16 @@ def training_pairs(run: Run, split: str) -> LabeledPairs:
 
 
 def proposed_pairs(run: Run, split: str) -> LabeledPairs:
-    """Candidates of a source as a feature matrix, for LightGBM to rank."""
+    """The proposed candidates and their feature matrix, which LightGBM ranks."""
     return _build_pairs(run, split, negative_sampling_rate=None)
 
 
 @torch.no_grad()
 def _build_pairs(run: Run, split: str, negative_sampling_rate: float | None) -> LabeledPairs:
-    """With a sampling rate, sampled candidates with an outcome; without one, the proposed candidates."""
+    """Candidates with their feature matrix.
+
+    With a sampling rate, they are a sample of the candidates with an outcome; else all proposed candidates.
+    """
     policy = label_policy_from_meta(run.prepared.meta)
     generator = torch.Generator().manual_seed(run.cfg.seed)
     batches = read_batches(run.candidates_folder / f"{split}.parquet", BATCH_SIZE)
@@ -169,5 +179,5 @@ def _build_pairs(run: Run, split: str, negative_sampling_rate: float | None) -> 
 
 
 def feature_names(run: Run) -> list[str]:
-    """Names of the columns of `LabeledPairs.features`."""
+    """The names of the columns of `LabeledPairs.features`."""
     return [*run.ranker.interactions.feature_names, "leaf", "weekday"]

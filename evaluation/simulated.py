@@ -1,17 +1,17 @@
-"""Compares runs on simulated data with the known truth (docs/explanation/simulated_market.md).
+"""Comparison of runs on simulated data with the known truth (docs/explanation/simulated_market.md).
 
     python -m evaluation.simulated                      the latest run
-    python -m evaluation.simulated RUN NAIVE …          several runs; the others are compared to the first
+    python -m evaluation.simulated RUN NAIVE …          several runs; each is compared with the first run
 
-Writes `reports/simulated.json` and prints its tables. `true` is the truth of the simulator; the oracle
-predicts this truth. The truth covers clicks, purchases and their spend, so a run needs tasks with the labels
-click, purchase and spend, each without a window. Predictions are compared over shown items, and over proposed
-items that were not shown:
+Writes `reports/simulated.json` and prints its tables. The column `true` has the truth of the simulator; the
+oracle predicts this truth. The truth covers clicks, purchases and their spend, so a run needs tasks with the
+labels click, purchase and spend, each without a window. Predictions are compared for shown items, and for
+proposed items that were not shown:
 
-    prediction          its truth
+    prediction          truth
     click at position   p(examined | position) · p(click | examined)
-    click if seen       p(click | examined), what serving predicts
-    purchase …          the same, times p(purchase | click)
+    click if seen       p(click | examined), which serving predicts
+    purchase …          the truth of the click, times p(purchase | click)
 
 With organic demand (`data.organic.share`) it also prints the increment of slates (simulated_increment.py).
 """
@@ -55,7 +55,7 @@ class SimulatedOptions:
 
 
 class Probabilities(NamedTuple):
-    """A run's probabilities of one kind of event for P pairs, and its outcomes."""
+    """A run's probabilities of one kind of event for P pairs, and the outcomes of that event."""
 
     if_seen: Array  # [P] given that the item is examined
     at_position: Array  # [P] at the position where the item was shown
@@ -123,7 +123,7 @@ def evaluate_runs(runs: list[Run], split: str, out: Path) -> dict[str, list[Row]
 
 
 def run_keys(run: Run) -> Row:
-    """The columns that name a run."""
+    """The columns of a table row that identify the run."""
     return {"run": run.folder.name, "position": run.cfg.ranker.train.position}
 
 
@@ -147,7 +147,7 @@ def predictions_of(run: Run, scored: scoring.ScoredCandidates) -> Predictions:
 
 
 def compare_with_truth(run: Run, split: str) -> TruthComparison:
-    """Score the candidates of `split` and look up their truth."""
+    """Return the run's predictions for the candidates of `split`, with the truth of these candidates."""
     cfg = run.prepared.meta["config"]["data"]
     scored = scoring.score_split(run, split)
     data = protocol.load_split(run.prepared.folder, split)
@@ -184,7 +184,7 @@ def _logged_examination(cfg: dict[str, Any], order: Array, item: Array, n_items:
 
 
 def task_agreement(comparison: TruthComparison) -> list[Row]:
-    """AUC of the run and of the oracle, over sampled outcomes, and calibration against the truth."""
+    """Rows with the AUC of the run and of the oracle on sampled outcomes, and calibration to the truth."""
     predictions, shown = comparison.predictions, comparison.scored.has_outcome
     examination = comparison.true_examination[shown]
     rows = []
@@ -205,7 +205,7 @@ def task_agreement(comparison: TruthComparison) -> list[Row]:
 
 
 def _truth_agreement(task: str, true: Array, predicted: Array) -> Row:
-    """Predicted against true probabilities, without sampled outcomes."""
+    """A row that compares predicted and true probabilities, without sampled outcomes."""
     return {
         "task": task,
         "pairs": len(true),
@@ -219,7 +219,7 @@ def _truth_agreement(task: str, true: Array, predicted: Array) -> Row:
 
 
 def conversion_bias(comparison: TruthComparison) -> list[Row]:
-    """Selection bias of clicks: mean p(purchase | click), true and implied by the run, over three spaces."""
+    """True mean p(purchase | click) and the mean that the run implies, over three sets of pairs."""
     predictions, shown = comparison.predictions, comparison.scored.has_outcome
     implied = predictions.purchase.if_seen / np.maximum(predictions.click.if_seen, 1e-9)
     everywhere = np.ones(len(shown), bool)
@@ -244,10 +244,11 @@ def oracle_comparison(comparison: TruthComparison) -> TruthComparison:
 
 
 def metrics_per_checkout(comparison: TruthComparison) -> dict[str, Array]:
-    """Metric → the truth of the first six proposed candidates, by checkout [n].
+    """Metric → its true value for the first six proposed candidates of each checkout [n].
 
-    ndcg6: of the true expected value, in the run's order by value (graded gains). value6: true expected value
-    of the six, each as if in the first slot. purchase6: true p(purchase) of the six, in the order by it.
+    `ndcg6` is the NDCG of the run's order by value; the gains are true expected values. `value6` is the true
+    expected value of the six items, each as if in the first slot. `purchase6` is the true p(purchase) of the
+    first six items in the run's order by p(purchase).
     """
     scored, predictions = comparison.scored, comparison.predictions
     proposed = np.flatnonzero(scored.source > 0)
@@ -275,7 +276,7 @@ def mean_slate_metrics(comparison: TruthComparison) -> Row:
 
 
 def paired_differences(comparison: TruthComparison, reference: TruthComparison) -> list[Row]:
-    """`reference` minus `comparison` over the same checkouts, with a 95 % interval (bootstrap over users)."""
+    """`reference` minus `comparison` over the same checkouts, with a 95 % bootstrap interval over users."""
     metrics, reference_metrics = metrics_per_checkout(comparison), metrics_per_checkout(reference)
     return [
         {"metric": name, **paired_bootstrap(values, metrics[name], reference.user)._asdict()}
@@ -284,7 +285,7 @@ def paired_differences(comparison: TruthComparison, reference: TruthComparison) 
 
 
 def position_bias(run: Run) -> list[Row]:
-    """The learned examination by position, and the true one."""
+    """The learned and the true examination probability by position."""
     cfg = run.prepared.meta["config"]["data"]
     true = behaviour.examination_probability(cfg["slots"], cfg["position_bias"])
     bias = run.ranker.position_bias

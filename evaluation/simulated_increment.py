@@ -3,8 +3,8 @@
 See docs/explanation/simulated_market.md.
 
 A slate adds the sum over its items of p(examined) · (p(bought | first slot) - p(bought | not shown)) · spend.
-Two oracles know the truth: one orders the run's candidates, the other the whole catalog. Their ratio is the
-share that the candidate sources reach.
+Two oracles know the truth: the first orders the run's candidates, the second orders the whole catalog. The
+ratio of their increments is the share that the candidate sources reach.
 """
 
 from typing import Any, NamedTuple
@@ -52,7 +52,7 @@ def candidate_truth(
 
 
 def slate_increments(truth: CandidateTruth, score: Array) -> tuple[Array, Array]:
-    """The increment of the first items by `score` [P]: [n], and their mean p(bought | not shown): [n]."""
+    """The increment [n] of slates by `score` [P], and the mean p(bought | not shown) [n] of their items."""
     lists = truth.lists._replace(item=np.arange(len(score)), score=score)
     slate = top_k(sort_descending(lists))  # [n, 6] rows of pairs
     slate = slate[:, : len(truth.p_examined)]
@@ -61,13 +61,13 @@ def slate_increments(truth: CandidateTruth, score: Array) -> tuple[Array, Array]
 
 
 def incremental_rows(run: Run, scored: ScoredCandidates, data: Split, truth: GroundTruth) -> list[Row]:
-    """Rows of the run's orders, and of orders by the truth; none without organic demand.
+    """One row per order of the run, and rows of orders by the truth; no rows without organic demand.
 
     | column | meaning |
     |---|---|
     | incremental6 | true spend that the slate adds, per checkout |
-    | of_candidates, of_catalog | its share of what the best slate of candidates, or of all items, adds |
-    | p_not_shown | of the items of the slate |
+    | of_candidates, of_catalog | share of the increment of the best slate of candidates, or of all items |
+    | p_not_shown | mean probability that the slate's items are bought if they are not shown |
     | low, high | 95 % interval of the difference to the order by expected value, over users |
     """
     if np.isnan(truth.incremental_value).all():

@@ -1,11 +1,11 @@
 """Gains and costs of slate policies by a run's objective, measured with the functions of serving.
 
-See serving/pipeline/slate_policy.py.
+serving/pipeline/slate_policy.py defines the policies.
 
     python -m evaluation.slates                            the latest run, on validation: to choose a policy
     python -m evaluation.slates RUN --split test           the figures of the report
 
-Prints the frontier between purchases and revenue, and the costs of caps and diversity.
+Prints the trade-off between purchases and revenue, and the costs of caps and diversity.
 """
 
 import sys
@@ -42,7 +42,7 @@ CHECKOUTS_PER_BLOCK = 512  # bounds the memory of the padded rows
 
 @dataclass(frozen=True, kw_only=True)
 class SlatesOptions:
-    """Gains and costs of slate policies, measured with the functions of serving."""
+    """Measure gains and costs of slate policies with the functions of serving."""
 
     run: str = argument("run folder", default="artifacts/runs/latest")
     split: Literal["validation", "test"] = option("validation", "split of the run's data to read")
@@ -74,7 +74,7 @@ def build_slates(
 ) -> list[Array]:
     """The slates [n, 6] of each policy: item rows, best first, -1 for an empty slot.
 
-    With `checkouts` [m], slates of other checkouts are empty.
+    With `checkouts` [m], only these checkouts get slates; the slates of all others are empty.
     """
     n = len(candidates.offsets) - 1
     checkouts = np.arange(n) if checkouts is None else checkouts
@@ -102,7 +102,7 @@ def build_slates(
 
 
 def sample_checkouts(part: protocol.Slice) -> protocol.Slice:
-    """A slice with MAX_CHECKOUTS of its checkouts, evenly by time."""
+    """The slice with a sample of at most MAX_CHECKOUTS of its checkouts, evenly spread over time."""
     position = np.linspace(0, len(part.rows), min(len(part.rows), MAX_CHECKOUTS), endpoint=False)
     return part._replace(rows=part.rows[position.astype(np.int64)])
 
@@ -110,8 +110,8 @@ def sample_checkouts(part: protocol.Slice) -> protocol.Slice:
 def slate_metrics(slate: Array, part: protocol.Slice, items: SlateItems) -> dict[str, float]:
     """Means over the checkouts of `part`: ndcg6, revenue6, distinct leaf categories and products, cosine.
 
-    An item without a category counts as a category of its own, and an item without other pack sizes as a
-    product; `cosine` is the mean over the pairs of a slate.
+    An item without a category counts as a separate category, and an item without other pack sizes as a
+    separate product. `cosine` is the mean over the pairs of items of a slate.
     """
     shown = slate[part.rows]
     vector = items.unit_vectors(np.maximum(shown, 0))  # [m, 6, D]
@@ -129,7 +129,10 @@ def slate_metrics(slate: Array, part: protocol.Slice, items: SlateItems) -> dict
 
 
 def mean_distinct(shown: Array, group: Array) -> float:
-    """Mean number of groups in slates `shown` [m, 6]; `group` [N+1], items of group 0 count by themselves."""
+    """Mean number of distinct groups in slates `shown` [m, 6].
+
+    `group` [N+1] is the group of each item. Each item of group 0 counts as a separate group.
+    """
     of_item = np.where(shown >= 0, group[shown], 0)
     is_first = np.diff(np.sort(of_item, axis=1), axis=1, prepend=0) > 0
     stands_alone = (of_item == 0) & (shown >= 0)
@@ -139,7 +142,7 @@ def mean_distinct(shown: Array, group: Array) -> float:
 def revenue_frontier(
     candidates: SlateCandidates, objective: Objective, part: protocol.Slice, items: SlateItems
 ) -> list[dict[str, Any]]:
-    """One row per revenue weight, most purchases first; none if the objective has no amount."""
+    """One row per revenue weight, most purchases first; no rows if the objective reads no amount."""
     if not objective.reads_amount:
         return []
     policies = [
@@ -157,9 +160,10 @@ def revenue_frontier(
 def policy_costs(
     candidates: SlateCandidates, objective: Objective, part: protocol.Slice, items: SlateItems
 ) -> list[dict[str, Any]]:
-    """One row per revenue weight and policy: without caps and diversity, each cap, each diversity.
+    """One row per revenue weight and policy.
 
-    The weights are 0 and 1, or 1 alone if no amount is in the objective.
+    The policies are: no rule, each cap, and each diversity. The weights are 0 and 1, or only 1 if the
+    objective reads no amount.
     """
     variants: list[dict[str, Any]] = [
         {},
@@ -187,7 +191,7 @@ def policy_costs(
 
 
 def slate_items(run: Run) -> SlateItems:
-    """The columns of a run's items that the selection of a slate reads."""
+    """The columns of a run's items that the slate selection reads."""
     title = pq.read_table(run.prepared.folder / "items.parquet", columns=["title"])["title"]
     product = product_codes(title.cast(pa.string()).combine_chunks())
     catalog = run.catalog
@@ -195,7 +199,7 @@ def slate_items(run: Run) -> SlateItems:
 
 
 def compare_policies(options: SlatesOptions) -> int:
-    """Print the frontier and the costs of a run."""
+    """Print the trade-off between purchases and revenue, and the costs of the policies, for a run."""
     run = open_run(options.run)
     data = protocol.load_split(run.prepared.folder, options.split)
     part, objective = protocol.slices(data)[0], open_objective(run)

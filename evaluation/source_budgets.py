@@ -1,12 +1,12 @@
-"""Finds limits of the candidate sources by the recall that each adds per candidate.
+"""Search for limits of the candidate sources, by the recall that each source adds per candidate.
 
     python -m evaluation.source_budgets                  the latest run, on its validation split
     python -m evaluation.source_budgets RUN --candidates 500
 
-Every source proposes `depth` items. A greedy search starts without candidates. In each step, the source whose
-next `step` items add the most recall per new candidate gets them, until the wanted number of candidates is
-reached. Prints the limits, the recall of each source alone, and the recall that it adds to the union of the
-other sources.
+Every source proposes `depth` items. A greedy search starts with limits of 0. Each step raises the limit of
+one source by `step`: the source whose next items add the most recall per new candidate. The search ends at
+the wanted number of candidates. The command prints the limits, the recall of each source alone, and the
+recall that each source adds to the union of all other sources.
 """
 
 import sys
@@ -38,7 +38,7 @@ from training.source_settings import source_limits, source_names
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetOptions:
-    """Limits of the candidate sources, by what they add to recall for their candidates."""
+    """Find limits of the candidate sources by the recall that each source adds per candidate."""
 
     run: str = argument("run folder; it may hold retrieval only", default="artifacts/runs/latest")
     candidates: int = option(300, "candidates of a checkout, on average")
@@ -49,7 +49,7 @@ class BudgetOptions:
 
 
 class RankedProposals(NamedTuple):
-    """n items that sources propose for some checkouts."""
+    """n items, each proposed by a source for a checkout, with their ranks."""
 
     source: Array  # [n] int64, position of the source
     rank: Array  # [n] int64, in the source's list of the checkout, 0 first
@@ -58,7 +58,7 @@ class RankedProposals(NamedTuple):
 
 
 class Budget(NamedTuple):
-    """Limits, and the recall and number of candidates they reach."""
+    """Limits of the sources, with the recall and the number of candidates that they give."""
 
     limits: tuple[int, ...]  # by position of the source
     candidates: float  # mean number of distinct candidates of a checkout
@@ -68,9 +68,9 @@ class Budget(NamedTuple):
 def allocate(
     proposals: RankedProposals, n_sources: int, n_checkouts: int, step: int, max_candidates: float
 ) -> list[Budget]:
-    """The budgets along the greedy search, each larger than the one before.
+    """The budgets after each step of the greedy search, in rising order.
 
-    A block of `step` items that adds no new candidate is free and is taken at once.
+    A block of `step` items without a new candidate costs nothing and is added at once.
     """
     max_blocks = int(proposals.rank.max(initial=-1)) // step + 1
     block = proposals.source * max_blocks + proposals.rank // step
@@ -105,7 +105,7 @@ def allocate(
 
 
 def reach(proposals: RankedProposals, limits: Sequence[int], n_checkouts: int) -> Budget:
-    """The recall and candidates of limits, given by position of the source."""
+    """The budget of `limits`, which are given by the position of the source."""
     kept = proposals.rank < np.asarray(limits)[proposals.source]
     pairs = np.unique(proposals.pair[kept])
     return Budget(tuple(limits), len(pairs) / n_checkouts, float(proposals.value[pairs].sum()))
@@ -114,7 +114,10 @@ def reach(proposals: RankedProposals, limits: Sequence[int], n_checkouts: int) -
 def budget_rows(
     proposals: RankedProposals, names: Sequence[str], limits: Mapping[str, int], chosen: Budget, n: int
 ) -> list[dict[str, Any]]:
-    """A row per source, and one of the union; `limits` are today's, `n` is the number of checkouts."""
+    """A row per source, and a row of the union of all sources.
+
+    `limits` are the limits of the run's config; `n` is the number of checkouts.
+    """
     today = [limits[name] for name in names]
     rows = []
     for position, name in enumerate(names):
@@ -172,7 +175,7 @@ def ranked_proposals(towers: Towers, depth: int, n_checkouts: int) -> tuple[Rank
 
 
 def _merge(parts: Sequence[Array], n_checkouts: int) -> RankedProposals:
-    """The proposals of all chunks, with numbered pairs."""
+    """The proposals of all chunks in one array, with the (checkout, item) pairs numbered."""
     source, rank, key, share = np.concatenate(parts, axis=1)
     pairs, pair = np.unique(key, return_inverse=True)
     value = np.zeros(len(pairs))

@@ -26,7 +26,7 @@ def task_alarms(
     reads learned nothing, the model is useless.
 
     Args:
-        users: [n] of the checkouts.
+        users: [n] user of each checkout.
     """
     known = known_candidates(scored)
     user = users[segment_ids(known.offsets)]

@@ -9,9 +9,9 @@ from models.ranking.tasks import Task, parent_indices
 
 
 def purchase_task(tasks: Sequence[Task]) -> int:
-    """The position of the task whose probability stands for p(purchase).
+    """The position of the task whose probability is used as p(purchase).
 
-    It is the binary task whose label is `purchase` without a window, else the last joint binary task.
+    This is the binary task with the label `purchase` and without a window, else the last joint binary task.
     """
     for t, task in enumerate(tasks):
         if task.is_binary and task.label_key == "purchase":
@@ -20,24 +20,24 @@ def purchase_task(tasks: Sequence[Task]) -> int:
 
 
 def spend_task(tasks: Sequence[Task]) -> int | None:
-    """The position of the task that predicts the spend of the horizon; None where no task does."""
+    """The position of the task that predicts the spend inside the horizon; None if no task does."""
     return next((t for t, task in enumerate(tasks) if task.label_key == "spend"), None)
 
 
 def joint_probability(outputs: Array, tasks: Sequence[Task], t: int) -> Array:
-    """p(binary task t and all its ancestors) [P], of outputs [P, T]."""
+    """p(binary task t and all its ancestors) [P], from outputs [P, T]."""
     parent = parent_indices(tasks)[t]
     own: Array = outputs[:, t]
     return own if parent < 0 or tasks[t].joint else own * joint_probability(outputs, tasks, parent)
 
 
 def purchase_probability(outputs: Array, tasks: Sequence[Task]) -> Array:
-    """p(purchase) [P], of the task `purchase_task`, from outputs [P, T]."""
+    """p(purchase) [P] by the task `purchase_task`, from outputs [P, T]."""
     return joint_probability(outputs, tasks, purchase_task(tasks))
 
 
 def expected_value(outputs: Array, tasks: Sequence[Task]) -> Array | None:
-    """Expected spend [P], p(parent) · E[spend | parent], of outputs [P, T]; None without a spend task."""
+    """Expected spend [P] = p(parent) · E[spend | parent], from outputs [P, T]; None without a spend task."""
     t = spend_task(tasks)
     if t is None:
         return None
@@ -47,10 +47,10 @@ def expected_value(outputs: Array, tasks: Sequence[Task]) -> Array | None:
 
 
 def measured_rows(labels: Array, tasks: Sequence[Task], t: int) -> Array:
-    """The candidates on which task t is measured, [P] bool, by the labels [P, T].
+    """Whether task t is measured on each candidate: [P] bool, from the labels [P, T].
 
-    A joint probability is measured everywhere; a conditional probability, an amount and a count only where
-    the parent happened.
+    A joint probability is measured on all candidates. A conditional probability, an amount and a count are
+    measured only on candidates for which the parent's event happened.
     """
     parent = parent_indices(tasks)[t]
     if parent < 0 or (tasks[t].is_binary and tasks[t].joint):

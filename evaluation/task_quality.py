@@ -15,8 +15,9 @@ from models.ranking.tasks import Task
 def task_metrics(scored: ScoredCandidates, tasks: Sequence[Task]) -> list[dict[str, Any]]:
     """A row per task, over the candidates on which it is measured (`task_outputs.measured_rows`).
 
-    A binary task has AUC, ECE, predicted / observed and log loss; an amount or a count has predicted /
-    observed and the correlation. `positives` counts the labels above 0: without any, the row has no metrics.
+    A binary task has AUC, ECE, predicted / observed and log loss. An amount or a count has predicted /
+    observed and the correlation. `positives` is the number of labels above 0; if it is 0, the row has no
+    metrics.
     """
     known = known_candidates(scored)
     rows = []

@@ -1,13 +1,13 @@
-"""Evaluates predicted uplift: on logs with withheld slates, and against a simulator's truth.
+"""Evaluation of predicted uplift, on logs with withheld slates and with the truth of a simulator.
 
     python -m evaluation.uplift                      the latest run, of tasks=incremental
     python -m evaluation.uplift RUN --split validation
 
 Writes `reports/uplift.json` and prints its tables.
 
-| table | what it compares |
+| table | content |
 |---|---|
-| Log | incremental revenue per slate of the log, from ghosts: with and without the run's predictions |
+| Log | incremental revenue per logged slate, estimated from ghosts with and without the run's predictions |
 | Orders | Qini coefficients of the items on logged slates, in the order of each score |
 | Calibration | predicted and estimated incremental revenue, by fifths of the prediction |
 | Truth, Slates | in the simulator with organic demand: Qini over all candidates, value of the run's slates |
@@ -54,7 +54,7 @@ N_GROUPS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class UpliftOptions:
-    """Evaluate predicted uplift: on logs with withheld slates, and against a simulator's truth."""
+    """Evaluate predicted uplift on logs with withheld slates, and with the truth of a simulator."""
 
     run: str = argument("run folder", default="artifacts/runs/latest")
     split: Literal["validation", "test"] = option("test", "split of the run's data to read")
@@ -62,7 +62,7 @@ class UpliftOptions:
 
 
 class LoggedItems(NamedTuple):
-    """The items of logged slates that could have been held back, P of them."""
+    """P items of logged slates that could have been withheld."""
 
     pair: Array  # [P] int64, their rows among the scored candidates
     row: Array  # [P] int64, of the checkout
@@ -113,7 +113,7 @@ def uplift_task(run: Run) -> int:
 
 
 def order_scores(outputs: Array, tasks: Sequence[Task]) -> dict[str, Array]:
-    """Order → scores [P] of outputs [P, T]: predicted increment, expected value, p(purchase)."""
+    """Order → its scores [P], from outputs [P, T]: predicted increment, expected value and p(purchase)."""
     t = next(t for t in reversed(range(len(tasks))) if tasks[t].control is not None)
     scores = {"increment": outputs[:, t] * _mean_spend(outputs, tasks)}
     value = expected_value(outputs, tasks)
@@ -122,7 +122,7 @@ def order_scores(outputs: Array, tasks: Sequence[Task]) -> dict[str, Array]:
 
 
 def _mean_spend(outputs: Array, tasks: Sequence[Task]) -> Array:
-    """E[spend | purchase] [P]; 1 without a spend task, so that revenue counts purchases."""
+    """E[spend | purchase] [P]; 1 without a spend task, so that revenue is the number of purchases."""
     t = spend_task(tasks)
     return np.ones(len(outputs)) if t is None else outputs[:, t].astype(np.float64)
 
@@ -153,7 +153,7 @@ def logged_items(run: Run, split: str, scored: scoring.ScoredCandidates) -> Logg
 def logged_tables(
     run: Run, split: str, scored: scoring.ScoredCandidates, data: protocol.Split
 ) -> dict[str, list[Row]]:
-    """The tables of the log, without rows where no slate was held back."""
+    """The tables of the log; they are empty if no slate was withheld."""
     items = logged_items(run, split, scored)
     if items.shown.all():
         return {"Log": [], "Orders": [], "Calibration": []}
@@ -212,9 +212,10 @@ def _calibration_rows(predicted: Array, gains: Array, users: Array) -> list[Row]
 
 
 def truth_rows(tasks: Sequence[Task], scored: scoring.ScoredCandidates, increment: Array) -> list[Row]:
-    """Qini of each order over the proposed candidates, by their true increments [P].
+    """One row per order: its Qini over the proposed candidates, by their true increments [P].
 
-    `of_truth` is the share of the true order's Qini. Without organic demand there are no rows.
+    `of_truth` is the Qini as a share of the Qini of the true order. Without organic demand the result is
+    empty.
     """
     if np.isnan(increment).all():
         return []

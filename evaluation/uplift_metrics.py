@@ -1,7 +1,7 @@
 """Metrics of orders by increment: uplift curves, Qini coefficients and the ghost estimator.
 
-A pair is an item of a slate that was shown, or of one that was held back (a ghost). Its gain is an estimate
-of E[revenue | shown] - E[revenue | not shown], or the truth of a simulator.
+A pair is an item of a slate that was shown or withheld; an item of a withheld slate is a ghost. The gain of a
+pair is E[revenue | shown] - E[revenue | not shown]: an estimate, or the truth of a simulator.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from evaluation.metrics import PairedDifference
 
 
 class RandomizedPairs(NamedTuple):
-    """P pairs of slates that were shown or held back by chance."""
+    """P pairs of slates that were shown or withheld at random."""
 
     shown: Array  # [P] bool; False for a ghost
     withhold: Array  # [P] chance with which the slate was to be held back, above 0 and below 1
@@ -23,17 +23,17 @@ class RandomizedPairs(NamedTuple):
 
 
 def inverse_propensity_gains(pairs: RandomizedPairs) -> Array:
-    """Y · T / (1 - w) - Y · (1 - T) / w of each pair [P] (Horvitz and Thompson 1952)."""
+    """Estimated gain [P] of each pair: Y · T / (1 - w) - Y · (1 - T) / w (Horvitz and Thompson 1952)."""
     weight = np.where(pairs.shown, 1 / (1 - pairs.withhold), -1 / pairs.withhold)
     gains: Array = weight * pairs.outcome
     return gains
 
 
 def doubly_robust_gains(pairs: RandomizedPairs) -> Array:
-    """The predicted gain and the weighted error of the prediction for what happened [P].
+    """Estimated gain [P]: predicted gain plus the weighted prediction error in the observed group.
 
-    If `withhold` is right, the mean is unbiased for any predictions; better predictions reduce its variance
-    (Robins, Rotnitzky and Zhao 1994; the pseudo-outcome of Kennedy 2023, section 4).
+    If `withhold` is right, the mean gain is unbiased for any predictions; better predictions reduce its
+    variance (Robins, Rotnitzky and Zhao 1994; the pseudo-outcome of Kennedy 2023, section 4).
     """
     predicted = np.where(pairs.shown, pairs.predicted_shown, pairs.predicted_organic)
     errors = inverse_propensity_gains(pairs._replace(outcome=pairs.outcome - predicted))
@@ -42,7 +42,10 @@ def doubly_robust_gains(pairs: RandomizedPairs) -> Array:
 
 
 def uplift_curve(score: Array, gain: Array, points: int = 20) -> Array:
-    """Mean gain per pair if only the share k / points of highest score is shown, k from 0: [points + 1]."""
+    """Mean gain per pair if only the share k / points with the highest scores is shown: [points + 1].
+
+    k runs from 0 to `points`.
+    """
     total = np.concatenate([[0.0], np.cumsum(gain[np.argsort(-score, kind="stable")])])
     cut = np.rint(np.arange(points + 1) / points * len(gain)).astype(np.int64)
     curve: Array = total[cut] / max(len(gain), 1)
@@ -65,7 +68,7 @@ def qini(score: Array, gain: Array) -> float:
 def bootstrap_qini(
     score: Array, baseline: Array, gain: Array, users: Array, n_resamples: int = 200, seed: int = 0
 ) -> PairedDifference:
-    """Qini of `score` minus that of `baseline`, both [P], with a 95 % interval; users are resampled."""
+    """Qini of `score` [P] minus Qini of `baseline` [P], with a 95 % interval; users are resampled."""
     _, code = np.unique(users, return_inverse=True)
     n_users = int(code.max()) + 1
     orders = [np.argsort(-each, kind="stable") for each in (score, baseline)]
@@ -80,6 +83,6 @@ def bootstrap_qini(
 
 
 def _weighted_area(gain: Array, count: Array) -> float:
-    """AUUC of pairs in this order, each repeated `count` times."""
+    """AUUC of pairs in the given order, each repeated `count` times."""
     total, n = np.cumsum(gain * count), count.sum()
     return float((total * count).sum()) / float(n) ** 2

@@ -1,4 +1,4 @@
-"""Metrics of a run's slates on its validation split, by which runs and sweeps are compared."""
+"""Metrics of a run's slates on its validation split; runs and sweeps are compared by these metrics."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def validate(folder: str | Path) -> dict[str, float]:
 
 
 def measure_slates(run: Run, split: str) -> dict[str, float]:
-    """The metrics of `validate` on a split, with its name in front."""
+    """The metrics of `validate` on any split; the name of the split is the prefix of each metric."""
     data = protocol.load_split(run.prepared.folder, split)
     scored, objective = scoring.score_split(run, split), open_objective(run)
     rankings = scoring.rankings_by_order(scored, run.tasks)

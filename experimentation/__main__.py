@@ -52,7 +52,7 @@ LAST_TS = 2**40  # seconds, after every log
 
 @dataclass(frozen=True, kw_only=True)
 class LogOptions:
-    """Options that both commands share."""
+    """Options that `plan` and `analyze` share."""
 
     events: Path = input_option(..., "folder of the impression log")
     orders: Path | None = input_option(
@@ -71,7 +71,7 @@ class LogOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(LogOptions):
-    """Users and weeks that a test needs, and the uplift that it can detect.
+    """Plan a test: the users and weeks that it needs, and the uplift that it can detect.
 
     example: python -m experimentation plan --events shop/events --uplift 0.05
     """
@@ -152,7 +152,7 @@ def _cell(name: str, value: float | None) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyzeOptions(LogOptions):
-    """Effects, guardrails and the decision of a test.
+    """Analyze a test: effects, guardrails and the decision.
 
     example: python -m experimentation analyze --events shop/events --experiments experiments.toml \\
                --experiment weight --start 2026-11-02 --end 2026-11-29 --items shop/items.csv

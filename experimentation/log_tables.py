@@ -45,7 +45,7 @@ CSV_OPTIONS = (
 
 
 def set_utc(con: duckdb.DuckDBPyConnection) -> None:
-    """Make times without a zone UTC."""
+    """Make DuckDB read times without a zone as UTC."""
     with suppress(duckdb.Error):  # other zones than UTC exist only where DuckDB has its ICU extension
         con.execute("SET TimeZone = 'UTC'")
 
@@ -104,7 +104,10 @@ def _create_log_view(con: duckdb.DuckDBPyConnection, path: Path) -> set[str]:
 
 
 def _create_view(con: duckdb.DuckDBPyConnection, name: str, table: TableFile) -> set[str]:
-    """Create a view of a table's files, CSV as text; returns its columns. Raises ValueError."""
+    """Create a view of a table's files and return its columns; columns of CSV files are text.
+
+    Raises ValueError for files that cannot be read.
+    """
     check_files(table)
     _read_files(con, table, table.files).create_view(name, replace=True)
     return {column for column, *_ in con.execute(f"DESCRIBE {name}").fetchall()}
@@ -124,14 +127,14 @@ def _read_files(
 
 
 def _no_number(name: str) -> str:
-    """The SQL condition for a value that is not null and not a finite number."""
+    """The SQL condition that a value is neither null nor a finite number."""
     return f"{name} IS NOT NULL AND NOT coalesce(isfinite(try_cast({name} AS DOUBLE)), false)"
 
 
 def _reject_bad_rows(
     con: duckdb.DuckDBPyConnection, view: str, table: TableFile, conditions: Mapping[str, str]
 ) -> None:
-    """Raise ValueError, which names file and row, for rows that meet a condition: reason → SQL."""
+    """Raise ValueError with file and row for rows that meet one of the `conditions` (reason → SQL)."""
     if not conditions:
         return
     sums = ", ".join(f"count(*) FILTER ({condition})" for condition in conditions.values())
@@ -153,13 +156,13 @@ def _reject_bad_rows(
 
 
 def unfinished_journal_notes(path: Path) -> Iterator[str]:
-    """Yield a note if the log has journals that are not Parquet files yet."""
+    """Yield a note if the log has journals that are not yet converted to Parquet files."""
     if count := len([*path.glob("*.journal")]) if path.is_dir() else 0:
         yield f"{count} journals of the log are not finished: their rows are missing from this analysis."
 
 
 def create_shop_table(con: duckdb.DuckDBPyConnection, name: str, path: Path | None) -> None:
-    """Create `orders` or `items` with their columns; without a file it is empty.
+    """Create the table `orders` or `items` with its columns; without a file the table is empty.
 
     Raises ValueError for files that cannot be read, a missing column, a row without a time, and a number that
     is not finite.

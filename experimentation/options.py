@@ -1,4 +1,4 @@
-"""Values of command-line options, parsed: numbers in a range, and days."""
+"""Parsers of command-line options: numbers in a range, and days."""
 
 import argparse
 from collections.abc import Callable
@@ -35,5 +35,5 @@ def parse_day(text: str) -> int:
 
 
 def format_day(ts: int) -> str:
-    """The day of Unix seconds (UTC), as 2026-11-02."""
+    """The day that contains the time `ts` in Unix seconds (UTC), as 2026-11-02."""
     return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%d")

@@ -1,1 +1,1 @@
-"""Charts, tables and HTML pages of plain values; it imports no other room."""
+"""Charts, tables and HTML pages from plain values; imports no other package of the repository."""

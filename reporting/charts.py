@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Axis(NamedTuple):
-    """A scale with its name; `log` for ratios and probabilities."""
+    """A scale with a name; `log` makes it logarithmic, for ratios and probabilities."""
 
     name: str
     low: float
@@ -112,7 +112,7 @@ class Chart:
     def label(self, x: float, y: float, text: str) -> None:
         """Write a label at (x, y), where it overlaps least and stays inside the frame.
 
-        A label without room is left out: the tip of its dot has the text too.
+        If there is no room, the label is left out: the tip of the dot has the same text.
         """
         left, top, width = self.x_pixel(x), self.y_pixel(y), LETTER_WIDTH * len(text)
         positions = [
@@ -133,7 +133,7 @@ class Chart:
         self.elements.append(svg.text(*positions[best][:2], text, "label", positions[best][2]))
 
     def end_labels(self, labels: Sequence[tuple[float, str]], gap: int = 14) -> None:
-        """Write labels (y, text) right of the frame, as close to y as `gap` between them allows."""
+        """Write labels (y, text) right of the frame, each close to its y but `gap` apart from the next."""
         right = MARGIN_LEFT + self.plot_size[0]
         targets = [self.y_pixel(y) for y, _ in labels]
         order = sorted(range(len(labels)), key=targets.__getitem__)
@@ -196,13 +196,13 @@ def wrap_text(text: str, width: float) -> list[str]:
 
 
 def axis_name(lines: Sequence[str], middle: float, bottom: float) -> list[Markup]:
-    """Return the lines of an axis name above `bottom`."""
+    """Return the SVG text of an axis name whose lines end at `bottom`."""
     top = bottom - LINE_HEIGHT * (len(lines) - 1)
     return [svg.text(middle, top + LINE_HEIGHT * k, line, "axis", "middle") for k, line in enumerate(lines)]
 
 
 def tick_labels(ticks: Sequence[tuple[float, str]], top: float) -> list[Markup]:
-    """Return the labels of ticks (x, text); a label that would touch the one before it is left out."""
+    """Return the labels of ticks (x, text); a label that would touch the previous label is left out."""
     labels, free = [], -math.inf
     for left, text in ticks:
         half = LETTER_WIDTH * len(text) / 2

@@ -17,7 +17,7 @@ BAR_LEFT, BAR_ROW_HEIGHT = 110, 30
 
 
 class Interval(NamedTuple):
-    """A dot of a dot plot with its interval, if low < high; a NaN value is not drawn."""
+    """A dot of a dot plot; its interval is drawn if low < high. A dot with a NaN value is not drawn."""
 
     value: float
     low: float
@@ -37,9 +37,9 @@ def dot_plot(
     width: int = 600,
     left: int = 190,
 ) -> Markup:
-    """Named rows of dots below a heading per group, and a dashed line at `reference`.
+    """A chart of named rows of dots below a heading per group, with a dashed line at `reference`.
 
-    On a narrow chart a name stands above its dots.
+    On a narrow chart, the name of a row is above its dots.
     """
     stacked = width <= NARROW_WIDTH
     left, row_height = (14, STACKED_ROW_HEIGHT) if stacked else (left, DOT_ROW_HEIGHT)
@@ -95,9 +95,9 @@ def _group_height(lines: Sequence[str]) -> int:
 def stacked_bars(
     rows: Sequence[tuple[str, Sequence[float]]], part: str, name: str, width: int = 600
 ) -> Markup:
-    """A bar per row, divided into the row's shares; the shade of a share stands for its position.
+    """A chart with a bar per row, divided into the row's shares; the shade shows the position of a share.
 
-    Tips call the shares `<part> 1`, `<part> 2`, ….
+    The tips name the shares `<part> 1`, `<part> 2`, ….
     """
     inner = width - BAR_LEFT - 16
     elements = []

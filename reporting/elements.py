@@ -13,17 +13,17 @@ ALARM, WARNING, NOTE = "alarm", "warning", "note"
 
 
 class Notice(NamedTuple):
-    """A box at the top of a page; its first word is its kind: ALARM, WARNING or NOTE."""
+    """A box at the top of a page; the first word of its text is the kind: ALARM, WARNING or NOTE."""
 
     kind: str
     text: str
 
 
 class KeyFigure(NamedTuple):
-    """A value of the first screen, with the best baseline beside it.
+    """A value of the first screen, with the value of the best baseline beside it.
 
-    `difference` has the interval; `verdict` is `better`, `worse`, `not significant` or empty; `alarm` colours
-    `difference`.
+    `difference` is text with an interval. `verdict` is `better`, `worse`, `not significant` or empty. `alarm`
+    colours `difference`.
     """
 
     name: str
@@ -68,9 +68,9 @@ class Table(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A chart with its heading and legend above and its caption below.
+    """A chart with a heading and a legend above and a caption below.
 
-    `draw` returns the chart for a width in pixels; the page has it at `width` and at NARROW_WIDTH.
+    `draw` returns the chart for a width in pixels. The page has two versions: at `width` and NARROW_WIDTH.
     """
 
     draw: Callable[[int], Markup]
@@ -83,11 +83,11 @@ class Figure(NamedTuple):
 def notices(
     alarms: Iterable[str] = (), warnings: Iterable[str] = (), notes: Iterable[str] = ()
 ) -> list[Notice]:
-    """Return boxes, alarms first; the box has its kind as its first word, the text needs none."""
+    """Return boxes, alarms first. Each box adds its kind as first word, so the texts need no such word."""
     kinds = ((ALARM, alarms), (WARNING, warnings), (NOTE, notes))
     return [Notice(kind, text.removeprefix("Warning: ")) for kind, texts in kinds for text in texts]
 
 
 def verdict(low: float, high: float) -> str:
-    """Return `better`, `worse` or `not significant` of a difference's interval, where more is better."""
+    """Return `better`, `worse` or `not significant` for the interval of a difference; more is better."""
     return "better" if low > 0 else "worse" if high < 0 else "not significant"

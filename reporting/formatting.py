@@ -25,7 +25,7 @@ def format_count(value: float) -> str:
 
 
 def format_money(value: float) -> str:
-    """`1,234.50`: two digits after the point, in the shop's currency."""
+    """`1,234.50`: money with two digits after the point, without a sign of the currency."""
     return MISSING if not math.isfinite(value) else _with_minus(f"{value:,.2f}")
 
 
@@ -62,7 +62,7 @@ def format_date(timestamp: float) -> str:
 
 
 def format_dates(first: float, last: float) -> str:
-    """`1 to 16 December 2017` of two times in Unix seconds, in UTC; what two dates share is written once."""
+    """`1 to 16 December 2017` of two times in Unix seconds, in UTC; a shared month or year occurs once."""
     start, end = (datetime.fromtimestamp(timestamp, UTC) for timestamp in (first, last))
     if start.date() == end.date():
         return format_date(last)
@@ -78,7 +78,7 @@ def format_time(timestamp: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """`8 years`, `71 days`, `3 h 20 min`, `36 s` or `5 ms`: at most two units, the smaller one if it counts.
+    """`8 years`, `71 days`, `3 h 20 min`, `36 s` or `5 ms`: one unit, or two if the first count is small.
 
     A negative duration starts with a minus sign.
     """
@@ -103,7 +103,7 @@ def format_duration(seconds: float) -> str:
 
 
 def _with_minus(text: str) -> str:
-    """A number with a minus sign of the width of a plus; a rounded zero has none."""
+    """A number with a minus sign as wide as a plus sign; a number that rounds to zero has no sign."""
     text = text.replace("-", MINUS)
     return text.removeprefix(MINUS) if text.startswith(MINUS) and not text.strip(f"{MINUS}0,.%") else text
 

@@ -27,7 +27,7 @@ FILTERS = {
 def render(template: str, head: Head, **context: Any) -> str:
     """Return the page of a template in templates/; `head` is its first screen.
 
-    Every value is escaped, unless it is Markup. A name that the context lacks raises UndefinedError.
+    Every value that is not Markup is escaped. Raises UndefinedError for a name that the context lacks.
     """
     return _environment().get_template(template).render(context, head=head, provenance=provenance())
 

@@ -1,4 +1,4 @@
-"""Latencies of the serving benchmark: by percentile, by stage, and by second under load."""
+"""The page with latencies of the serving benchmark: by percentile, by stage, and by second under load."""
 
 import math
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def serving_page(rows: Sequence[Row], title: str, introduction: str, deadline_ms
 
 
 def _first(rows: Sequence[Row]) -> Row:
-    """The scenario without a failing stage and without load."""
+    """The row of the scenario without a failing stage and without load."""
     return next((row for row in rows if "stages" in row), rows[0])
 
 
@@ -77,7 +77,7 @@ def _answer(rows: Sequence[Row], deadline_ms: float) -> str:
 
 
 def _key_figures(rows: Sequence[Row], deadline_ms: float) -> list[KeyFigure]:
-    """The first scenario beside the deadline and the floor."""
+    """The key figures: latency of the first scenario beside the deadline and the floor."""
     if not rows:
         return []
     row, name = _first(rows), _first(rows)["scenario"]
@@ -111,14 +111,14 @@ def _scenario_label(row: Row) -> str:
 
 
 def _scenario_legend(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Numbers of the lines, for charts without room for names."""
+    """The legend that numbers the lines, for charts without room for names."""
     return [
         (COLOURS[k % len(COLOURS)], f"{k + 1} {_scenario_label(row)}") for k, row in enumerate(_ordered(rows))
     ]
 
 
 def percentile_chart(rows: Sequence[Row], name: str, deadline_ms: float, width: int) -> Markup:
-    """A line per scenario: the latency that one request in 2, 20, 100 and 1,000 exceeds."""
+    """A chart with a line per scenario: the latency that one request in 2, 20, 100 and 1,000 exceeds."""
     rows = _ordered(rows)
     y = milliseconds_axis([row[quantile] for row in rows for quantile in PERCENTILE_RATES] + [deadline_ms])
     x = Axis("one request in … takes longer", 2, 1000, tuple(PERCENTILE_RATES.values()), log=True)
@@ -134,7 +134,7 @@ def percentile_chart(rows: Sequence[Row], name: str, deadline_ms: float, width: 
 
 
 def stages_section(row: Row) -> dict[str, Any]:
-    """The time of each stage, as a share of the whole request, and the floor."""
+    """The section with the time of each stage, as a share of the whole request, and with the floor."""
     stages = [{"stage": name, **times} for name, times in row["stages"].items() if name != "total"]
     stages += [
         {"stage": "whole request", "p50_ms": row["p50_ms"], "p99_ms": row["p99_ms"]},
@@ -153,7 +153,7 @@ def stages_section(row: Row) -> dict[str, Any]:
 
 
 def timeline_section(row: Row, deadline_ms: float) -> dict[str, Any]:
-    """Latency and outcomes of the requests by second of a scenario."""
+    """The section with latency and outcomes of a scenario's requests, by second."""
     charts = ((_latency_chart, LATENCIES), (_outcome_chart, OUTCOMES))
     return {
         "scenario": row["scenario"],

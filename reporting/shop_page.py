@@ -1,4 +1,4 @@
-"""What a shop's tables hold, as text for the terminal and as a page."""
+"""The content of a shop's tables, as text for the terminal and as a page."""
 
 from reporting.elements import Column, Head, Table, notices
 from reporting.formatting import format_count, format_percent, format_time
@@ -9,7 +9,7 @@ TIMES = ("first order", "last order")  # facts that are instants
 
 
 def shop_text(report: Row) -> str:
-    """The report of `data.shop_check`, as a dict with its `finding`, for the terminal."""
+    """The text for the terminal, from the report of `data.shop_check` as a dict with a `finding`."""
     horizons = [row | {"share": format_percent(row["share"])} for row in report["horizons"]]
     facts = [{"fact": row["fact"], "value": _fact(row)} for row in report["facts"]]
     warnings = [f"warning: {warning}" for warning in report["warnings"]]
@@ -18,7 +18,7 @@ def shop_text(report: Row) -> str:
 
 
 def shop_page(report: Row) -> str:
-    """A page of the report of `data.shop_check`, as a dict with its `finding`."""
+    """The page, from the report of `data.shop_check` as a dict with a `finding`."""
     tables = [
         Column("table", lambda row: row["table"], numeric=False),
         Column("files", lambda row: row["files"], numeric=False),

@@ -1,4 +1,4 @@
-"""Rows over seeds, and rows as text."""
+"""Aggregation of rows over seeds, and rows as text."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -20,8 +20,9 @@ SLATE_KEYS = ("revenue_weight", "product_cap", "category_cap", "diversity")  # o
 def aggregate_seeds(rows: Iterable[Row], keys: Sequence[str]) -> list[Row]:
     """Return one row per distinct value of `keys`, in order of appearance.
 
-    `seeds` counts the rows of a group. Every other number becomes its mean, with the standard deviation in
-    `<name>_sd` (ddof 1, NaN for a single row); both are NaN if a row lacks it. Other values are dropped.
+    `seeds` is the number of rows in a group. Every other number becomes its mean, and `<name>_sd` is its
+    standard deviation (ddof 1, NaN for a single row). Both are NaN if a row lacks the number. Values that are
+    not numbers are dropped.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
@@ -56,7 +57,7 @@ def format_metric(row: Row, name: str, digits: int = 4) -> str:
 
 
 def format_rows(rows: Iterable[Row]) -> list[Row]:
-    """Return rows of `aggregate_seeds` as text cells: each mean with its spread."""
+    """Return rows of `aggregate_seeds` as text cells: each mean with its standard deviation."""
     return [
         {
             name: format_metric(row, name, _digits(name)) if isinstance(value, float) else str(value)
@@ -68,7 +69,7 @@ def format_rows(rows: Iterable[Row]) -> list[Row]:
 
 
 def by_column(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Return the metrics by the values of columns as text cells, by column; intervals follow their metric."""
+    """Return column → rows of text cells: the metrics of each value. A metric is followed by its interval."""
     tables: dict[str, list[Row]] = {}
     for row in rows:
         cells = {"value": row["value"], "checkouts": f"{row['checkouts']:,}"}
@@ -126,7 +127,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _digits(name: str) -> int:
-    """Digits after the point: none for counts, two for money, four for the rest."""
+    """The number of digits after the point: none for counts, two for money, four for all other metrics."""
     return 0 if name in COUNTS else 2 if name in TWO_DIGITS else 4
 
 

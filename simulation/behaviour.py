@@ -1,7 +1,7 @@
 """Purchases and clicks of users of the simulated market, and slates of the shop's own policy.
 
-Responses are functions of the user's own purchases (`PurchaseState`), so a model that reads histories can
-learn nearly all of them.
+Response probabilities depend on the user's own purchases (`PurchaseState`), so a model that reads purchase
+histories can learn most of their variation.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ NEW_ITEM_DAYS = 28  # in which a new item is clicked more often
 
 
 class HabitFeatures(NamedTuple):
-    """Features of a user's purchases for every item, [n, I] float32."""
+    """Features of n users' purchases for every item; each is [n, I] float32."""
 
     log_leaf_share: Array  # log share of the item's leaf category among the user's order lines
     log_brand_share: Array  # log share of its brand
@@ -51,7 +51,7 @@ def sample_basket(
 ) -> Array:
     """Draw the baskets at `ts` [n] by softmax without replacement (Gumbel top-k): [n, I] bool.
 
-    `excluded` [n, I] bool are the items that the last slate has decided on.
+    `excluded` [n, I] bool marks items whose purchase is already decided by a click on the last slate.
     """
     score = basket_logits(items, users, state) + gumbel_noise(rng, excluded.shape)
     score[excluded | (items.created_at > ts[:, None])] = -np.inf
@@ -116,17 +116,17 @@ def response_logits(
 
 
 def sigmoid(logit: Array) -> Array:
-    """Probabilities of logits."""
+    """The probabilities of these logits."""
     return 1 / (1 + np.exp(-logit))
 
 
 def policy_scores(
     items: SimulatedItems, habits: HabitFeatures, habit_weight: float = 1.2, leaf_weight: float = 0.5
 ) -> Array:
-    """The shop's own score of every item [n, I]: its appeal, and the user's purchases.
+    """The shop's own score of every item [n, I], from the item's appeal and the user's purchases.
 
-    Users respond to other features. So position and relevance are confounded: a model without positions
-    overrates items that the shop ranks high.
+    The score is not the users' true preference, but it decides the positions. So position and relevance are
+    confounded: a model without positions overrates items that the shop ranks high.
     """
     return 1.4 * items.appeal + habit_weight * habits.log_item_count + leaf_weight * habits.log_leaf_share
 

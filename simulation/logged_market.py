@@ -1,9 +1,7 @@
 """The simulated market under the shop's own policy, in blocks of users.
 
-See docs/explanation/simulated_market.md.
-
-Users are simulated in blocks, each with random streams of its own, so memory does not grow with their number.
-In a block, all users make their k-th order at the same step.
+docs/explanation/simulated_market.md explains the market. Each block of users has separate random streams, so
+memory does not grow with the number of users. In a block, all users make their k-th order at the same step.
 """
 
 from collections.abc import Iterator, Mapping
@@ -55,7 +53,7 @@ class Round(NamedTuple):
 
 @dataclass
 class _Block:
-    """Users of a block who still order. Every array is by user."""
+    """The users of a block who still order. Every array has a row per user."""
 
     users: SimulatedUsers
     state: PurchaseState
@@ -65,7 +63,7 @@ class _Block:
     lists: ShoppingList | None  # with organic demand
 
     def keep(self, active: Array) -> None:
-        """Drop the users who order no more."""
+        """Keep only the `active` users, who still order."""
         self.users = SimulatedUsers(*(column[active] for column in self.users))
         self.state = PurchaseState(*(column[active] for column in self.state))
         self.ts, self.clicked_items = self.ts[active], self.clicked_items[active]
@@ -75,7 +73,7 @@ class _Block:
 
 
 def simulate_orders(cfg: Mapping[str, Any], items: SimulatedItems) -> Iterator[Round]:
-    """All rounds of all blocks of users."""
+    """Yield all rounds of all blocks of users."""
     user = np.arange(int(cfg["users"]))
     market = needs.organic_market(cfg, items)
     for number, start in enumerate(range(0, len(user), USERS_PER_BLOCK)):
@@ -89,7 +87,7 @@ def simulate_orders(cfg: Mapping[str, Any], items: SimulatedItems) -> Iterator[R
 def _first_orders(
     items: SimulatedItems, market: OrganicMarket | None, users: SimulatedUsers, rng: np.random.Generator
 ) -> _Block:
-    """The block before the first orders of its users."""
+    """The state of a block before the first orders of its users."""
     shape = (len(users.user), len(items.price))
     gap = rng.uniform(0, 2, shape[0]) * users.order_gap_days * SECONDS_PER_DAY
     ts = SIMULATION_START + gap.astype(np.int64)
@@ -140,7 +138,7 @@ def _simulate_block(
 def _order_lines(
     items: SimulatedItems, market: OrganicMarket | None, block: _Block, number: int, rng: np.random.Generator
 ) -> OrderLines:
-    """Draw the orders, and count them in the state of the block."""
+    """Draw the lines of the block's orders, and add them to the state of the block."""
     state, in_basket = block.state, block.pending_purchases
     if market is None:
         in_basket = in_basket | behaviour.sample_basket(
@@ -168,7 +166,7 @@ def responses_after_orders(
     """The responses of n users after orders at `ts` [n], and the organic demand for their next orders.
 
     Args:
-        order_number: of the next order, an int or [n].
+        order_number: number of the next order, an int or [n].
     """
     if market is None or lists is None:
         habits = behaviour.habit_features(items, state)

@@ -1,13 +1,13 @@
 """Organic demand: purchases of simulated users that happen with or without a slot.
 
 Every user has a shopping list of consumables, each with a cycle. A due item is needed in the next order,
-whatever the slot shows. Users also buy new items by preference, and items that a slot cannot sell. So
+independently of the slot. Users also buy new items by preference, and items that a slot cannot sell. So
 p(bought in the next order | not shown) is known for every item, and a slot adds
 
     p(bought | shown) - p(bought | not shown) = p(examined) · (1 - p(needed)) · p(click) · p(purchase | click)
 
-A needed item is bought in any case. It is also clicked more often, and then the purchase is attributed to the
-slot. An item that is bought today is due later, so a slot brings purchases forward.
+A needed item is bought in any case. Users also click needed items more often; after a click, the purchase is
+attributed to the slot. An item that is bought today is due later, so a slot brings purchases forward.
 """
 
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ class ShoppingList(NamedTuple):
 
 
 def organic_demand(cfg: Mapping[str, Any]) -> OrganicDemand | None:
-    """The organic demand of `cfg["organic"]["share"]`, or None where that is null.
+    """The organic demand for `cfg["organic"]["share"]`; None if this share is null.
 
     Raises ValueError for a share outside [0, 0.9].
     """
@@ -70,7 +70,7 @@ def organic_demand(cfg: Mapping[str, Any]) -> OrganicDemand | None:
 
 
 def sellable_items(cfg: Mapping[str, Any], n_items: int) -> Array:
-    """The items that a slot can sell [I] bool: all of them without organic demand."""
+    """Whether a slot can sell each item: [I] bool; True for all items without organic demand."""
     if organic_demand(cfg) is None:
         return np.ones(n_items, bool)
     sellable = np.random.default_rng([cfg["seed"], UNSELLABLE_STREAM]).random(n_items) >= UNSELLABLE_SHARE
@@ -118,10 +118,10 @@ def need_probabilities(lists: ShoppingList, order_number: Array | int) -> Array:
 
 
 def preference_shares(items: SimulatedItems, users: SimulatedUsers, among: Array, ts: Array) -> Array:
-    """Shares of the items in the preference of n users [n, I], of those `among` that arrived by `ts` [n].
+    """The softmax shares [n, I] of items in the preferences of n users.
 
     Args:
-        among: [I] bool.
+        among: [I] bool; only these items get a share, if they arrived by `ts` [n].
     """
     weight = np.exp(preference_logits(items, users))
     weight[~(among & (items.created_at <= ts[:, None]))] = 0.0
@@ -162,11 +162,11 @@ class OrganicMarket(NamedTuple):
     ) -> NextOrder:
         """Return the organic demand for an order, of items that have arrived at `ts` [n].
 
-        Each item is needed by the list or bought by preference, independently of all others. One line is
-        always of an unsellable item, so no order is empty.
+        Each item is needed by the list or bought by preference, independently of all other items. Every order
+        has a line of an item that a slot cannot sell, so no order is empty.
 
         Args:
-            order_number: of that order, an int or [n].
+            order_number: number of this order, an int or [n].
         """
         scale = self.demand.need_scale
         variety = preference_shares(self.items, users, self.sellable, ts)
@@ -222,6 +222,6 @@ class OrganicMarket(NamedTuple):
 
 
 def organic_market(cfg: Mapping[str, Any], items: SimulatedItems) -> OrganicMarket | None:
-    """The market of `cfg` with organic demand, or None without."""
+    """The market of `cfg` with organic demand; None if `cfg` has no organic demand."""
     demand = organic_demand(cfg)
     return None if demand is None else OrganicMarket(demand, items, sellable_items(cfg, len(items.price)))

@@ -1,4 +1,4 @@
-"""The users of the simulated market: their preferences, and what they have bought."""
+"""The users of the simulated market: their preferences and their purchases so far."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from simulation.catalog import BRANDS, DEPARTMENTS, LEAVES, NOUNS, PRICE_TIERS, 
 
 
 class SimulatedUsers(NamedTuple):
-    """n users."""
+    """The preferences and habits of n users."""
 
     user: Array  # [n] int64
     leaf_preference: Array  # [n, leaves] float32
@@ -20,7 +20,7 @@ class SimulatedUsers(NamedTuple):
 
 
 class PurchaseState(NamedTuple):
-    """Purchases of n users, the order just paid included."""
+    """The purchases of n users, including the order just paid."""
 
     item_counts: Array  # [n, I] float32, lines of each item
     leaf_counts: Array  # [n, leaves] float32
@@ -31,9 +31,9 @@ class PurchaseState(NamedTuple):
 
 
 def sample_users(cfg: Mapping[str, Any], rng: np.random.Generator, user: Array) -> SimulatedUsers:
-    """Draw the users with these numbers [n].
+    """Draw the users with the numbers `user` [n].
 
-    A leaf preference is the sum of a department's, a noun's and a price tier's effect.
+    A leaf preference is the sum of the effects of a department, a noun and a price tier.
     """
     n = len(user)
     price_level = rng.normal(0, 0.4, n).astype(np.float32)
@@ -63,7 +63,7 @@ def initial_state(n_users: int, n_items: int) -> PurchaseState:
 
 
 def add_purchases(items: SimulatedItems, state: PurchaseState, row: Array, item: Array, spend: Array) -> None:
-    """Count m order lines in the state: `row` [m] of the user, `item` [m] and `spend` [m]."""
+    """Add m order lines to the state: the row of the user `row` [m], `item` [m] and `spend` [m]."""
     state.item_counts[row, item] += 1
     np.add.at(state.leaf_counts, (row, items.leaf[item]), 1)
     np.add.at(state.brand_counts, (row, items.brand[item]), 1)

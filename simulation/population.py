@@ -1,8 +1,8 @@
 """The users of the simulated market, day by day: their orders, clicks and next purchases.
 
-Preferences and responses come from `data=simulated`; here a recommender fills the slates. A clicked item is
-decided: it is either in the user's next order or not. With organic demand (`data.organic.share`), needed
-items are in the next order in any case, and the increment of a slate is known.
+Preferences and responses come from `data=simulated`; here a recommender fills the slates. A click decides
+whether the item is in the user's next order. With organic demand (`data.organic.share`), needed items are in
+the next order in any case, and the increment of a slate is known.
 """
 
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ RNG_STREAMS = ("orders", "feedback", "needs")
 
 
 class SimulatedOrders(NamedTuple):
-    """n orders of a day, by time, with the truth about all I items right after each order.
+    """n orders of a day by time, with the true responses to all I items right after each order.
 
-    m order lines have been paid; `from_slate` marks those that were clicked in the user's last slate. With
-    organic demand some of them would have been bought without it.
+    The orders have m lines; `from_slate` marks lines of items that were clicked in the user's last slate.
+    With organic demand, some of these items would have been bought without the slate.
     """
 
     user: Array  # [n] int64
@@ -74,7 +74,7 @@ class Population:
             self.pending_purchases = first.sample(rng)
 
     def simulate_orders(self, day: int) -> SimulatedOrders:
-        """Draw the orders of a day (from 0). Call it for each day in turn, then `simulate_feedback`."""
+        """Draw the orders of a day (from 0). Call it for each day in turn, before `simulate_feedback`."""
         rng = self._rng(day, "orders")
         day_start = SIMULATION_START + day * SECONDS_PER_DAY
         user = np.flatnonzero(self.next_order_ts < day_start + SECONDS_PER_DAY)
@@ -115,7 +115,7 @@ class Population:
     def _order_lines(
         self, user: Array, ts: Array, rng: np.random.Generator
     ) -> tuple[Array, Array, Array, Array]:
-        """Draw the orders of users [n]; return row of the order, item, quantity and price of their lines."""
+        """Draw the orders of users [n]; return the order's row, item, quantity and price of each line."""
         in_basket = self.pending_purchases[user]
         if self.market is None:
             traits = SimulatedUsers(*(column[user] for column in self.user_traits))
@@ -133,7 +133,7 @@ class Population:
     def simulate_feedback(self, day: int, orders: SimulatedOrders, slate: Array) -> Array:
         """Draw the clicks on slates [n, slots]: [n, slots] bool. -1 is an empty slot.
 
-        It also draws the purchases that follow, and the time of each user's next order.
+        The method also draws the purchases after the clicks, and the time of each user's next order.
         """
         rng = self._rng(day, "feedback")
         p_examined = self.examination_probability
@@ -149,11 +149,11 @@ class Population:
         return clicked
 
     def slate_value(self, orders: SimulatedOrders, slate: Array) -> Array:
-        """[n] true expected spend after clicks on slates [n, slots] in these positions."""
+        """[n] true expected spend after clicks on slates [n, slots], given the items' positions."""
         return self._spend_at_positions(orders.expected_spend, slate)
 
     def incremental_slate_value(self, orders: SimulatedOrders, slate: Array) -> Array:
-        """[n] true expected spend that slates [n, slots] in these positions add to the next orders.
+        """[n] true expected spend that slates [n, slots] add to the next orders, given the positions.
 
         Raises ValueError without organic demand.
         """
@@ -171,7 +171,7 @@ class Population:
         return behaviour.top_k(np.where(orders.available, _known_increment(orders), -1.0), self.n_slots)
 
     def _spend_at_positions(self, spend: Array, slate: Array) -> Array:
-        """[n] spend [n, I] of slates, times p(examined) of their positions."""
+        """[n] sum over a slate of `spend` [n, I] times p(examined) of the item's position."""
         value = np.take_along_axis(spend, np.maximum(slate, 0), 1)
         return (np.where(slate >= 0, value, 0.0) * self.examination_probability[: slate.shape[1]]).sum(1)
 

@@ -1,4 +1,4 @@
-"""Responses of the users of the simulated market to slates, and their draws."""
+"""Response probabilities of users of the simulated market to slates, and draws of their responses."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from simulation.catalog import Array
 
 
 class OrganicResponses(NamedTuple):
-    """Responses of users to every item, if they need it in the next order and if not: [n, I] each."""
+    """Response probabilities [n, I] of n users for every item, if the item is needed and if it is not."""
 
     p_not_shown: Array  # p(bought in the next order | not shown), that is p(needed)
     p_click_if_needed: Array  # p(click | examined, needed); a needed item is bought
@@ -17,12 +17,12 @@ class OrganicResponses(NamedTuple):
 
     @property
     def p_added(self) -> Array:
-        """p(bought | first slot) - p(bought | not shown) [n, I]; at a position p(examined) times that."""
+        """p(bought | first slot) - p(bought | not shown) [n, I]; multiply by p(examined) for any position."""
         return (1 - self.p_not_shown) * self.p_click_if_not_needed * self.p_purchase_if_not_needed
 
 
 class Responses(NamedTuple):
-    """Responses of n users to every item after an order: [n, I] each."""
+    """Response probabilities of n users for every item after an order: [n, I] each."""
 
     p_click_given_examined: Array
     p_purchase_given_click: Array  # needed or not
@@ -35,7 +35,7 @@ def sample_feedback(
     """Draw clicks on slates [n, slots] and purchases after a click: bool [n, slots] each.
 
     Args:
-        needed: [n, I] bool, the items of the next orders in any case; None without organic demand.
+        needed: [n, I] bool, items that are in the next orders in any case; None without organic demand.
         slate: items by position [n, slots]; -1 is an empty slot.
         p_examined: [slots].
     """

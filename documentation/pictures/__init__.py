@@ -1,1 +1,1 @@
-"""The diagrams of the documentation, as SVG that follows light and dark mode. `make pictures` writes them."""
+"""The diagrams of the documentation, as SVG for light and dark mode. `make pictures` writes the files."""

@@ -4,8 +4,8 @@
     python -m documentation.pictures.chart_data frontier --arguments experiment=quick
     make pictures
 
-Writes docs/results/data/NAME.json: the rows, and the command, commit and machine that its caption names.
-Run it where the report was made, on the same commit.
+Writes docs/results/data/NAME.json with the rows, and with the command, commit and machine for the chart's
+caption. Run the command on the machine that made the report, on the same commit.
 """
 
 import json
@@ -30,7 +30,7 @@ LEARNED = ("sextet", "LightGBM", "perfect order of these candidates")  # systems
 
 
 class ChartSource(NamedTuple):
-    """Where the figures of a chart come from."""
+    """The source of a chart's figures."""
 
     command: str  # that writes the report
     report: str  # its file, relative to the repository root
@@ -41,14 +41,14 @@ class ChartSource(NamedTuple):
 class ChartDataOptions:
     """Copy the figures of a chart from a report into docs/results/data."""
 
-    name: str = argument("of the chart: frontier, calibration, loop or drift")
+    name: str = argument("name of the chart: frontier, calibration, loop or drift")
     size: str = option("", "size of the measurement, for the caption")
     arguments: str = option("", "further arguments of the report's command, for the caption")
-    commit: str = option("", "commit of the report; without it the one that is checked out")
+    commit: str = option("", "commit of the report (default: the commit that is checked out)")
 
 
 def frontier_rows(report: Any) -> list[Row]:
-    """NDCG@6 and revenue@6 by revenue weight, and of the best baseline by NDCG@6."""
+    """Rows of NDCG@6 and revenue@6: one per revenue weight, and one of the best baseline by NDCG@6."""
     curve = [
         {
             "system": "Sextet",
@@ -70,7 +70,7 @@ def frontier_rows(report: Any) -> list[Row]:
 
 
 def calibration_rows(report: Any) -> list[Row]:
-    """Mean prediction and observed rate by bin, of each probability."""
+    """Rows of mean prediction and observed rate by bin, for each probability."""
     return [
         {"task": curve["task"], "predicted": predicted, "observed": observed}
         for curve in report["curves"]
@@ -80,7 +80,7 @@ def calibration_rows(report: Any) -> list[Row]:
 
 
 def loop_rows(report: Any) -> list[Row]:
-    """Revenue per session by day and policy, and what the night's retraining decided."""
+    """Rows of revenue per session by day and policy, with the decision of the night's retraining."""
     kept = ("day", "revenue", "popularity", "rule_policy", "oracle", "labels_shuffled", "decision")
     return [{name: day[name] for name in kept} for day in report["days"]]
 
@@ -138,7 +138,7 @@ def machine_kind() -> str:
 
 
 def _rounded(row: Row) -> Row:
-    """The row with five significant digits, enough for a chart."""
+    """The row with numbers rounded to five significant digits, which are enough for a chart."""
     return {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in row.items()}
 
 

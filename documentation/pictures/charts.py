@@ -17,7 +17,7 @@ SYSTEMS = {  # colour, place of the label beside the last point, anchor
 
 
 def draw_latency() -> Drawing:
-    """Latency over HTTP, and the share of slates of the ranker, by the load."""
+    """Draw latency over HTTP and the share of slates from the ranker, by load."""
     data = read_data("latency")
     rows = data["rows"]
     d = Drawing(
@@ -43,7 +43,7 @@ def draw_latency() -> Drawing:
 
 
 def draw_index_recall() -> Drawing:
-    """Recall against time of the retrieval index and of other libraries."""
+    """Draw recall and time of the retrieval index and of other libraries."""
     data = read_data("index_recall")
     d = Drawing(
         360, "The retrieval index finds more neighbours in less time and memory than the other libraries"
@@ -67,7 +67,7 @@ def draw_index_recall() -> Drawing:
 
 
 def draw_deadline() -> Drawing:
-    """The stages of a median request one after the other, and their sum on the scale of the deadline."""
+    """Draw the stages of a median request one after the other, and their sum relative to the deadline."""
     data = read_data("deadline")
     total = sum(row["ms"] for row in data["rows"])
     d = Drawing(320, f"Stages of a request: {total:.2f} ms of the {DEADLINE_MS} ms that the deadline allows")

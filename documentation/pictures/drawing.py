@@ -1,7 +1,7 @@
-"""Boxes, arrows and texts in an SVG file, in colours that follow light and dark mode.
+"""Boxes, arrows and texts in an SVG file, in colours for light and dark mode.
 
-Every picture is 440 pixels wide, so that its text is readable on a phone of 390 pixels. A drawing keeps what
-it placed: tests check that no text leaves its box, crosses a line or covers another text.
+Every picture is 440 pixels wide, so that its text is readable on a phone of 390 pixels. A drawing records the
+placed texts, boxes and lines: tests check that no text leaves its box, crosses a line or covers another text.
 """
 
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ class Drawing:
     """A picture of WIDTH × `height` pixels. `description` is read aloud by screen readers.
 
     Attributes:
-        texts, boxes: what was placed.
+        texts, boxes: the placed texts and boxes.
         segments: the parts of lines, which texts must not cross.
     """
 

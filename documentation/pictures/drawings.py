@@ -1,4 +1,4 @@
-"""The pictures by the name of their file."""
+"""The drawing functions of all pictures, by file name."""
 
 from collections.abc import Callable
 

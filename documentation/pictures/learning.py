@@ -1,10 +1,10 @@
-"""Splits over time, labels, the two towers, and the ranker."""
+"""Pictures of splits over time, labels, the two towers, and the ranker."""
 
 from documentation.pictures.drawing import Box, Drawing
 
 
 def draw_split_timeline() -> Drawing:
-    """Which checkouts are in which split, and which are left out."""
+    """Draw which checkouts are in which split, and which are left out."""
     d = Drawing(
         262, "Training, validation and test checkouts follow each other; horizons do not cross a split"
     )
@@ -33,7 +33,7 @@ def draw_split_timeline() -> Drawing:
 
 
 def draw_label_window() -> Drawing:
-    """Which clicks and purchases count for a slate."""
+    """Draw which clicks and purchases count for a slate."""
     d = Drawing(316, "A click counts within one day of the slate, a purchase within the horizon of 14 days")
     left, day = 20, 24.0  # pixels of a day
 
@@ -65,7 +65,7 @@ def draw_label_window() -> Drawing:
 
 
 def draw_two_tower() -> Drawing:
-    """The towers share the item tower: it encodes the catalog and the history."""
+    """Draw the two towers, which share the item tower: this tower encodes the catalog and the history."""
     d = Drawing(
         404, "A query tower and an item tower give vectors; their inner product is the retrieval score"
     )
@@ -95,7 +95,7 @@ def draw_two_tower() -> Drawing:
 
 
 def draw_mmoe() -> Drawing:
-    """The multi-gate mixture of experts: a gate and a tower per task, probabilities chained."""
+    """Draw the multi-gate mixture of experts, with a gate and a tower per task and chained probabilities."""
     d = Drawing(372, "Features feed shared experts; each task has a gate over the experts and a tower")
     experts = [d.box(Box(10 + 107 * n, 244, 99, 36), f"Expert {n + 1}", kind="model") for n in range(4)]
     features = d.box(
@@ -118,7 +118,7 @@ def draw_mmoe() -> Drawing:
 
 
 def draw_task_chain() -> Drawing:
-    """From a click over a purchase to its value, with an example."""
+    """Draw the chain of tasks from a click to a purchase and to its value, with an example."""
     d = Drawing(332, "p(click) times p(purchase given click) times the expected spend is the expected value")
     d.text(10, 22, "An example: one item, shown to 100 shoppers", "title")
     rows = (

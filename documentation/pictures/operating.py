@@ -1,10 +1,10 @@
-"""Retraining with its gates, the live state, and how a user is forgotten."""
+"""Pictures of retraining with its gates, of the live state, and of how a user is forgotten."""
 
 from documentation.pictures.drawing import Box, Drawing
 
 
 def draw_retraining() -> Drawing:
-    """A challenger and the champion meet on the same checkouts; gates decide."""
+    """Draw retraining: challenger and champion are compared on the same checkouts, then gates decide."""
     d = Drawing(
         452, "A challenger that passes the gates is published; otherwise the champion continues to serve"
     )
@@ -29,7 +29,7 @@ def draw_retraining() -> Drawing:
 
 
 def draw_live_state() -> Drawing:
-    """How changes of items and rules reach every worker without a new version."""
+    """Draw how changes of items and rules reach every worker without a new bundle version."""
     d = Drawing(386, "Changes of items and rules reach every worker through the live state within seconds")
     sources = (
         ("PUT /v1/items", "stock, prices, new items"),
@@ -57,7 +57,7 @@ def draw_live_state() -> Drawing:
 
 
 def draw_forget_user() -> Drawing:
-    """The places from which a forgotten user disappears, and when."""
+    """Draw the places from which the data of a forgotten user are deleted, and the times of deletion."""
     d = Drawing(
         420, "The command removes a user from store, log and caches; the next training drops the rest"
     )

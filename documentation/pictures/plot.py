@@ -12,7 +12,7 @@ NOTE_LINE, NOTE_LETTERS, NOTE_GAP = 17, 50, 6  # pixels between lines, letters o
 
 
 class Axis(NamedTuple):
-    """A scale. `labels` replace the numbers of `ticks`."""
+    """The scale of an axis. `labels` replace the numbers of `ticks`."""
 
     low: float
     high: float
@@ -21,7 +21,7 @@ class Axis(NamedTuple):
     is_log: bool = False
 
     def share(self, value: float) -> float:
-        """Where a value lies between low (0) and high (1)."""
+        """The position of a value between low (0) and high (1)."""
         if self.is_log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
@@ -45,7 +45,7 @@ def linear_axis(values: Iterable[float], from_zero: bool = False, percent: bool 
 
 
 class Plot:
-    """Axes in `frame`, with the name of y above them and that of x below."""
+    """Two axes in `frame`, with the name of the y axis above and the name of the x axis below."""
 
     def __init__(self, drawing: Drawing, frame: Box, x: Axis, y: Axis, x_name: str, y_name: str) -> None:
         self.drawing, self.frame, self.x, self.y = drawing, frame, x, y
@@ -64,12 +64,12 @@ class Plot:
             drawing.text(frame.x + frame.width, bottom + 36, x_name, "soft", "end")
 
     def pixel(self, x: float, y: float) -> Point:
-        """Where a value lies on the picture."""
+        """The position of the point (x, y) on the picture, in pixels."""
         frame = self.frame
         return frame.x + self.x.share(x) * frame.width, frame.y + (1 - self.y.share(y)) * frame.height
 
     def line(self, values: Values, kind: str, has_dots: bool = True) -> None:
-        """Draw a line through the values; `kind` is a colour, or one and dashed."""
+        """Draw a line through the values; `kind` is a colour, or a colour and `dashed`."""
         points = [self.pixel(*value) for value in values]
         self.drawing.line(*points, kind=kind)
         for point in points if has_dots else ():
@@ -95,7 +95,7 @@ def legend(drawing: Drawing, y: float, entries: Sequence[tuple[str, str]], width
 
 
 def note(drawing: Drawing, data: dict[str, Any]) -> None:
-    """Write how the figures were made below the drawing, which grows by the lines."""
+    """Write below the drawing how the figures were made; the drawing grows by these lines."""
     drawing.height += NOTE_GAP
     origin = f"Commit {data['commit']}; {data['machine']}; {data['size']}".rstrip("; ")
     for text in (data["command"], origin):

@@ -1,4 +1,4 @@
-"""Charts of quality: purchases against revenue, calibration, the daily loop, drift."""
+"""Charts of quality: purchases and revenue, calibration, the daily loop, drift."""
 
 from documentation.pictures.chart_data import Row, read_data
 from documentation.pictures.drawing import Box, Drawing
@@ -20,7 +20,7 @@ POLICIES = (
 
 
 def draw_frontier() -> Drawing:
-    """Revenue against NDCG by the weight of revenue."""
+    """Draw revenue and NDCG by the weight of revenue."""
     data = read_data("frontier")
     curve = [row for row in data["rows"] if row["system"] == "Sextet"]
     baselines = [row for row in data["rows"] if row["system"] != "Sextet"]
@@ -45,7 +45,7 @@ def draw_frontier() -> Drawing:
 
 
 def draw_calibration() -> Drawing:
-    """Observed rates against predicted probabilities, in bins of equal size."""
+    """Draw observed rates by predicted probabilities, in bins of equal size."""
     data = read_data("calibration")
     rows = data["rows"]
     d = Drawing(420, "Predicted probabilities are close to the observed rates")
@@ -67,7 +67,7 @@ def draw_calibration() -> Drawing:
 
 
 def draw_loop() -> Drawing:
-    """Revenue per session by day, of Sextet and of other policies."""
+    """Draw revenue per session by day, for Sextet and for other policies."""
     data = read_data("loop")
     rows = data["rows"]
     d = Drawing(
@@ -93,12 +93,12 @@ def draw_loop() -> Drawing:
 
 
 def night(row: Row) -> str:
-    """What the retraining of a night decided, in a word or two."""
+    """The decision of a night's retraining, in one or two words."""
     return "published" if row["decision"].startswith("published") else "not published"
 
 
 def draw_drift() -> Drawing:
-    """The click rate by day, the band in which it raises no alarm, and the alarms."""
+    """Draw the click rate by day, the band of rates that raise no alarm, and the alarms."""
     data = read_data("drift")
     rows = data["rows"]
     d = Drawing(

@@ -1,10 +1,10 @@
-"""The bundle, its way into service, and the circuit breaker."""
+"""Pictures of the bundle, of a version's way into service, and of the circuit breaker."""
 
 from documentation.pictures.drawing import Box, Drawing
 
 
 def draw_bundle() -> Drawing:
-    """The files of a bundle, by use."""
+    """Draw the files of a bundle, grouped by use."""
     d = Drawing(430, "A bundle root: current, the store and versions; a version: modules, items, checks")
     d.text(10, 22, "bundle/", "title")
     current = d.box(Box(10, 36, 132, 48), "current", ("a symbolic link",), "data")
@@ -29,7 +29,7 @@ def draw_bundle() -> Drawing:
 
 
 def draw_go_live() -> Drawing:
-    """How a bundle version starts to serve, and how an earlier one returns."""
+    """Draw how a bundle version starts to serve, and how the service returns to an earlier version."""
     d = Drawing(480, "Export, verification, the link current, a load beside the old version, swap, rollback")
     export = d.box(Box(10, 14, 200, 50), "Export", ("writes a new folder",), "plain")
     verify = d.box(
@@ -54,7 +54,7 @@ def draw_go_live() -> Drawing:
 
 
 def draw_circuit_breaker() -> Drawing:
-    """The states of a stage's circuit breaker."""
+    """Draw the states of a stage's circuit breaker."""
     d = Drawing(366, "Closed, open, and a trial after one second; three failures in a row open the circuit")
     closed = d.box(Box(110, 14, 220, 54), "Closed", ("every request calls the stage",), "model")
     opened = d.box(Box(110, 148, 220, 54), "Open", ("requests skip the stage",), "alarm")

@@ -1,4 +1,4 @@
-"""How a slate is made, how the index searches, how experiments divide users."""
+"""Pictures of how a slate is made, how the index searches, and how experiments divide users."""
 
 import random
 from itertools import pairwise
@@ -11,7 +11,7 @@ POINTS_PER_LIST, SPREAD = 26, 19  # points of a list, their standard deviation i
 
 
 def draw_slate() -> Drawing:
-    """From the catalog to six items."""
+    """Draw the steps from the catalog to a slate of six items."""
     d = Drawing(520, "Eligible items, sources, 300 candidates, predictions, objective, limits, six items")
     steps = (
         ("Eligible items", ("available, allowed by the rules,", "not just paid, not shown twice"), "data"),
@@ -41,7 +41,7 @@ def draw_slate() -> Drawing:
 
 
 def draw_index() -> Drawing:
-    """A search reads the lists of the nearest centroids; vectors are stored in 8 bits."""
+    """Draw the index: a search reads the lists of the nearest centroids; vectors have 8 bits per number."""
     d = Drawing(422, "Vectors lie in lists around centroids; a query reads the lists of the nearest ones")
     d.text(10, 22, "Search: only the lists of the nearest centroids", "title")
     generator = random.Random(7)
@@ -77,7 +77,7 @@ def _points_around(centre: Point, generator: random.Random) -> list[Point]:
 
 
 def draw_experiment_layers() -> Drawing:
-    """How users come into experiments: a holdout, layers, buckets, arms."""
+    """Draw how users are assigned to experiments: a holdout, layers, buckets, arms."""
     d = Drawing(400, "Hashes of the user id give a bucket in every layer; a bucket belongs to one experiment")
     user = d.box(Box(130, 12, 180, 40), "user_id", kind="data")
     d.box(Box(10, 84, 84, 52), "Holdout", ("no test",), "alarm")

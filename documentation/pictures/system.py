@@ -1,4 +1,4 @@
-"""The whole system, the path of a request, and the rooms of the code."""
+"""Pictures of the whole system, of the path of a request, and of the packages of the code."""
 
 import tomllib
 from itertools import pairwise
@@ -33,7 +33,7 @@ LAYERS_CONTRACT = "rooms are layers"
 
 
 def draw_system() -> Drawing:
-    """From the shop's tables to a slate, and back into the tables."""
+    """Draw the system from the shop's tables to a slate, and from its feedback back into the tables."""
     d = Drawing(448, "Tables train models, a bundle serves them, and slates with their clicks are logged")
     d.text(104, 22, "Training", "title", "middle")
     d.text(336, 22, "Serving", "title", "middle")
@@ -69,7 +69,7 @@ def draw_system() -> Drawing:
 
 
 def draw_request_path() -> Drawing:
-    """The stages of a request inside one deadline, and the answer where a stage fails."""
+    """Draw the stages of a request inside one deadline, and the answer if a stage fails."""
     d = Drawing(594, "Seven stages inside one deadline; a failing stage leads to a lower tier of answers")
     d.text(10, 22, "One deadline of 100 ms", "title")
     d.text(300, 22, "if the stage fails", "title", "middle")
@@ -90,14 +90,14 @@ def draw_request_path() -> Drawing:
 
 
 def read_layers() -> list[list[str]]:
-    """The rooms by layer, the highest first, as the import contract in pyproject.toml has them."""
+    """The packages (rooms) by layer from the import contract in pyproject.toml, the highest layer first."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (contract,) = (contract for contract in contracts if contract["name"] == LAYERS_CONTRACT)
     return [[room.strip() for room in layer.split("|")] for layer in contract["layers"]]
 
 
 def draw_code_map() -> Drawing:
-    """The rooms of the code by layer. Raises KeyError for a room that ROOMS does not describe."""
+    """Draw the packages (rooms) by layer. Raises KeyError for a room that ROOMS does not describe."""
     layers = read_layers()
     d = Drawing(36 + 56 * len(layers), "Packages of the code as layers: a package imports only from below")
     for number, rooms in enumerate(layers):

@@ -1,4 +1,4 @@
-"""Width of a text, estimated from above: the letters of DejaVu Sans, the widest of the usual system fonts."""
+"""Upper bound of a text's width, from the letters of DejaVu Sans, the widest of the usual system fonts."""
 
 BOLD_FACTOR = 1.15
 OTHER_CHARACTER = 100  # hundredths of the font size
@@ -11,6 +11,6 @@ WIDTH_OF_CHARACTER = {character: width for width, characters in WIDTHS.items() f
 
 
 def text_width(text: str, font_size: float, is_bold: bool = False) -> float:
-    """Pixels that a line of text takes at most."""
+    """The largest width of a line of text, in pixels."""
     units = sum(WIDTH_OF_CHARACTER.get(character, OTHER_CHARACTER) for character in text)
     return units / 100 * font_size * (BOLD_FACTOR if is_bold else 1.0)

@@ -22,7 +22,7 @@ Every command with its options. This page is generated from the dataclasses that
 
 
 class Command(NamedTuple):
-    """A command line: how it is called, and the dataclass of its options."""
+    """A command: its command line, and the dataclass of its options."""
 
     call: str
     options: type
@@ -34,7 +34,7 @@ def command_page() -> str:
 
 
 def all_commands() -> list[Command]:
-    """The commands of `sextet`, then those of the other rooms and of the root folder."""
+    """The commands of `sextet`, then the commands of all other packages and of the root folder."""
     return [*_serving_commands(), *_other_commands()]
 
 
@@ -62,7 +62,7 @@ def _other_commands() -> Iterator[Command]:
 
 
 def _run_call(file: Path) -> tuple[str, list[str]] | None:
-    """The program and the names of the commands of a module's call of `run`; None without a call."""
+    """The program name and the command names in a module's call of `run`; None without such a call."""
     for node in ast.walk(ast.parse(file.read_text())):
         if not (isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)):
             continue
@@ -100,7 +100,7 @@ def _row(spec: Field[Any]) -> list[str]:
 
 
 def option_name(spec: Field[Any]) -> str:
-    """The option as it is typed: --max-items, or the name of a positional argument."""
+    """The option as users type it, such as --max-items, or the name of a positional argument."""
     if spec.metadata.get("positional"):
         return spec.metadata.get("metavar") or spec.name.upper()
     return spec.metadata.get("flag") or "--" + spec.name.replace("_", "-")

@@ -9,7 +9,7 @@ import yaml
 
 
 class ConfigKey(NamedTuple):
-    """A key of a config file: its dotted path in the file, the default as it is written, and its comment."""
+    """A key of a config file: its dotted path in the file, its default as written there, and its comment."""
 
     path: str
     default: str
@@ -17,7 +17,7 @@ class ConfigKey(NamedTuple):
 
 
 class ConfigFile(NamedTuple):
-    """A config file: its head comment, where its keys stand in the config (`# @package`), and the keys."""
+    """A config file: its head comment, the place of its keys in the config (`# @package`), and the keys."""
 
     head: str
     package: str | None
@@ -25,10 +25,10 @@ class ConfigFile(NamedTuple):
 
 
 def read_config_file(file: Path) -> ConfigFile:
-    """The keys of a config file, in order, without Hydra's own.
+    """The keys of a config file, in order, without the keys that belong to Hydra.
 
-    A comment of a key stands at the end of its line and goes on in the comment lines below it. A mapping in
-    one line gives each of its keys the comment of the line.
+    A comment of a key is at the end of the key's line and continues in the comment lines below. If a mapping
+    is in one line, each key of the mapping has the comment of the line.
     """
     text = file.read_text()
     lines = text.split("\n")
@@ -62,9 +62,10 @@ def _written(node: yaml.Node, text: str) -> str:
 
 
 def _comment(lines: list[str], number: int) -> str:
-    """The comment of a line, with the comment lines that continue it, or those above a line without one.
+    """The comment of a line, with the comment lines that continue it.
 
-    A comment that names several keys stands at the end of their mapping, which may be a later line.
+    A line without a comment has the comment lines above it. A comment for several keys is at the end of their
+    mapping, which may be on a later line.
     """
     match = re.search(r"\s#\s(.*)$", lines[number])
     if match is None:
@@ -85,6 +86,6 @@ def _comment(lines: list[str], number: int) -> str:
 
 
 def _starts_block(lines: list[str], number: int) -> bool:
-    """Whether the comment lines from `number` on belong to what follows, not to the line above."""
+    """Whether the comment lines from `number` on belong to the line below them, not to the line above."""
     indent = len(lines[number]) - len(lines[number].lstrip())
     return number == 0 or indent < 10

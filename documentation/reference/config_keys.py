@@ -1,4 +1,4 @@
-"""The page of config keys: type, range, default and meaning of each, by file."""
+"""The page of config keys: type, range, default and meaning of every key, by file."""
 
 from functools import cache
 from pathlib import Path
@@ -57,7 +57,7 @@ def _file_section(file: Path, group: str) -> str:
 
 
 def key_path(config_file: ConfigFile, group: str, key: ConfigKey) -> str:
-    """The key as the command line has it."""
+    """The key as it is written on the command line."""
     package = group if config_file.package is None else config_file.package
     return key.path if package in ("", WHOLE_CONFIG) else f"{package}.{key.path}"
 
@@ -70,9 +70,9 @@ def _row(key: ConfigKey, path: str) -> list[str]:
 
 @cache
 def meanings() -> dict[str, str]:
-    """Key → the comment of the first file that has one.
+    """Key → its comment in the first file that has a comment for it.
 
-    Files of `experiment` only set other values: their comments give reasons, not meanings.
+    Files of `experiment` are skipped: they only set other values, and their comments give reasons.
     """
     found: dict[str, str] = {}
     for file in (*CONFIG_DIR.glob("*.yaml"), *sorted(CONFIG_DIR.rglob("*/*.yaml"))):
@@ -86,12 +86,12 @@ def meanings() -> dict[str, str]:
 
 
 def group_of(file: Path) -> str:
-    """The group of a config file, as a key has it: ranker.train; empty for a main file."""
+    """The group of a config file, as written in keys, such as ranker.train; empty for a main file."""
     return ".".join(file.relative_to(CONFIG_DIR).parent.parts)
 
 
 def key_type(path: str, default: str) -> str:
-    """The type of a key: by its default, or as key_types.py lists it."""
+    """The type of a key, from key_types.py or from its default."""
     return type_name(default) or known_type(path)
 
 
@@ -105,7 +105,7 @@ def type_name(default: str) -> str:
 
 
 def value_range(path: str) -> str:
-    """The values that a key takes, as training checks them; empty where any value of the type is right."""
+    """The allowed values of a key, as training checks them; empty if every value of the type is allowed."""
     if path in CHOICES:
         return ", ".join(code(choice) for choice in CHOICES[path])
     limits = VALUE_RANGES.get(path) or VALUE_RANGES.get(path.rsplit(".", 1)[-1])

@@ -22,7 +22,7 @@ Keys, errors, the deadline, and what each route does beyond its schema:
 
 @cache
 def openapi_document() -> dict[str, Any]:
-    """The OpenAPI document of a service; no bundle is loaded."""
+    """The OpenAPI document of a service, made without a bundle."""
     from serving.http.app import create_app
     from serving.http.settings import Settings
 

@@ -1,6 +1,6 @@
-"""Types of config keys whose default does not show one: null, a date, or a reference to another key.
+"""Types of config keys whose default does not show the type: null, a date, or a reference to another key.
 
-A key here is the end of a config key: `objective` is the type of `slate.objective`.
+A key here is the end of a config key: the entry `objective` has the type of `slate.objective`.
 """
 
 TEXT, NUMBER, DATE = "text or null", "number or null", "date or null"
@@ -59,7 +59,7 @@ KEY_TYPES = {
 
 
 def known_type(path: str) -> str:
-    """The type of a key by the longest end that has one; empty where none has."""
+    """The type of a key, from the entry with the longest matching end; empty without a matching entry."""
     parts = path.split(".")
     ends = (".".join(parts[start:]) for start in range(len(parts)))
     return next((KEY_TYPES[end] for end in ends if end in KEY_TYPES), "")

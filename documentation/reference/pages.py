@@ -1,4 +1,4 @@
-"""The generated pages by name, and what each has."""
+"""The generated pages by name, with the content of each."""
 
 from collections.abc import Callable
 

@@ -86,7 +86,7 @@ def _fields(described: Any) -> list[tuple[str, str, str, str]]:
 
 
 def _meanings(described: Any) -> dict[str, str]:
-    """What the docstring has about each parameter; one entry may name several: `store, log: …`."""
+    """Parameter → its description in the docstring; an entry may name several parameters: `store, log: …`."""
     if described.docstring is None:
         return {}
     return {
@@ -111,7 +111,7 @@ def _signature(function: Any) -> str:
 
 
 def _text(described: Any, without: Collection[str] = ()) -> str:
-    """The docstring, with its parameters as a table, those in `without` left out."""
+    """The docstring, with its parameters as a table; the parameters in `without` are left out."""
     if described.docstring is None:
         return ""
     parts = []

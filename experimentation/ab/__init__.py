@@ -1,1 +1,1 @@
-"""A/B tests: planned and analyzed from the impression log."""
+"""Plans and analyses of A/B tests from the impression log."""

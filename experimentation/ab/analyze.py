@@ -1,4 +1,4 @@
-"""Analysis of a test: sample ratio first, then metrics, guardrails, and the effect day by day."""
+"""Analysis of a test: first the sample ratio, then metrics, guardrails, and the effect by day."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -34,7 +34,7 @@ SRM_ALPHA = 0.01  # p-value of the sample ratio below which no metric is compute
 
 
 class TreatmentResult(NamedTuple):
-    """A treatment against the control."""
+    """The comparison of a treatment with the control."""
 
     arm: str
     effects: dict[str, Effect]  # by metric, the deciding one first
@@ -44,7 +44,7 @@ class TreatmentResult(NamedTuple):
 
 
 class AnalysisResult(NamedTuple):
-    """The result of a test; it has no treatments if the sample ratio is off."""
+    """The result of a test; `treatments` is empty if the test has a sample ratio mismatch."""
 
     experiment: Experiment
     deciding: Metric
@@ -70,8 +70,8 @@ def analyze(
 
     `margins` override the default margins of guardrails, by key.
 
-    Raises ValueError if there is one arm, an arm has fewer than two users, the log has arms that the
-    experiment lacks, or it cannot measure the metric that the experiment names.
+    Raises ValueError if there is only one arm, if an arm has fewer than two users, if the log has arms that
+    the experiment lacks, or if the log cannot measure the metric that the experiment names.
     """
     has_orders = "order_revenue" in log.sums
     deciding = choose_deciding_metric(experiment.metric, has_orders)
@@ -116,7 +116,7 @@ def analyze(
 def _treatment_results(
     log: SessionLog, result: AnalysisResult, metrics: Sequence[Metric], margins: Mapping[str, float]
 ) -> tuple[TreatmentResult, ...]:
-    """Compare every treatment with the control in all metrics, the deciding one first."""
+    """Compare every treatment with the control in all metrics; the deciding metric comes first."""
     experiment, deciding, alpha = result.experiment, result.deciding, result.alpha
     control, *treatments = (log.arm == arm.name for arm in experiment.arms)  # [U] bool each
     arms = dict(zip((arm.name for arm in experiment.arms[1:]), treatments, strict=True))
@@ -153,9 +153,8 @@ def _treatment_results(
 def version_mismatch_warnings(log: SessionLog, experiment: Experiment) -> Iterator[str]:
     """Yield a warning for each arm whose slates came from a bundle version that the arm does not name.
 
-    If only other arms name a version, an arm without one is reported if several versions answered it. An
-    experiment
-    whose arms name no version has no warnings.
+    If some arms name a version, an arm without a version is reported when several versions answered its
+    slates. If no arm names a version, there are no warnings.
     """
     if not any(arm.version for arm in experiment.arms):
         return
@@ -182,9 +181,9 @@ def version_mismatch_warnings(log: SessionLog, experiment: Experiment) -> Iterat
 def _daily_effects(
     log: SessionLog, metric: Metric, arms: tuple[NDArray, NDArray], planned_users: int
 ) -> Iterator[tuple[int, int, Effect]]:
-    """Yield (day, users so far, effect so far) from MIN_LOOK_SHARE of the planned users on.
+    """Yield (day, users so far, effect so far), from the day with MIN_LOOK_SHARE of the planned users on.
 
-    `arms` are the users [U] bool of the control and of the treatment.
+    `arms` are two masks [U] bool: the users of the control and of the treatment.
     """
     for day, sums in enumerate(cumulative_sums_by_day(log)):
         users = int((sums["sessions"] > 0).sum())
@@ -198,6 +197,6 @@ def _n_users(sums: UserSums) -> int:
 
 
 def _active_user_sums(sums: UserSums, users: NDArray) -> UserSums:
-    """The sums of users who are in `users` [U] bool and had a session."""
+    """The sums of those users in the mask `users` [U] bool who had a session."""
     active = users & (sums["sessions"] > 0)
     return {name: column[active] for name, column in sums.items()}

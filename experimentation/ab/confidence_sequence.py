@@ -1,8 +1,8 @@
 """A confidence sequence: intervals that may be read any number of times.
 
-A 95 % interval excludes the truth in 5 % of tests at one look. A test that is read daily and stopped when
-its interval excludes zero is wrong far more often. All intervals of a confidence sequence hold at once. With
-V the squared standard error:
+At one look, a 95 % interval excludes the truth in 5 % of tests. A test that is read daily and stopped when
+the interval excludes zero is wrong far more often. All intervals of a confidence sequence hold at once. If V
+is the squared standard error, the interval is
 
     effect ± √V · √(a + log(V_first / V)),   a such that P(χ²₃ > a) = α
 
@@ -10,8 +10,8 @@ from the first look on (Robbins and Siegmund 1970, Boundary crossing probabiliti
 sample sums; for estimates of growing samples Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas 2024,
 Time-uniform central limit theory and asymptotic confidence sequences, and Bibaut, Kallus and Lindon 2022).
 
-A test spends ALPHA: a fifth on all looks before the planned users have come, the rest on the final look, so
-that the final look is nearly as sharp as a fixed-horizon test.
+A test splits ALPHA: a fifth is for all looks before the planned users have come, four fifths are for the
+final look. The interval of the final look is therefore nearly as narrow as that of a fixed-horizon test.
 """
 
 import math
@@ -37,7 +37,7 @@ def final_alpha(alpha: float) -> float:
 
 
 class Look(NamedTuple):
-    """The effect at the end of a day: an interval of 1 - alpha and a p-value that hold for all days."""
+    """The effect at the end of a day; its interval of 1 - alpha and its p-value hold for all days at once."""
 
     day: int  # from 0
     users: int

@@ -1,8 +1,8 @@
 """Chooses the metric that decides a test, and warns if slot revenue and order revenue disagree.
 
 A slot that shows items the user would buy anyway is credited with these purchases: revenue after a click
-rises, but the shop earns no more. Revenue of all the user's orders has no such bias. So it decides if orders
-are given, unless the experiment's file names another metric.
+rises, but the shop earns no more. Revenue of all the user's orders has no such bias. So order revenue decides
+a test if orders are given, unless the experiment's file names another metric.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ def choose_deciding_metric(name: str | None, has_orders: bool) -> Metric:
 
 
 def measured_metrics(deciding: Metric, has_orders: bool) -> list[Metric]:
-    """All metrics that the log measures, the deciding one first."""
+    """All metrics that the log measures; the deciding metric comes first."""
     metrics = [ORDER_REVENUE] * has_orders + [REVENUE, *SECONDARY_METRICS]
     return [deciding, *(metric for metric in metrics if metric != deciding)]
 

@@ -1,8 +1,9 @@
 """Ratio metrics over users: delta-method errors, CUPED and power, computed by tea-tasting.
 
-Users are randomized, sessions are not. A metric is therefore a ratio of two means over users, whose variance
-the delta method gives (Deng, Knoblich and Lu 2018, Applying the delta method in metric analytics). CUPED
-removes the variance that the same user's pre-period explains (Deng, Xu, Kohavi and Walker 2013).
+Users are randomized, sessions are not. A metric is therefore a ratio of two means over users. The delta
+method gives the variance of the ratio (Deng, Knoblich and Lu 2018, Applying the delta method in metric
+analytics). CUPED removes the variance that the same user's pre-period explains (Deng, Xu, Kohavi and Walker
+2013).
 """
 
 import math
@@ -23,7 +24,7 @@ Z_95 = 1.96  # standard errors on each side of a 95 % interval
 
 
 class Metric(NamedTuple):
-    """Σ numerator / Σ denominator, over users."""
+    """A ratio metric: Σ numerator / Σ denominator, over users."""
 
     name: str
     numerator: str
@@ -39,7 +40,7 @@ SECONDARY_METRICS = (
 
 
 class Effect(NamedTuple):
-    """A treatment minus the control; `relative` is to the control. All are NaN without data."""
+    """The difference treatment minus control; `relative` is relative to the control. NaN without data."""
 
     control: float
     treatment: float
@@ -54,7 +55,7 @@ class Effect(NamedTuple):
 
 
 class PointEstimate(NamedTuple):
-    """A metric of one arm."""
+    """The estimated value of a metric in one arm."""
 
     value: float
     se: float  # standard error
@@ -88,7 +89,7 @@ def estimate_effect(
 
 
 def estimate_arm(metric: Metric, sums: UserSums) -> PointEstimate:
-    """Return a metric of one arm's users."""
+    """Return the estimated value of a metric for one arm's users."""
     result = aggregates(metric, sums, cuped=False).with_zero_div()
     variance = result.ratio_var(metric.numerator, metric.denominator)
     value = result.mean(metric.numerator) / result.mean(metric.denominator)
@@ -116,10 +117,10 @@ def aggregates(metric: Metric, sums: UserSums, cuped: bool) -> Aggregates:
 def users_needed(
     metric: Metric, sums: UserSums, uplift: float, power: float, alpha: float, cuped: bool
 ) -> int:
-    """Users in two equal arms together that detect a relative uplift with probability `power`.
+    """The number of users in two equal arms that detect a relative uplift with probability `power`.
 
-    `sums` are of control users. Users who buy more also vary more: the variance of the treatment is taken as
-    1 + uplift times that of the control.
+    The number counts both arms. `sums` are the sums of control users. Users who buy more also vary more, so
+    the function assumes that the treatment's variance is 1 + uplift times the variance of the control.
     """
     ratio = _ratio(metric, cuped, rel_effect_size=uplift, power=power, alpha=alpha)
     result = ratio.solve_power_from_aggregates(aggregates(metric, sums, cuped), "n_obs")
@@ -154,7 +155,7 @@ class _Test(NamedTuple):
 
 
 def holm_adjust(p_values: Mapping[Key, float]) -> dict[Key, float]:
-    """P-values adjusted for their number by Holm's procedure; NaN stays NaN."""
+    """P-values adjusted for multiple tests by Holm's procedure; NaN stays NaN."""
     finite = [key for key, p in p_values.items() if not math.isnan(p)]
     if not finite:
         return dict(p_values)
@@ -164,16 +165,16 @@ def holm_adjust(p_values: Mapping[Key, float]) -> dict[Key, float]:
 
 
 def srm_p_value(users: Sequence[int], shares: Sequence[float]) -> float:
-    """P-value of the users by arm [A] under the planned shares [A] (chi-squared): sample ratio mismatch."""
+    """P-value of the chi-squared test for a sample ratio mismatch: users by arm [A], planned shares [A]."""
     expected = np.array(shares) / sum(shares) * sum(users)
     return float(chisquare(users, expected).pvalue)
 
 
 def estimate_quantile(values: NDArray, users: NDArray, q: float) -> PointEstimate:
-    """A quantile of values [S], clustered by user [S].
+    """A quantile of values [S], with an interval clustered by user [S].
 
-    The share of values below the quantile is a ratio metric. The quantiles at that share ± 1.96 standard
-    errors bound the interval (Woodruff 1952; Deng, Knoblich and Lu 2018, on percentiles).
+    The share of values below the quantile is a ratio metric. The limits of the interval are the quantiles at
+    this share ± 1.96 standard errors (Woodruff 1952; Deng, Knoblich and Lu 2018, on percentiles).
     """
     quantile = float(np.quantile(values, q))
     user_codes = np.unique(users, return_inverse=True)[1]

@@ -1,8 +1,9 @@
 """Guardrails: metrics that a treatment may not make worse by more than a margin.
 
-A test without a significant difference proves nothing, because it may just have too few users. Each guardrail
-is therefore a non-inferiority test at 5 %, one-sided: it passes when the data exclude the margin. All have to
-pass at once, which needs no correction for their number (Berger 1982, the intersection-union test).
+A difference that is not significant does not prove that the treatment is safe: the test may have too few
+users. Each guardrail is therefore a one-sided non-inferiority test at 5 %: it passes when the data exclude
+the margin. All guardrails have to pass at once, so no correction for their number is needed (Berger 1982,
+the intersection-union test).
 """
 
 import math
@@ -21,7 +22,7 @@ MISSING_ESTIMATE = PointEstimate(math.nan, math.nan)
 
 
 class Guardrail(NamedTuple):
-    """A metric and its margin: by how much it may rise, or fall if `margin` is below 0."""
+    """A metric and its margin: the largest allowed rise, or the largest allowed fall if it is negative."""
 
     key: str
     name: str
@@ -47,7 +48,7 @@ DEFAULT_MARGINS = ", ".join(f"{guardrail.key}={guardrail.margin:g}" for guardrai
 
 
 class GuardrailResult(NamedTuple):
-    """A guardrail's state; `margin_used` is the share of the margin used, with an interval of 90 %."""
+    """A guardrail's state; `margin_used` is the used share of the margin, with a 90 % interval."""
 
     name: str
     control: float

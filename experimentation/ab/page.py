@@ -1,4 +1,4 @@
-"""The pages of a test and of a plan: their values for reporting's templates."""
+"""The page of a test: the values for the template in reporting."""
 
 import math
 from collections import Counter
@@ -65,7 +65,7 @@ def experiment_page(result: AnalysisResult, decision: ShipDecision, source: str)
 
 
 def _key_figures(result: AnalysisResult) -> list[KeyFigure]:
-    """The deciding metric of every treatment; of a single treatment the other metrics too."""
+    """The deciding metric of every treatment; if there is only one treatment, also all further metrics."""
     control, is_single = result.experiment.arms[0].name, len(result.treatments) == 1
     users = KeyFigure(
         "Users", format_count(sum(result.users_by_arm)), f"planned: {format_count(result.experiment.users)}"
@@ -85,7 +85,7 @@ def _key_figures(result: AnalysisResult) -> list[KeyFigure]:
 
 
 def _currency_note(result: AnalysisResult, metric: str) -> str:
-    """The unit of money, once."""
+    """The unit of money, which is written only beside the deciding metric; else an empty text."""
     is_money = metric in (ORDER_REVENUE.name, REVENUE.name)
     return " (in the shop's currency)" if is_money and metric == result.deciding.name else ""
 

@@ -1,7 +1,7 @@
 """Test plans from the shop's own log: users needed, weeks needed, and minimum detectable effects.
 
-The latest weeks of the log serve as the test. So the variance, the number of returning users, and the users
-per week are the shop's own.
+The latest weeks of the log stand in for the test. So the variance, the number of returning users, and the
+users per week are those of the shop.
 """
 
 from collections.abc import Callable, Iterator
@@ -54,15 +54,15 @@ def plan_durations(
     purchase_window: int,
     target: PlanTarget,
 ) -> Iterator[DurationPlan]:
-    """Yield plans of 1 to MAX_WEEKS weeks, as far as the log reaches.
+    """Yield plans of 1 to MAX_WEEKS weeks, but of no more weeks than the log has.
 
     Args:
-        read_log: reads the log's users from a start to before an end, Unix seconds.
+        read_log: reads the log's users from a start to before an end, in Unix seconds.
         log_span: times of the log's first and last event.
-        purchase_window: seconds after a slate in which purchases count; slates with an open window are left
-            out.
+        purchase_window: seconds after a slate in which purchases count. If this time passes the end of the
+            log, the slate is left out.
 
-    Raises ValueError if the log holds less than a week, or the metric is 0.
+    Raises ValueError if the log covers less than a week, or if the metric is 0.
     """
     first, last = log_span
     end = last - purchase_window
@@ -95,7 +95,7 @@ def plan_durations(
 
 
 def shortest_sufficient_plan(plans: list[DurationPlan], cuped: bool) -> DurationPlan | None:
-    """The shortest plan with enough users for the uplift; None if no plan has."""
+    """The shortest plan with enough users for the uplift; None if no plan has enough."""
     for plan in plans:
         needed = plan.users_needed_cuped if cuped else plan.users_needed
         if needed is not None and plan.users >= needed:

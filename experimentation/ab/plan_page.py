@@ -1,4 +1,4 @@
-"""The page of a plan: its values for reporting's template."""
+"""The page of a plan: the values for the template in reporting."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,7 +16,7 @@ Curve = list[tuple[int, float]]  # weeks, minimum detectable effect in percent
 
 
 def plan_page(plans: Sequence[DurationPlan], metric: str, finding: str, about: str) -> str:
-    """Return the page of a plan; `about` names its assumptions."""
+    """Return the page of a plan; `about` lists the assumptions of the plan."""
     curves: dict[str, tuple[str, Curve]] = {
         "with CUPED": ("blue", [(plan.weeks, 100 * plan.mde_cuped) for plan in plans if plan.mde_cuped]),
         "without CUPED": ("grey", [(plan.weeks, 100 * plan.mde) for plan in plans]),

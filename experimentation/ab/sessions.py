@@ -5,11 +5,11 @@
     orders: sold ─▶ purchased_slots; returned; all lines ─────╯              ╰─▶ sums by user before the test
 
 The attribution rules are those of training labels (docs/reference/impression_log.md,
-data/tables/attribution.py): a slot earns when it is clicked and bought. Users are randomized, so a row is a
-user, whatever the number of sessions. `revenue` is the revenue attributed to the slot. `order_revenue` is
-everything a user paid, minus returns, from the user's first slate of the test until its end. A checkout whose
-slate was withheld (kind `ghost`) is a session without impressions, so that withholding removes no user from
-an arm.
+data/tables/attribution.py): a slot earns revenue when its item is clicked and then bought. Users are
+randomized, so sums are formed by user, for any number of sessions. `revenue` is the revenue attributed to the
+slot. `order_revenue` is everything a user paid, minus returns, from the user's first slate of the test until
+the end of the test. A checkout whose slate was withheld (kind `ghost`) is a session without impressions, so
+that withholding removes no user from an arm.
 """
 
 from collections.abc import Iterator, Mapping
@@ -99,7 +99,7 @@ def read_session_log(
 def cumulative_sums_by_day(log: SessionLog) -> Iterator[UserSums]:
     """Yield the sums [U] up to the end of every day. Each day overwrites the arrays of the day before.
 
-    `users` is 1, so that a metric may be per user.
+    The sum `users` is 1 for each user, so that a metric may be per user.
     """
     sums = {name: np.zeros(len(log.arm)) for name in log.sums} | {"users": np.ones(len(log.arm))}
     before = {f"{name}_before": column for name, column in log.pre_period_sums.items()}
@@ -113,7 +113,7 @@ def cumulative_sums_by_day(log: SessionLog) -> Iterator[UserSums]:
 
 
 def create_slates(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> None:
-    """Create `slots`, a row per item of a slate, and `slates`, both from the start of the pre-period on."""
+    """Create `slots` (a row per item of a slate) and `slates`, from the start of the pre-period on."""
     con.execute("""
         CREATE TEMP TABLE slots AS
         SELECT request_id, item_id, any_value(user_id) AS user_id, min(ts) AS ts, any_value(arm) AS arm,
@@ -132,7 +132,7 @@ def create_slates(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> Non
 
 
 def create_feedback(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> None:
-    """Create `feedback`: the first click and the first purchase of every slot inside their windows."""
+    """Create `feedback`: the first click and the first purchase of every slot, inside the time windows."""
     con.execute(
         f"""
         CREATE TEMP TABLE feedback AS
@@ -179,9 +179,10 @@ def create_purchases(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> 
 
 
 def _create_user_events(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> None:
-    """Create `user_events`: a row per slate and outcome, with its own time and the time of its slate.
+    """Create `user_events`: a row per slate and outcome, with the time of the event and of its slate.
 
-    An order line of the test has the time of the user's first slate; an earlier line has its own time.
+    For an order line of the test, the second time is that of the user's first slate. For an earlier line,
+    both times are the time of the line.
     """
     con.execute(
         """

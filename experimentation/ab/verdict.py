@@ -18,9 +18,9 @@ class ShipDecision(NamedTuple):
 
 
 def ship_decision(result: AnalysisResult) -> ShipDecision:
-    """Return the decision on the best treatment: one to ship, else one to wait for, else one to drop.
+    """Return the decision on the best treatment: a treatment to ship, else one to wait for, else one to drop.
 
-    Among treatments with the same decision, the best has the largest effect on the deciding metric.
+    Of treatments with the same decision, the best has the largest effect on the deciding metric.
     """
     if result.has_srm:
         names = [arm.name for arm in result.experiment.arms]
@@ -68,7 +68,7 @@ def _treatment_decision(result: AnalysisResult, treatment: TreatmentResult) -> S
 
 
 def _guardrail_decision(treatment: TreatmentResult, change: str) -> ShipDecision:
-    """The decision on a treatment that raises the deciding metric, by its guardrails."""
+    """The decision, by the guardrails, on a treatment that raises the deciding metric."""
     arm = treatment.arm
     if failed := _guardrail_names(treatment, FAILED):
         return ShipDecision(

@@ -2,8 +2,8 @@
 
     simulated_shop.py ─ checkouts ─▶ policies.py ─ slates ─▶ simulated_shop.py ─ responses ─▶ learner.py ─╮
                                          ▲                                                               │
-                                         ╰─────────────────────── beliefs of the next day ◀──────────────╯
+                                         ╰────────────────── posteriors for the next day ◀───────────────╯
 
-comparison.py runs every policy in the same shops and computes the regret; page.py draws it.
-docs/results/exploration.md has the results, docs/explanation/exploration.md what follows for `--explore`.
+comparison.py runs every policy in the same shops and computes the regret; page.py draws the regret.
+docs/results/exploration.md has the results; docs/explanation/exploration.md derives advice for `--explore`.
 """

@@ -22,7 +22,7 @@ PRINTED_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ExplorationOptions:
-    """Exploration policies in simulated shops: regret, and impressions of new items."""
+    """Compare exploration policies in simulated shops by regret and by impressions of new items."""
 
     seeds: int = option(30, "shops for each appeal weight, 2 or more")
     days: int = option(60, "days that are compared")

@@ -70,7 +70,7 @@ def compare_policies(shop_config: ShopConfig, seeds: int) -> list[Row]:
 
 
 def run_policies(shop: ShopConfig, bar: tqdm) -> ShopRun:
-    """Run every policy in one shop; all start from the beliefs of the warm-up."""
+    """Run every policy in one shop; all policies start from the posteriors after the warm-up."""
     arrival_day = simulated_shop.arrival_days(simulated_shop.shop_items(shop))
     is_new = arrival_day >= 0
     warm = Beliefs(*(learner.prior(simulated_shop.N_FEATURES, shop.items) for _ in Beliefs._fields))
@@ -102,7 +102,7 @@ def run_policies(shop: ShopConfig, bar: tqdm) -> ShopRun:
 
 
 def update_beliefs(beliefs: Beliefs, day: Day, items: Array, p_examined: Array) -> Beliefs:
-    """The beliefs after the responses to items [n, m] that are examined with `p_examined` [m]."""
+    """The posteriors after the responses to items [n, m] that are examined with `p_examined` [m]."""
     clicked, purchased = day.sample_feedback(items, p_examined)
     features = np.take_along_axis(day.features, items[:, :, None], 1)
     p_examined = np.broadcast_to(p_examined, items.shape)
@@ -138,9 +138,9 @@ def policy_metrics(runs: list[ShopRun], name: str) -> Row:
     """The metrics of a policy over all shops: means with 95 % intervals.
 
     Money is a share of the oracle's revenue in the same shop. `gain` is the policy's revenue minus the
-    revenue without exploration. It equals `learning_gain` (of the greedy slates by its beliefs) minus
-    `exploration_cost` (of showing other slates). `top_new_impressions_gain` is relative to no exploration,
-    too.
+    revenue without exploration. `gain` equals `learning_gain` minus `exploration_cost`: the gain of greedy
+    slates by the policy's posteriors, minus the cost of showing other slates. `top_new_impressions_gain` is
+    also relative to no exploration.
     """
     policy, baseline, oracle = (
         [run.policy_days[policy_name] for run in runs] for policy_name in (name, NO_EXPLORATION, ORACLE)
@@ -184,9 +184,11 @@ def policy_metrics(runs: list[ShopRun], name: str) -> Row:
 def new_item_metrics(impressions: Array, item_value: Array, arrival_day: Array) -> dict[str, float]:
     """Metrics of the items that arrived on day 0 or later, from impressions and values [days, I].
 
-    new_item_share: of all impressions. top_new_impressions: mean impressions of the most valuable tenth in
-    their first NEW_ITEM_FOLLOW_DAYS days. days_to_discovery: mean days, at most NEW_ITEM_FOLLOW_DAYS, until
-    one of them has DISCOVERY_IMPRESSIONS. The last two need items that can be followed for as many days.
+    `new_item_share` is the share of these items in all impressions. `top_new_impressions` is the mean number
+    of impressions of the most valuable tenth in their first NEW_ITEM_FOLLOW_DAYS days. `days_to_discovery` is
+    the mean number of days, at most NEW_ITEM_FOLLOW_DAYS, until an item of this tenth has
+    DISCOVERY_IMPRESSIONS. The last two metrics leave out items that arrive too late to be followed for
+    NEW_ITEM_FOLLOW_DAYS days.
     """
     new_items = np.flatnonzero(arrival_day >= 0)
     followed = new_items[arrival_day[new_items] + NEW_ITEM_FOLLOW_DAYS <= len(impressions)]

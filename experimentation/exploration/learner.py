@@ -1,14 +1,15 @@
-"""The learner of all policies: Bayesian logistic regression, one belief for clicks and one for purchases.
+"""The learner of all policies: a Bayesian logistic regression for clicks, and another for purchases.
 
-A logit is weights times features plus the item's own intercept: the part of its appeal that no feature
-reveals. Each day's observations update the belief by Laplace's approximation (Chapelle and Li 2011, algorithm
-3, here with covariances): the mode of the prior belief times the day's likelihood becomes the mean, and
-Fisher's information there is added to the precision. An observation is of one item, so the precision between
+A logit is weights times features plus the item's intercept: the part of its appeal that no feature reveals.
+Each day's observations update the posterior by Laplace's approximation (Chapelle and Li 2011, algorithm 3,
+here with covariances). The new mean is the mode of the prior times the day's likelihood; the Fisher
+information at this mode is added to the precision. Each observation is of one item, so the precision between
 items stays diagonal, and the cost is linear in the number of items (the blocks of LinUCB's hybrid model, Li
 et al. 2010, algorithm 2).
 
 As in training (models/ranking/position_bias.py), a click at a slot with examination probability θ has
-p = θ σ(logit), so the belief is of p(click | examined). Purchases are learned from clicked items: θ = 1.
+p = θ σ(logit), so the posterior describes p(click | examined). Purchases are learned from clicked items, with
+θ = 1.
 """
 
 from typing import NamedTuple
@@ -42,13 +43,13 @@ class BlockPrecision(NamedTuple):
         return np.linalg.inv(self.weight_block - (self.cross_block / self.item_diagonal) @ self.cross_block.T)
 
     def solve(self, weight: Array, item: Array) -> tuple[Array, Array]:
-        """The vector whose product with this precision is (weight, item): weights [F], intercepts [I]."""
+        """The vector (weights [F], intercepts [I]) whose product with this precision is (weight, item)."""
         solved = self.weight_covariance() @ (weight - self.cross_block @ (item / self.item_diagonal))
         return solved, (item - solved @ self.cross_block) / self.item_diagonal
 
 
 class LogisticBelief(NamedTuple):
-    """A normal belief about the weights of the features and the intercepts of the items."""
+    """A normal posterior of the weights of the features and the intercepts of the items."""
 
     weight_mean: Array  # [F]
     item_mean: Array  # [I]
@@ -56,14 +57,14 @@ class LogisticBelief(NamedTuple):
 
 
 class Beliefs(NamedTuple):
-    """The beliefs about p(click | examined) and p(purchase | click)."""
+    """The posteriors of p(click | examined) and p(purchase | click)."""
 
     click: LogisticBelief
     purchase: LogisticBelief
 
 
 class Observations(NamedTuple):
-    """m responses."""
+    """m responses of users to items."""
 
     features: Array  # [m, F]
     item: Array  # [m] int64
@@ -72,7 +73,7 @@ class Observations(NamedTuple):
 
 
 def prior(n_features: int, n_items: int) -> LogisticBelief:
-    """The belief before any observation."""
+    """The prior: the distribution before any observation."""
     return LogisticBelief(
         weight_mean=np.zeros(n_features),
         item_mean=np.zeros(n_items),
@@ -98,7 +99,10 @@ def logit_sd(belief: LogisticBelief, features: Array) -> Array:
 
 
 def sample_logits(belief: LogisticBelief, features: Array, rng: np.random.Generator, width: float) -> Array:
-    """Logits [n, I] by one draw of the belief for each of n checkouts; `width` scales its deviations."""
+    """Logits [n, I] from one draw of the posterior for each of n checkouts.
+
+    `width` scales the deviations of the draw from the mean.
+    """
     _, cross, diagonal = belief.precision
     n, n_items, n_features = features.shape
     weight = rng.standard_normal((n, n_features)) @ np.linalg.cholesky(belief.precision.weight_covariance()).T
@@ -108,7 +112,7 @@ def sample_logits(belief: LogisticBelief, features: Array, rng: np.random.Genera
 
 
 def update_belief(belief: LogisticBelief, observations: Observations) -> LogisticBelief:
-    """The posterior belief, by Fisher scoring from the prior `belief`."""
+    """The posterior after the observations, by Fisher scoring from the prior `belief`."""
     weight, item = belief.weight_mean, belief.item_mean
     step_size, previous = 1.0, np.inf
     for _ in range(MAX_STEPS):
@@ -130,7 +134,7 @@ def update_belief(belief: LogisticBelief, observations: Observations) -> Logisti
 def _gradient_and_information(
     weight: Array, item: Array, observations: Observations
 ) -> tuple[tuple[Array, Array], BlockPrecision]:
-    """Gradient of the log likelihood ([F], [I]) and Fisher's information."""
+    """The gradient of the log likelihood ([F], [I]), and the Fisher information."""
     features, row = observations.features, observations.item
     p_given_examined = 1 / (1 + np.exp(-(features @ weight + item[row])))
     p = observations.p_examined * p_given_examined

@@ -1,4 +1,4 @@
-"""The page of the exploration study: its values for reporting's template."""
+"""The page of the exploration study: the values for the template in reporting."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -43,7 +43,7 @@ RowsByAppeal = dict[str, dict[str, Row]]  # appeal → policy → metrics
 
 
 def page(rows: Sequence[Row], seeds: int, days: int) -> str:
-    """Return the page of the rows of comparison.py."""
+    """Return the page for the rows of comparison.py."""
     by_appeal = {
         appeal: {row["policy"]: row for row in rows if row["appeal"] == appeal} for appeal in APPEALS
     }
@@ -69,7 +69,7 @@ def page(rows: Sequence[Row], seeds: int, days: int) -> str:
 
 
 def _best_policy(rows: dict[str, Row]) -> tuple[str, Row]:
-    """The policy of highest revenue among those that a shop can run."""
+    """The policy of highest revenue among the policies that a real shop can run."""
     policies = [pair for pair in _plotted_policies(rows) if pair[0] not in (NO_EXPLORATION, FULL_FEEDBACK)]
     return max(policies, key=lambda pair: pair[1]["gain"])
 
@@ -87,7 +87,7 @@ def _answer(by_appeal: RowsByAppeal) -> str:
 
 
 def _key_figures(by_appeal: RowsByAppeal) -> list[KeyFigure]:
-    """The regret of the best policy beside that without exploration."""
+    """The regret of the best policy beside the regret without exploration."""
     cards = []
     for appeal, rows in by_appeal.items():
         name, row = _best_policy(rows)
@@ -109,7 +109,7 @@ def _interval_percent(row: Row, name: str) -> str:
 
 
 def _gain_section(by_appeal: RowsByAppeal) -> dict[str, Any]:
-    """The revenue that each policy gains over no exploration."""
+    """The section on the revenue that each policy gains compared with no exploration."""
     groups, ends = [], [0.0]
     for appeal, rows in by_appeal.items():
         dots = []
@@ -220,7 +220,10 @@ def _policy_tables(by_appeal: RowsByAppeal) -> list[tuple[str, Table]]:
 
 
 def _plotted_policies(rows: dict[str, Row]) -> Iterable[tuple[str, Row]]:
-    """All policies but random, which is off every scale, and the oracle, which is the reference."""
+    """All policies except `random` and the oracle.
+
+    The values of `random` are too large for the charts' scales. The oracle is the reference.
+    """
     return [(name, row) for name, row in rows.items() if name not in (RANDOM, ORACLE)]
 
 

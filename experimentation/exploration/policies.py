@@ -1,4 +1,4 @@
-"""Exploration policies: six items for each checkout, given the beliefs. The comparison varies only these."""
+"""Exploration policies: each selects six items for every checkout from the learner's posteriors."""
 
 from collections.abc import Callable
 
@@ -16,12 +16,12 @@ Policy = Callable[[Beliefs, Day, np.random.Generator], Array]  # slates [n, K]
 
 
 def top_slates(score: Array, available: Array) -> Array:
-    """The six best available items [n, K], from scores [n, I], best first."""
+    """The six available items of highest score [n, K], best first; `score` is [n, I]."""
     return top_k(np.where(available, score, -np.inf), SLOTS)
 
 
 def expected_value(beliefs: Beliefs, day: Day) -> Array:
-    """Expected value of every item [n, I], by the mean beliefs."""
+    """Expected value of every item [n, I], at the means of the posteriors."""
     return _value_from_logits(
         mean_logits(beliefs.click, day.features), mean_logits(beliefs.purchase, day.features), day.price
     )
@@ -33,7 +33,7 @@ def greedy(beliefs: Beliefs, day: Day, rng: np.random.Generator) -> Array:
 
 
 def epsilon_last_slot(epsilon: float) -> Policy:
-    """Greedy, with the last slot explored with probability `epsilon` by the service's own function."""
+    """Greedy slates whose last slot is explored with probability `epsilon`, by the service's own function."""
 
     def choose(beliefs: Beliefs, day: Day, rng: np.random.Generator) -> Array:
         scores = expected_value(beliefs, day)
@@ -49,7 +49,7 @@ def epsilon_last_slot(epsilon: float) -> Policy:
 
 
 def thompson(width: float) -> Policy:
-    """The best items by one draw of the beliefs for each checkout (Chapelle and Li 2011).
+    """The best items by one draw from the posteriors for each checkout (Chapelle and Li 2011).
 
     `width` scales the draws' deviations from the mean: 1 is Thompson sampling, 0 is greedy.
     """
@@ -62,10 +62,10 @@ def thompson(width: float) -> Policy:
 
 
 def linucb(width: float) -> Policy:
-    """The best items by upper confidence bounds: both logits `width` deviations above their means.
+    """The best items by upper confidence bounds: both logits are `width` deviations above their means.
 
-    The bound is that of LinUCB with shared and own features (Li et al. 2010, algorithm 2), passed through the
-    logistic function as in UCB-GLM (Li, Lu and Zhou 2017). `width` 0 is greedy.
+    The bound is that of hybrid LinUCB, with shared and item-specific features (Li et al. 2010, algorithm 2).
+    The logistic function is applied to it as in UCB-GLM (Li, Lu and Zhou 2017). `width` 0 is greedy.
     """
 
     def choose(beliefs: Beliefs, day: Day, rng: np.random.Generator) -> Array:
@@ -88,7 +88,7 @@ def uniform_random(beliefs: Beliefs, day: Day, rng: np.random.Generator) -> Arra
 
 
 def shop_policy(day: Day, rng: np.random.Generator) -> Array:
-    """Slates of the simulated shop's own policy: softmax of its score."""
+    """Slates of the simulated shop's own policy, drawn by the softmax of the shop's score."""
     return plackett_luce.sample_slates(np.where(day.available, day.shop_score, -np.inf), SLOTS, rng)
 
 

@@ -1,10 +1,10 @@
-"""A shop, day by day, with new items, in which the value of every slate is known.
+"""A simulated shop with new items, day by day; the value of every slate is known.
 
 Catalog, users and responses come from `data=simulated` (docs/explanation/simulated_market.md). Histories do
 not depend on slates, so every policy sees the same checkouts. Two policies that show an item at the same slot
 get the same response, so policies differ only by their choices. The hidden part of an item's appeal decides
-how much exploration can gain. In the simulator one standard deviation of `appeal` changes clicks by .15
-logits and purchases not at all; `appeal_weight` adds to both.
+how much exploration can gain. In the simulator one standard deviation of `appeal` changes the logit of a
+click by .15 and does not change the logit of a purchase; `appeal_weight` is added to both effects.
 """
 
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ class ShopConfig(NamedTuple):
 
 
 class Day(NamedTuple):
-    """n checkouts of a day, the features of all I items, and the truth."""
+    """n checkouts of a day, the features of all I items, and the true probabilities."""
 
     number: int  # negative in the warm-up
     available: Array  # [I] bool, the item has arrived
@@ -136,6 +136,6 @@ def _simulate_day(
 
 
 def _shift_logits(probability: Array, logits: Array) -> Array:
-    """Probabilities whose logits are higher by `logits`."""
+    """The probabilities after `logits` is added to their logits."""
     odds = probability / (1 - probability) * np.exp(logits)
     return odds / (1 + odds)

@@ -54,7 +54,7 @@ def _parse_probabilities(text: str) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateOptions:
-    """The value of a bundle, from the impression log of another.
+    """Estimate the value of a bundle from the impression log of another bundle.
 
     example: python -m experimentation.off_policy estimate --shop shop --bundle bundle/20260101T000000Z-ab
     `shop` holds orders, items and users as data=tables reads them, and the impression log as events/.
@@ -63,7 +63,7 @@ class EstimateOptions:
 
     shop: Path = input_option(..., "folder of the shop's tables")
     bundle: Path = option(..., "bundle root or version folder to evaluate", parse=bundle_path)
-    store: str | None = option(None, "event store that served, if its histories differ from the tables'")
+    store: str | None = option(None, "event store of the service, if its histories differ from the tables")
     logged_version: str | None = option(
         None, "use only slates that this bundle version answered", metavar="VERSION"
     )
@@ -169,7 +169,7 @@ def _diagnostics_lines(evaluation: PolicyEvaluation) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class CoverageOptions:
-    """Coverage of the intervals on simulated logs."""
+    """Measure the coverage of the intervals on simulated logs."""
 
     logs: int = option(300, "simulated logs")
     out: Path = option(OUT, "folder of the report")
@@ -185,10 +185,10 @@ def coverage(options: CoverageOptions) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class SimulateOptions:
-    """The whole evaluation on the simulated market, compared with the truth."""
+    """Run the whole evaluation on the simulated market and compare it with the truth."""
 
     organic_share: float | None = option(
-        None, "share of purchases that would happen without the slot, and incremental revenue",
+        None, "share of purchases that would happen without the slot; also estimate incremental revenue",
         parse=_parse_share, metavar="SHARE",
     )  # fmt: skip
     out: Path = option(OUT, "folder of the report")
@@ -202,7 +202,7 @@ def simulate(options: SimulateOptions) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenBanditOptions:
-    """Random policy against BTS on the Open Bandit sample."""
+    """Compare the random policy and Bernoulli Thompson sampling (BTS) on the Open Bandit sample."""
 
     out: Path = option(OUT, "folder of the report")
 

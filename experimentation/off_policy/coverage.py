@@ -2,10 +2,10 @@
 
     python -m experimentation.off_policy coverage [--logs 300]
 
-All logs share a catalog; each has users of its own. The truth is the target policy's expected reward over
-the checkouts of all logs. `assumption` says whether an estimator's assumption holds for the simulated
-shoppers. If it does, the expected coverage is 95 %; with 300 logs it lies between 93 and 97 % four times in
-five. Writes reports/bench_off_policy.json.
+All logs share a catalog, but each log has different users. The truth is the target policy's expected reward
+over the checkouts of all logs. The column `assumption` has whether an estimator's assumption holds for the
+simulated shoppers. If the assumption holds, the expected coverage is 95 %; with 300 logs the measured
+coverage lies between 93 and 97 % four times in five. Writes reports/bench_off_policy.json.
 """
 
 from typing import Any, NamedTuple
@@ -71,7 +71,7 @@ def predict_rewards(
 ) -> Array:
     """Expected reward of every item given examination, fitted to the log: [n, I].
 
-    linear: least squares on the features, nearly right; constant: one number, wrong.
+    `linear` is least squares on the features and nearly right. `constant` is one number and wrong.
     """
     features = checkouts.features if reward_model == "linear" else checkouts.features[:, :, :1]
     slate_features = np.take_along_axis(features, log.slate[:, :, None], 1)
@@ -87,7 +87,7 @@ def estimator_terms(
     weights: dict[str, Array],
     reward: Array,
 ) -> dict[EstimatorKey, Array]:
-    """Every estimator's terms [n], from weights by shopper model and a reward [n, K]."""
+    """Estimator → its terms [n] for one reward [n, K]; `weights` are keyed by shopper model."""
     terms = {EstimatorKey(LOG_MEAN): reward.sum(1)}
     for model, weight in weights.items():
         terms[EstimatorKey("ips", model)] = ips(reward, weight)
@@ -141,7 +141,10 @@ def measure_coverage(n_logs: int, seed: int = 0, n_users: int = simulated_logs.N
 
 
 def _coverage_row(shopper: str, reward: str, key: EstimatorKey, truth: float, estimates: Array) -> Row:
-    """The row of an estimator from its values, lows and highs [logs, 3]."""
+    """The report row of one estimator.
+
+    `estimates` [logs, 3] holds the value, the lower bound and the upper bound for each simulated log.
+    """
     value, low, high = estimates.T
     is_unbiased = key.estimator in (*WEIGHTED_ESTIMATORS, "doubly robust")
     holds = is_unbiased and shopper in VALID_SHOPPERS[key.shopper_model]

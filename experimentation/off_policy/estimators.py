@@ -1,15 +1,18 @@
 """Estimators of a policy's value from the log of another policy: pure functions of numpy arrays.
 
 A log has n sessions of K slots each (K = 1 for a plain bandit). Every estimator returns a term per session
-[n]. The mean of the terms is the estimate, and their spread over users gives its standard error. So the
-difference of two estimates is the mean of a difference of terms. importance_weights.py defines the weights.
+[n]. The mean of the terms is the estimate, and the spread of the terms over users gives the standard error.
+So the difference of two estimates is the mean of the difference of their terms. importance_weights.py
+defines the weights.
 
-| estimator | choices that the logging policy never makes count as | unbiased if |
+A choice is unsupported if the logging policy never makes it.
+
+| estimator | value of an unsupported choice | the estimate is unbiased if |
 |---|---|---|
-| ips | nothing: the estimate is too low by their value | there are none, and propensities are right |
-| snips | the mean of the other choices | the same, for many sessions |
+| ips | 0, so the estimate is too low | all choices are supported and propensities are right |
+| snips | the mean of the supported choices | as for ips, and there are many sessions |
 | direct | the reward model's prediction | the reward model is right |
-| doubly_robust | the reward model's prediction | there are none and propensities are right, or the model is |
+| doubly_robust | the reward model's prediction | as for ips, or the reward model is right |
 """
 
 from typing import NamedTuple
@@ -55,8 +58,8 @@ def ips(reward: Array, weight: Array) -> Array:
 def snips(reward: Array, weight: Array, examination_probability: Array) -> Array:
     """Self-normalized IPS (Swaminathan and Joachims 2015), linearized around the estimate: [n].
 
-    The expected mean of the weights is 1; dividing by their actual mean removes most of their noise. Slots
-    count by their examination probability [K], as rewards do. NaN if all weights are 0.
+    The expected mean of the weights is 1; division by the actual mean removes most of the noise of the
+    weights. A slot counts with its examination probability [K], as its reward does. NaN if all weights are 0.
     """
     total = ips(reward, weight) * examination_probability.sum()
     mass = weight @ examination_probability
@@ -67,12 +70,12 @@ def snips(reward: Array, weight: Array, examination_probability: Array) -> Array
 
 
 def doubly_robust(reward: Array, weight: Array, predicted: Array, direct: Array) -> Array:
-    """The direct method, corrected by the weighted errors on the log (Dudík, Langford and Li 2011): [n].
+    """The direct method, corrected by weighted errors of its model (Dudík, Langford and Li 2011): [n].
 
     Args:
         reward, weight: [n, K].
         predicted: [n, K] predicted rewards of the logged slates; read where the weight is above 0.
-        direct: [n] predicted reward of the target policy's slate: the direct method's term.
+        direct: [n] predicted reward of the target policy's slate, the term of the direct method.
     """
     return direct + (weight * (reward - predicted)).sum(1)
 
@@ -96,10 +99,10 @@ def clustered_mean(terms: Array, user: Array) -> IntervalEstimate:
 def weight_diagnostics(
     weight: Array, examination_probability: Array, user: Array, unclipped: Array | None = None
 ) -> WeightDiagnostics:
-    """Diagnostics of weights [n, K] of users [n]; slots count by their examination probability [K].
+    """Diagnostics of weights [n, K] of users [n]; a slot counts with its examination probability [K].
 
-    The mean weight estimates the share of the target policy with support: its expectation is 1 for full
-    support.
+    The mean weight estimates the supported share of the target policy's choices. If all choices are
+    supported, its expectation is 1.
     """
     unclipped = weight if unclipped is None else unclipped
     mass, unclipped_mass = (
@@ -154,8 +157,8 @@ def policy_verdict(
     """The verdict on a difference to the logging policy: better, worse, no support, or not enough data.
 
     Args:
-        is_lower_bound: whether the estimate counts choices without support as 0, as IPS does. Rewards are not
-            negative, so a policy whose lower bound is better is better.
+        is_lower_bound: whether the estimate counts unsupported choices as 0, as IPS does. Rewards are not
+            negative, so such an estimate is a lower bound: if the bound is better, the policy is better.
     """
     if diagnostics.effective_sample_size < MIN_EFFECTIVE_SESSIONS:
         return "not enough data"

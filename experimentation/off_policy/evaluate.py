@@ -37,7 +37,7 @@ class PolicyEvaluation(NamedTuple):
 
 
 def estimate_examination_probability(logged: LoggedCheckouts) -> Array:
-    """p(examined | slot) [K] from clicks over predicted clicks of shown slates; the first slot has 1.
+    """p(examined | slot) [K], estimated as clicks / predicted clicks of shown slates; 1 for the first slot.
 
     Raises ValueError if predictions are missing, or a slot has fewer than MIN_SLOT_CLICKS clicks.
     """
@@ -61,7 +61,7 @@ def estimate_examination_probability(logged: LoggedCheckouts) -> Array:
 def weights_by_shopper_model(
     logged: LoggedCheckouts, replayed: ReplayedSlates, examination_probability: Array
 ) -> dict[str, Array]:
-    """Shopper model → weights [n, K] of the logged slates for a bundle that always shows `replayed`."""
+    """Shopper model → weights [n, K] of the logged slates; the target policy always shows `replayed`."""
     same_item = logged.item[:, :, None] == replayed.item[:, None, :]  # [n, K, K]
     same_slot = np.diagonal(same_item, axis1=1, axis2=2).astype(np.float64)
     at_slot = PolicyProbabilities(same_slot, logged.propensity)
@@ -84,11 +84,11 @@ def evaluate_policy(
     """Return estimates of the bundle and of its difference to the log, clustered by user.
 
     Clicks, purchases and revenue are attributed to the slot and come from shown slates only. Incremental
-    revenue is estimated from slates that could have been held back, if there are any (incremental.py).
+    revenue is estimated from slates that could have been withheld, if there are any (incremental.py).
 
     Args:
         examination_probability: [K] p(examined | slot).
-        max_weight: clips the weights; None keeps them.
+        max_weight: weights are clipped at this value; None does not clip.
     """
     is_shown = ~logged.is_withheld
     evaluation = _evaluate_rewards(
@@ -115,7 +115,7 @@ def _evaluate_rewards(
     max_weight: float | None,
     rewards: Sequence[str],
 ) -> PolicyEvaluation:
-    """The evaluation of `evaluate_policy` by these rewards."""
+    """The evaluation of `evaluate_policy`, restricted to `rewards`."""
     unclipped = weights_by_shopper_model(logged, replayed, examination_probability)
     weights = {
         model: importance_weights.clip_weights(weight, max_weight) for model, weight in unclipped.items()
@@ -181,7 +181,7 @@ def _terms_by_estimator(
 
 
 def verdict_lines(evaluation: PolicyEvaluation) -> list[str]:
-    """The primary estimator's verdicts, a line per reward."""
+    """The verdicts of the primary estimator as text, a line per reward."""
     lines = []
     for row in evaluation.estimates:
         if (row["estimator"], row["shopper_model"]) == PRIMARY_ESTIMATOR:

@@ -3,18 +3,18 @@
     shopper    a slot's reward depends on    weight of the item a_k that slot k showed
     position   the item, times θ             Σ_j θ_j target(a_k at j) / Σ_j θ_j logging(a_k at j)
     slot       the item and the slot         target(a_k at k) / logging(a_k at k)
-    cascade    the items above it too        Π_{i ≤ k} target(a_i | items above) / logging(a_i | items above)
-    slate      the whole slate               the same product over all slots
+    cascade    the item and the items above  Π_{i ≤ k} target(a_i | items above) / logging(a_i | items above)
+    slate      the whole slate               the product of `cascade`, over all slots
 
 θ is the examination probability of a slot. From the first to the last row, the assumptions get weaker and the
 weights get larger. `position` and `slot` are the position-based and the item-position model of Li et al. (KDD
 2018, section 4), `cascade` is the reward interaction IPS of McInerney et al. (KDD 2020), `slate` is IPS. The
-pseudoinverse of Swaminathan et al. (NeurIPS 2017) is for rewards of the whole slate only; here every slot has
-its own.
+pseudoinverse of Swaminathan et al. (NeurIPS 2017) applies only to a reward of the whole slate; here every
+slot has a reward.
 
-The first two use the probability of an item at a slot over all items that may stand above, the others the
-probability given the items above. Where only the last slot is sampled, as in serving, the two are equal; for
-softmax policies plackett_luce.py computes the former.
+`position` and `slot` use the probability of an item at a slot, summed over all items that may stand above.
+`cascade` and `slate` use the probability given the items above. If only the last slot is sampled, as in
+serving, the two probabilities are equal. For softmax policies, plackett_luce.py computes the summed one.
 """
 
 from typing import NamedTuple
@@ -33,9 +33,9 @@ class PolicyProbabilities(NamedTuple):
 
 
 def importance_ratio(target: Array, logging: Array) -> Array:
-    """target / logging, of probabilities or of sums of probabilities of logged choices.
+    """target / logging, for probabilities or sums of probabilities of logged choices.
 
-    Raises ValueError for a logging probability that is not above 0: the choice was logged.
+    Raises ValueError for a logging probability of 0 or less, which a logged choice cannot have.
     """
     if not (logging > 0).all():
         raise ValueError("a propensity of what was shown is not above 0: the log's propensities are wrong")
@@ -48,7 +48,7 @@ def cascade_weights(target: Array, logging: Array) -> Array:
 
 
 def slate_weights(target: Array, logging: Array) -> Array:
-    """Weights [n, K] from the same probabilities, equal for all slots of a slate."""
+    """Weights [n, K] from the probabilities that `cascade_weights` takes; equal for all slots of a slate."""
     weight = cascade_weights(target, logging)
     return np.repeat(weight[:, -1:], weight.shape[1], axis=1)
 

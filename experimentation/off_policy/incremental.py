@@ -1,6 +1,7 @@
-"""Incremental revenue as a reward of logged checkouts, where slates were held back at random.
+"""Incremental revenue as a reward of logged checkouts, some of whose slates were withheld at random.
 
-uplift_terms.py defines the terms of a slot. Their predictions are the bundle's, of items on its own slate.
+uplift_terms.py defines the terms of a slot. The bundle predicts the revenue of items on the slate that it
+selects.
 """
 
 import numpy as np
@@ -32,7 +33,7 @@ def select_withholding(
 
 
 def withholding_line(logged: LoggedCheckouts) -> str:
-    """A sentence: how many slates of the log were withheld at random."""
+    """A sentence with the number of slates in the log that were withheld at random."""
     could_be = (logged.withhold > 0) & (logged.withhold < 1)
     n_withheld = int(logged.is_withheld[could_be].sum())
     counts = f"{n_withheld:,} of {int(could_be.sum()):,} slates were held back at random"
@@ -47,7 +48,7 @@ def withholding_line(logged: LoggedCheckouts) -> str:
 def with_incremental_rewards(
     logged: LoggedCheckouts, replayed: ReplayedSlates, examination_probability: Array
 ) -> tuple[LoggedCheckouts, ReplayedSlates]:
-    """The checkouts of `select_withholding` with their terms as the reward, and its predictions.
+    """The checkouts of `select_withholding` with uplift terms as rewards, and slates with predictions.
 
     If the bundle predicts no incremental revenue, the mean of the log is the prediction of every examined
     item.
@@ -67,12 +68,12 @@ def with_incremental_rewards(
 def _slot_predictions(
     logged: LoggedCheckouts, replayed: ReplayedSlates, weights: GroupWeights, examination_probability: Array
 ) -> SlotRevenue:
-    """Predicted revenue of logged slots: the bundle's for items on its slate, else the slot's mean."""
+    """Predicted revenue of logged slots: by the bundle for items on its slate, else the mean of the slot."""
     mean = mean_slot_revenue(logged.slot_revenue, weights)
     same_item = logged.item[:, :, None] == replayed.item[:, None, :]  # [n, K, K]
 
     def of_logged(values: Array, mean: Array) -> Array:
-        """Values [n, K] of the replayed items at the logged slots [n, K]; `mean` where there is none."""
+        """For each logged slot, the value of its item on the replayed slate, else `mean`: [n, K]."""
         is_predicted = same_item & np.isfinite(values)[:, None, :]
         return np.where(is_predicted.any(2), (is_predicted * np.nan_to_num(values)[:, None, :]).sum(2), mean)
 

@@ -39,7 +39,7 @@ REWARDS = ("click", "purchase", "revenue")
 
 
 class SlotOutcomes(NamedTuple):
-    """(order code, item code) → outcomes of an item inside the checkout's horizon."""
+    """Outcomes of items inside the checkout's horizon, by (order code, item code)."""
 
     clicked: dict[tuple[int, int], tuple[float, float, float]]  # REWARDS of clicked impressions
     revenue: dict[tuple[int, int], float]  # of order lines
@@ -78,11 +78,12 @@ def read_logged_checkouts(
 ) -> LoggedCheckouts:
     """Return the log in `shop`, the folder of a shop's tables, for the bundle of `manifest` and `schema`.
 
-    Labels count in the windows that the bundle was trained with. Checkouts before the end of the bundle's
-    training data, and checkouts whose horizon passes the end of the log, are excluded and counted.
+    Labels count in the time windows of the bundle's training. Two kinds of checkouts are excluded, and their
+    numbers are kept: checkouts before the end of the bundle's training data, and checkouts whose horizon
+    passes the end of the log.
 
     Args:
-        logged_version: keeps only slates that this bundle version answered.
+        logged_version: only slates from this bundle version are kept.
 
     Raises DataError for tables that cannot be used, or if no checkout is left.
     """
@@ -121,7 +122,7 @@ def _bundle_data_end(manifest: Mapping[str, Any]) -> int:
 
 
 def _read_clean_tables(con: ibis.BaseBackend, shop: Path, data: Mapping[str, Any]) -> dict[str, ir.Table]:
-    """The canonical tables, checked; `events` attributed, with the columns of impression logs."""
+    """The checked canonical tables; `events` is attributed and has the columns of impression logs."""
     files = tables.table_files({"root": str(shop)})
     if "events" not in files:
         raise DataError(f"{shop}: there is no impression log (events): serve with --log {shop}/events")
@@ -156,8 +157,9 @@ def _read_clean_tables(con: ibis.BaseBackend, shop: Path, data: Mapping[str, Any
 
 
 def _first_slates(events: ir.Table, log: EncodedTables, logged_version: str | None) -> ir.Table:
-    """`order, item, slot (from 0), propensity, p_click, withhold, is_withheld` of the first slate of every
-    checkout.
+    """The slots of the first slate of every checkout.
+
+    Columns: `order, item, item_id, slot` (from 0), `propensity, p_click, withhold, is_withheld`.
     """
     t = events.filter(events.kind.isin(list(SLATE_KINDS)), events.propensity.notnull())
     if logged_version is not None:
@@ -195,7 +197,7 @@ def _checkouts(con: ibis.BaseBackend, log: EncodedTables, kept: ir.Table) -> dic
 def _outcomes(
     con: ibis.BaseBackend, log: EncodedTables, kept: ir.Table
 ) -> dict[tuple[int, int], tuple[float, float, float]]:
-    """(order code, item code) → click, purchase and spend, of clicked impressions."""
+    """(order code, item code) → click, purchase and spend of each clicked impression."""
     bounds = con.to_pyarrow(kept.agg(start=kept.ts.min(), end=kept.horizon_end.max())).to_pylist()[0]
     events = engine.materialize(con, "attributed", attribute_to_checkouts(log, kept))
     t = con.to_pyarrow(outcome_lists(log, kept, events, (bounds["start"], bounds["end"])))
@@ -211,7 +213,7 @@ def _outcomes(
 def _line_revenue(
     con: ibis.BaseBackend, log: EncodedTables, kept: ir.Table, slates: ir.Table
 ) -> dict[tuple[int, int], float]:
-    """(order code, item code) → spend on order lines of the item inside the horizon, of items of slates.
+    """(order code, item code) → spend on the item's order lines inside the horizon, for items of slates.
 
     Purchases that a shop reports as events are ignored, because withheld slates have no such reports.
     """
@@ -223,7 +225,7 @@ def _line_revenue(
 
 
 def _history_store(con: ibis.BaseBackend, log: EncodedTables, schema: FeatureSchema, folder: Path) -> Store:
-    """A store of the histories in the shop's tables, by the code that an export uses."""
+    """A store of the histories in the shop's tables, written by the same code as in an export."""
     schema = replace(schema, profile=[a for a in schema.profile if a.name in log.profile_names])
     user_histories.write_user_histories(con, log, schema, folder)
     write_store(folder, schema, folder / "store.arrow")

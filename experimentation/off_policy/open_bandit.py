@@ -1,15 +1,16 @@
-"""Random policy against BTS on the sample of the Open Bandit Dataset (Saito et al., NeurIPS 2021).
+"""Comparison of a random policy and BTS on the Open Bandit Dataset's sample (Saito et al., NeurIPS 2021).
 
     python -m experimentation.off_policy open-bandit
 
-Three campaigns of a fashion shop have 10,000 impressions of a random policy and 10,000 of Bernoulli Thompson
-sampling (BTS) each, from the same week; an impression is one of three slots. The value of each policy is
-estimated from the other policy's log, and compared with its own log. The sample is CSV files in the package
-`obp`, which is not imported.
+Each of three campaigns of a fashion shop has 10,000 impressions of a random policy and 10,000 of Bernoulli
+Thompson sampling (BTS), from the same week; an impression is one of three slots. The value of each policy is
+estimated from the log of the other policy, and compared with the mean reward in the policy's own log. The
+sample consists of CSV files in the package `obp`, which is not imported.
 
-BTS learns while it logs, so its probability of an item is known only for its own impressions. The estimate
-from the random log is therefore of BTS over the whole week: an item's probability at a slot is its share of
-BTS's impressions there. The sample names no users, so impressions count as independent.
+BTS learns while it logs, so the probability of an item under BTS is known only for the impressions of BTS.
+The estimate from the random log therefore treats BTS as one policy over the whole week: an item's probability
+at a slot is its share of BTS's impressions at this slot. The sample contains no user ids, so impressions
+count as independent.
 """
 
 from importlib.metadata import PackageNotFoundError, distribution
@@ -78,7 +79,10 @@ def slot_probabilities(log: BanditImpressions, policy: str, items: int) -> Array
 
 
 def click_rates(log: BanditImpressions, items: int) -> Array:
-    """Click rate of every item for each impression [n, items], from the half without that impression."""
+    """Click rate of every item for each impression: [n, items].
+
+    The rates come from the half of the log that does not contain the impression.
+    """
     half = np.arange(len(log.item)) % 2
     rates = np.empty((2, items))
     for k in range(2):
@@ -91,7 +95,7 @@ def click_rates(log: BanditImpressions, items: int) -> Array:
 
 
 def compare_policies() -> list[Row]:
-    """Return a row for each campaign, logging policy and estimator, with the verdict of the two logs."""
+    """Return a row for each campaign, logging policy and estimator, with the order of the two policies."""
     return [row for campaign in CAMPAIGNS for row in _campaign_rows(campaign)]
 
 
@@ -111,7 +115,7 @@ def _campaign_rows(campaign: str) -> list[Row]:
 
 
 def _estimates(log: BanditImpressions, target_log: BanditImpressions, logging: str, target: str) -> list[Row]:
-    """A row for each estimator of the target policy's value from the logging policy's log."""
+    """A row per estimator: the target policy's value, estimated from the log of the logging policy."""
     items = 1 + max(int(part.item.max()) for part in (log, target_log))
     probability = slot_probabilities(target_log, target, items)
     weight = importance_ratio(probability[log.slot, log.item], log.propensity)[:, None]
@@ -150,7 +154,7 @@ def _estimates(log: BanditImpressions, target_log: BanditImpressions, logging: s
 
 
 def _on_policy_verdict(bts: IntervalEstimate, random: IntervalEstimate) -> str:
-    """The order of the two policies by their own logs."""
+    """The order of the two policies, each measured on the log that it made."""
     se = float(np.hypot(bts.se, random.se))
     gap = bts.value - random.value
     difference = IntervalEstimate(gap, se, gap - Z_95 * se, gap + Z_95 * se)

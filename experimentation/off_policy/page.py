@@ -1,4 +1,4 @@
-"""The page of an off-policy evaluation: its values for reporting's template."""
+"""The page of an off-policy evaluation: the values for the template in reporting."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -64,7 +64,7 @@ def page(evaluation: PolicyEvaluation, title: str, about: Sequence[str]) -> str:
 
 
 def _answer(row: Row) -> str:
-    """The primary estimate of the reward that the shop earns."""
+    """A sentence with the primary estimate of the reward that matters to the shop."""
     digits = REWARD_DIGITS.get(row["reward"], 4)
     interval = format_interval(row["difference_low"], row["difference_high"], digits)
     return (

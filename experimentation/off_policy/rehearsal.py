@@ -4,16 +4,16 @@
     python -m experimentation.off_policy simulate --organic-share 0.5
 
     simulated shop ─ until TRAINING_END ─▶ train.py ─▶ export.py, twice ─▶ champion and challenger
-                   ╰ after it ──▶ the champion answers and explores; shoppers click ─▶ log ─▶ estimate
+                   ╰ afterwards ▶ the champion answers and explores; shoppers click ─▶ log ─▶ estimate
 
-The challenger has the champion's models. It orders by p(purchase), not by expected value. Clicks are drawn
-from the true probabilities (docs/explanation/simulated_market.md). Only clicks are compared: purchases in
-the simulator's next orders follow the simulator's own slates.
+The challenger has the champion's models but orders by p(purchase), not by expected value. Clicks are drawn
+from the true probabilities (docs/explanation/simulated_market.md). Only clicks are compared, because the
+purchases in the simulator's next orders depend on the simulator's own slates.
 
-With organic demand the challenger orders by incremental value (tasks=incremental), WITHHOLD of the champion's
-slates are held back, and purchases are drawn too: items of the champion's slates are removed from the
-simulator's next orders, and the items bought from the slates are added. Attributed and incremental revenue
-are compared.
+With organic demand, the challenger orders by incremental value (tasks=incremental), and the share WITHHOLD of
+the champion's slates is withheld. Purchases are drawn too: items of the champion's slates are removed from
+the simulator's next orders, and the items bought from the slates are added. Attributed and incremental
+revenue are compared.
 """
 
 import json
@@ -61,7 +61,7 @@ INCREMENTAL_OVERRIDES = (
 
 
 class SlateTruth(NamedTuple):
-    """True expectations of slots [n, K], at their positions; 0 for an empty slot."""
+    """True expected outcomes of slots [n, K], given the position of each slot; 0 for an empty slot."""
 
     click: Array  # p(click)
     bought_if_clicked: Array
@@ -73,7 +73,7 @@ class SlateTruth(NamedTuple):
 
 
 def rehearse(out: Path, organic_share: float | None = None) -> list[Row]:
-    """Return estimates of the challenger's rewards with their truth; write them and the estimate's page.
+    """Return the estimated and the true rewards of the challenger; write them, and the estimate's page.
 
     `organic_share`: the share of purchases of shown items that would have happened without the slot.
     """

@@ -9,13 +9,15 @@ Array = np.ndarray
 def replace_purchases(orders: pa.Table, order: Array, item: Array, bought: Array, spend: Array) -> pa.Table:
     """The order lines, with the lines of slate items in each user's next order replaced.
 
-    Of a slate's items, the next order holds exactly the bought ones. A
-    user's orders have consecutive numbers.
+    Of the items of a slate, the next order then holds exactly those in `bought`. A user's orders must have
+    consecutive numbers.
 
     Args:
-        orders: `order_id, user_id, item_id, ts, quantity, price`, integers but for the last two.
-        order: [n] numbers of the orders that the slates follow.
-        item, bought, spend: [n, K] item numbers, -1 for an empty slot; bool; money.
+        orders: `order_id, user_id, item_id, ts, quantity, price`; all but the last two are integers.
+        order: [n] number of the order before each slate.
+        item: [n, K] item numbers, -1 for an empty slot.
+        bought: [n, K] bool.
+        spend: [n, K] money.
     """
     columns = {name: orders[name].to_numpy() for name in orders.column_names}
     first_line = {number: line for line, number in reversed(list(enumerate(columns["order_id"].tolist())))}
@@ -43,5 +45,5 @@ def replace_purchases(orders: pa.Table, order: Array, item: Array, bought: Array
 
 
 def _pairs(order: Array, item: Array, mask: Array) -> tuple[list[int], list[int]]:
-    """(number of the next order, item) where `mask` [n, K] holds."""
+    """(number of the next order, item) of the slots that `mask` [n, K] selects."""
     return np.broadcast_to(order[:, None] + 1, item.shape)[mask].tolist(), item[mask].tolist()

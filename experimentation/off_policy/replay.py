@@ -18,7 +18,7 @@ PREDICTIONS = ("click", "purchase", "revenue", "organic revenue", "incremental r
 
 
 class ReplayedSlates(NamedTuple):
-    """Slates of n checkouts; predictions are given examination, NaN where the tier predicts nothing."""
+    """Slates of n checkouts. Predictions assume examination; they are NaN if the tier predicts nothing."""
 
     item: Array  # [n, SLOTS] str, None for an empty slot
     predictions: dict[str, Array]  # PREDICTIONS: [n, SLOTS]
@@ -26,7 +26,7 @@ class ReplayedSlates(NamedTuple):
 
 
 def select_replayed(replayed: ReplayedSlates, mask: Array) -> ReplayedSlates:
-    """The checkouts where `mask` [n] bool holds, with the tiers of all."""
+    """The slates of the checkouts that `mask` [n] bool selects; the tiers still describe all checkouts."""
     predictions = {name: values[mask] for name, values in replayed.predictions.items()}
     return replayed._replace(item=replayed.item[mask], predictions=predictions)
 

@@ -1,13 +1,13 @@
 """Logs of a simulated shop in which the value of any policy is known.
 
 Catalog, users and responses come from `data=simulated` (docs/explanation/simulated_market.md). The logging
-policy draws slates by softmax of the shop's score; the target policy knows more of the users' responses.
-Histories do not depend on slates, so every policy meets the same checkouts.
+policy draws slates by the softmax of the shop's score; the target policy knows more about the users'
+responses. Histories do not depend on slates, so every policy gets the same checkouts.
 
 Two kinds of shoppers read a slate:
 
-    independent   examine each slot with p(examined | slot), whatever the other slots hold: the position model
-    cascade       the same, but leave after a click (Craswell et al. 2008): slots depend on those above
+    independent   examine each slot with p(examined | slot), independently of the other slots
+    cascade       also leave after a click (Craswell et al. 2008), so a slot depends on the slots above
 
 Both kinds also buy without the slot, mostly items that they like. A share WITHHOLD of the slates is withheld.
 The reward `incremental revenue` comes from uplift_terms.py; `click` and `revenue` are measured with all
@@ -38,7 +38,7 @@ ORGANIC_DEMAND = 1.0  # p(bought without the slot) as a multiple of p(click and 
 
 
 class SimulatedCheckouts(NamedTuple):
-    """n checkouts with the truth about all I items."""
+    """n checkouts with the true probabilities of all I items."""
 
     user: Array  # [n] int64
     features: Array  # [n, I, F] that a reward model may read
@@ -50,7 +50,7 @@ class SimulatedCheckouts(NamedTuple):
 
 
 class SimulatedLog(NamedTuple):
-    """Slates and their rewards: [n, K] each."""
+    """Slates with their rewards; each array is [n, K]."""
 
     slate: Array  # int64
     rewards: dict[str, Array]
@@ -113,7 +113,7 @@ def simulate_next_order(
 
 
 def simulate_log(checkouts: SimulatedCheckouts, shopper: str, rng: np.random.Generator) -> SimulatedLog:
-    """Draw slates of the logging policy, clicks, and the spend that follows."""
+    """Draw slates of the logging policy, the clicks on them, and the spend after the clicks."""
     slate = plackett_luce.sample_slates(checkouts.logging_score, SLOTS, rng)
     p_click, p_purchase, price = _slate_truth(checkouts, slate)
     clicked, purchased, is_double, is_discounted = rng.random((4, *slate.shape)) < np.stack(

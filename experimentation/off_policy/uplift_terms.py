@@ -1,4 +1,4 @@
-"""The increment of logged slots to the revenue of their items, from slates that were withheld at random.
+"""The revenue that logged slots add to their items, estimated from slates withheld at random.
 
 A withheld slate is logged as ghosts, the items that it would have shown (ghost ads, Johnson, Lewis and
 Nubbemeyer, Journal of Marketing Research 2017). Purchases of ghosts happen without the slot. Let w be the
@@ -6,10 +6,11 @@ probability that a checkout's slate is withheld, and W = 1 if it was. The term o
 
     m1 - m0 + (1 - W) / (1 - w) · (R - m1) - W / w · (R - m0)
 
-is an unbiased estimate of the revenue that showing the item adds to its revenue R, for any predictions m1
-(shown) and m0 (not shown): augmented inverse propensity weighting (Robins, Rotnitzky and Zhao, JASA 1994).
-Good predictions reduce its noise. The estimators of estimators.py use the terms as rewards, so their weights
-cover both choices: the item, and whether the slate is shown.
+is an unbiased estimate of the amount that showing the item adds to the item's revenue R, for any predictions
+m1 (shown) and m0 (not shown). This is augmented inverse propensity weighting (Robins, Rotnitzky and Zhao,
+JASA 1994). Good predictions reduce the noise. The estimators of estimators.py use the terms as rewards. The
+terms correct for the random choice to withhold a slate; the estimators' weights correct for the choice of
+items.
 """
 
 from typing import NamedTuple
@@ -20,14 +21,14 @@ Array = np.ndarray
 
 
 class GroupWeights(NamedTuple):
-    """Inverse probabilities of the group that a checkout fell into: [n, 1] each, 0 in the other group."""
+    """Inverse probability of each checkout's group, shown or withheld: [n, 1] each, 0 for the other group."""
 
     shown: Array  # (1 - W) / (1 - w)
     withheld: Array  # W / w
 
 
 class SlotRevenue(NamedTuple):
-    """Expected revenue of slots, in both groups: [n, K] each."""
+    """Expected revenue of slots if their slate is shown and if it is withheld: [n, K] each."""
 
     shown: Array
     organic: Array  # where the slate is held back
@@ -40,13 +41,13 @@ def group_weights(is_withheld: Array, withhold: Array) -> GroupWeights:
 
 
 def mean_slot_revenue(revenue: Array, weights: GroupWeights) -> SlotRevenue:
-    """The mean revenue of each slot in both groups, the same for all checkouts; revenue [n, K]."""
+    """The mean of `revenue` [n, K] by slot in both groups, the same values for all checkouts."""
     means = ((weight * revenue).sum(0) / weight.sum() for weight in weights)
     return SlotRevenue(*(np.broadcast_to(mean, revenue.shape) for mean in means))
 
 
 def uplift_terms(revenue: Array, weights: GroupWeights, predicted: SlotRevenue) -> Array:
-    """Terms [n, K] of slots with this revenue [n, K] of their items."""
+    """Uplift terms [n, K] of slots, from the revenue [n, K] of their items and predictions of it."""
     return (
         predicted.shown
         - predicted.organic

@@ -1,8 +1,8 @@
-"""Reads a log of shown and withheld slates as one row per checkout, with the purchases that followed.
+"""Reads a log of shown and withheld slates as one row per checkout, with the purchases after it.
 
     impressions, ghosts ─▶ ghost_slots ─▶ ghost_checkouts: the first slate of each order ─╮
     orders: lines inside the horizon ─────────────────────────────────────────────────────┼─▶ outcomes
-    clicks, by the rules of sessions.py ─▶ clicked_slots: what the slot is credited with ─╯
+    clicks, by the rules of sessions.py ─▶ clicked_slots: purchases credited to the slot ─╯
 
 Purchases are read only from orders, because orders cover both groups equally and feedback does not.
 """
@@ -43,7 +43,7 @@ class Horizon(NamedTuple):
 
 
 class SlotGroups(NamedTuple):
-    """Slots by category or source: T rows, one per checkout and group."""
+    """Slots grouped by category or by source: T rows, one per checkout and group."""
 
     names: list[str]  # [G]
     checkout: NDArray  # [T] int64, row of the checkout
@@ -54,7 +54,7 @@ class SlotGroups(NamedTuple):
 
 
 class GhostLog(NamedTuple):
-    """n checkouts whose slate was shown or withheld at random. Money is per checkout, returns subtracted."""
+    """n checkouts whose slate was shown or withheld at random. Money is per checkout, net of returns."""
 
     assignment: Assignment
     order_revenue: NDArray  # [n] of all lines inside the horizon
@@ -71,16 +71,16 @@ def read_ghost_log(
     events: Path, orders: Path, window: AnalysisWindow, horizon: Horizon, items: Path | None = None,
     experiment: str | None = None,
 ) -> GhostLog:  # fmt: skip
-    """Return the checkouts that had a chance to be withheld, the first slate of each order.
+    """Return the checkouts whose slate could have been withheld, with the first slate of each order.
 
     Args:
         events: folder of an impression log, or one Parquet file of it.
         window: time of the checkouts, and the window of clicks.
-        items: the shop's items, for groups by category: the first part of its path.
-        experiment: its users only; without one all checkouts.
+        items: the shop's items, for groups by category: the first level of the category path.
+        experiment: only checkouts of users in this experiment; None keeps all checkouts.
 
-    Raises ValueError for malformed files, or if the log has no ghost rows, or fewer than MIN_CHECKOUTS shown
-    or withheld checkouts.
+    Raises ValueError for malformed files, for a log without ghost rows, and for fewer than MIN_CHECKOUTS
+    shown or withheld checkouts.
     """
     with duckdb.connect() as con:
         _read_tables(con, events, orders, items, window, experiment)
@@ -100,7 +100,7 @@ def read_ghost_log(
 
 
 def read_shown_log(events: Path, orders: Path, window: AnalysisWindow, horizon: Horizon) -> GhostLog:
-    """Return all checkouts with a shown slate, for a plan: as if none could have been withheld.
+    """Return all checkouts with a shown slate, for a plan; the probability of withholding is ignored.
 
     Raises ValueError for malformed files, or if fewer than MIN_CHECKOUTS are left.
     """
@@ -130,9 +130,9 @@ def _read_tables(
 
 
 def _create_ghost_checkouts(con: duckdb.DuckDBPyConnection, window: AnalysisWindow, condition: str) -> None:
-    """Create `ghost_slots` and `ghost_checkouts`, of the log's rows that meet the condition.
+    """Create `ghost_slots` and `ghost_checkouts` from the log's rows that meet the condition.
 
-    A retry of an order gets the same answer, so its first slate represents all retries.
+    A retry of an order gets the same answer, so the first slate of the order represents all retries.
     """
     con.execute(
         f"""
@@ -183,7 +183,9 @@ def _build_ghost_log(con: duckdb.DuckDBPyConnection, horizon: Horizon, notes: tu
 
 
 def _create_outcomes(con: duckdb.DuckDBPyConnection, horizon: Horizon) -> int:
-    """Create `slot_revenue` and `outcomes`, a row per checkout. Returns how many have an open horizon.
+    """Create `slot_revenue`, and `outcomes` with a row per checkout. Return the number left out.
+
+    A checkout is left out if its horizon is not over at the end of the log.
 
     Lines of the checkout's own order are never counted.
     """
@@ -228,7 +230,10 @@ def _create_outcomes(con: duckdb.DuckDBPyConnection, horizon: Horizon) -> int:
 
 
 def _read_groups(con: duckdb.DuckDBPyConnection, names: str) -> SlotGroups:
-    """Slots by the names of each, a list of text; a slot counts for every one of its names."""
+    """Slots grouped by name. `names` is an SQL expression for the list of names of a slot.
+
+    A slot counts in the group of each of its names.
+    """
     columns = con.execute(f"""
         WITH named AS (
             SELECT row, unnest({names}) AS name, revenue, predicted FROM slot_revenue

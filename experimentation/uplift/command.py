@@ -30,7 +30,7 @@ def parse_horizon(text: str) -> Horizon:
 
 @dataclass(frozen=True, kw_only=True)
 class UpliftOptions:
-    """Incremental revenue of slates, from a log in which some were withheld.
+    """Estimate the incremental revenue of slates from a log in which some slates were withheld.
 
     example: python -m experimentation uplift --events shop/events --orders shop/orders.csv \\
                --items shop/items.csv --start 2026-11-02 --end 2026-11-29
@@ -57,7 +57,7 @@ class UpliftOptions:
 
 
 def uplift(options: UpliftOptions) -> int:
-    """Print what slates add and write its page."""
+    """Print the incremental revenue of slates and write the page."""
     window = AnalysisWindow(
         options.start,
         options.end + SECONDS_PER_DAY,
@@ -82,7 +82,7 @@ def uplift(options: UpliftOptions) -> int:
 def print_withholding_plan(
     events: Path, orders: Path, window: AnalysisWindow, target: tuple[float, float, float]
 ) -> int:
-    """Print how many checkouts withholding takes.
+    """Print the number of checkouts that a test with withheld slates needs.
 
     Args:
         window: time of the checkouts, and the windows of clicks and purchases.
@@ -107,7 +107,7 @@ def print_withholding_plan(
 
 
 def _tables(result: UpliftResult) -> list[str]:
-    """Counts, measures, and groups as text."""
+    """Text tables of the counts, the measures, and the groups."""
     counts: list[Row] = [
         {"checkouts": result.shown + result.withheld, "shown": result.shown, "withheld": result.withheld,
          "expected": f"{result.expected_withheld:,.0f}", "p": f"{result.srm_p_value:.2g}",

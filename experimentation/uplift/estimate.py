@@ -5,12 +5,12 @@ Each checkout's slate is withheld with a known probability w, and the items it w
 
     Σ_shown y/(1-w) / Σ_shown 1/(1-w)  -  Σ_withheld y/w / Σ_withheld 1/w
 
-estimates the increment of a slate (Hájek 1971). Facts known before the draw are subtracted by least squares,
-which narrows the interval and adds a bias of order 1/n only (Lin 2013, Agnostic notes on regression
-adjustments). The regression weights each checkout by the square of its inverse probability, because the few
-withheld ones make most of the variance. Checkouts of one user are a cluster: their terms are summed before
-they are squared. A term is divided by 1 - its leverage, because a large predicted value bends the regression
-towards its own outcome (HC3, MacKinnon and White 1985).
+estimates the increment of a slate (Hájek 1971). A regression subtracts the effect of covariates that are
+known before the draw. This narrows the interval, and the added bias is only of order 1/n (Lin 2013, Agnostic
+notes on regression adjustments). The regression weights each checkout by the square of its inverse
+probability, because the few withheld checkouts cause most of the variance. Checkouts of one user are a
+cluster: their terms are summed, then the sums are squared. Each term is divided by 1 - leverage, because a
+checkout with large covariates pulls the regression towards its outcome (HC3, MacKinnon and White 1985).
 """
 
 import math
@@ -27,7 +27,7 @@ MIN_RESIDUAL_SHARE = 0.1  # 1 - leverage, at least: a term of leverage 1 is 0
 
 
 class Assignment(NamedTuple):
-    """The n checkouts: whether the slate was withheld, and with which probability."""
+    """For each of n checkouts: whether its slate was withheld, and the probability of withholding."""
 
     user_row: NDArray  # [n] int64, the cluster
     is_shown: NDArray  # [n] bool
@@ -64,10 +64,10 @@ class Contrast(NamedTuple):
 
 
 def contrast(assignment: Assignment, outcome: NDArray, covariates: NDArray | None = None) -> Contrast:
-    """Return what showing the slate adds to an outcome [n].
+    """Return the mean outcome of shown and of withheld checkouts, and the difference; `outcome` is [n].
 
     Args:
-        covariates: [n, k] facts known before the draw.
+        covariates: [n, k] values that are known before the draw.
     """
     if covariates is None:
         covariates = np.zeros((len(outcome), 0))
@@ -79,7 +79,7 @@ def contrast(assignment: Assignment, outcome: NDArray, covariates: NDArray | Non
 
 
 def hajek_mean(assignment: Assignment, outcome: NDArray, shown: bool) -> tuple[float, NDArray]:
-    """Mean of an outcome [n] if all slates were shown, or all withheld, and its linearized terms [n]."""
+    """The mean of an outcome [n] if all slates were shown (or withheld), and its linearized terms [n]."""
     weight = assignment.weight * (assignment.is_shown == shown)
     total = weight.sum()
     mean = float(weight @ outcome / total)
@@ -87,7 +87,10 @@ def hajek_mean(assignment: Assignment, outcome: NDArray, shown: bool) -> tuple[f
 
 
 def clustered_estimate(assignment: Assignment, value: float, terms: NDArray) -> Estimate:
-    """The interval of a value from its terms [n]; degrees of freedom are the rarer group's users."""
+    """A value with its interval from the terms [n].
+
+    The degrees of freedom are the number of users in the smaller group, minus 1.
+    """
     sums = np.bincount(assignment.user_row, terms)
     users = len(np.unique(assignment.user_row))
     se = math.sqrt((sums @ sums) * users / max(1, users - 1)) / len(terms)
@@ -98,10 +101,10 @@ def clustered_estimate(assignment: Assignment, value: float, terms: NDArray) -> 
 
 
 def incremental_share(assignment: Assignment, incremental: Contrast, attributed: NDArray) -> Estimate:
-    """Incremental revenue over attributed revenue [n], by the delta method; NaN if nothing is attributed.
+    """Incremental revenue / attributed revenue [n], by the delta method; NaN if nothing is attributed.
 
-    1 - share is the part that would have been bought without the slot. A share above 1 means that the slot
-    adds purchases without a click.
+    1 - share of the attributed revenue would have been earned without the slot. A share above 1 means that
+    the slot adds purchases without a click.
     """
     credit, credit_terms = hajek_mean(assignment, attributed, shown=True)
     if not credit > 0:
@@ -111,7 +114,7 @@ def incremental_share(assignment: Assignment, incremental: Contrast, attributed:
 
 
 def withheld_ratio_p_value(assignment: Assignment) -> float:
-    """P-value of the number of withheld checkouts under their probabilities: sample ratio mismatch."""
+    """P-value of the test for a sample ratio mismatch: the number of withheld checkouts against its mean."""
     withheld = (~assignment.is_shown).sum()
     variance = (assignment.withhold * (1 - assignment.withhold)).sum()
     return float(2 * norm.sf(abs(withheld - assignment.withhold.sum()) / math.sqrt(variance)))

@@ -22,7 +22,7 @@ SLATE_ITEMS, OTHER_ITEMS, ALL_ORDERS = "items of the slate", "all other items", 
 
 
 class Measure(NamedTuple):
-    """Revenue per checkout, if the slate is shown and if it is withheld."""
+    """Revenue per checkout if the slate is shown, and if the slate is withheld."""
 
     name: str
     shown: float
@@ -43,7 +43,7 @@ class GroupMeasure(NamedTuple):
 
 
 class UpliftResult(NamedTuple):
-    """Incremental revenue; without measures if the share of withheld checkouts is off."""
+    """Incremental revenue; `measures` is empty if the withheld checkouts are too few or too many."""
 
     shown: int  # checkouts
     withheld: int
@@ -186,5 +186,5 @@ def _scale(estimate: Estimate, factor: float) -> Estimate:
 
 
 def revenue_covariates(log: GhostLog) -> NDArray:
-    """Facts of a checkout that explain its revenue: [n, 2]."""
+    """The covariates that explain a checkout's revenue: predicted revenue and earlier revenue, [n, 2]."""
     return np.column_stack([log.predicted, log.revenue_before])

@@ -1,4 +1,4 @@
-"""The page of an uplift estimate: its values for reporting's template."""
+"""The page of an uplift estimate: the values for the template in reporting."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ GROUP_NOTES = {
 
 
 def uplift_page(result: UpliftResult, about: str) -> str:
-    """Return the page; `about` names the log and the rules."""
+    """Return the page; `about` describes the log and the rules."""
     valid = not result.has_srm
     return render(
         "uplift.html",
@@ -71,7 +71,7 @@ def _status(result: UpliftResult) -> Status:
 
 
 def _key_figures(result: UpliftResult) -> list[KeyFigure]:
-    """Revenue with a slate beside revenue without."""
+    """Key figures: revenue with a slate beside revenue without a slate."""
     figures = [
         KeyFigure(
             f"Revenue of {measure.name} per checkout with a slate, in the shop's currency",

@@ -1,11 +1,12 @@
-"""Plans withholding: the checkouts it needs, from the shop's own log before anything is withheld.
+"""The number of checkouts that withholding needs, from the shop's log before any slate is withheld.
 
-Each checkout is drawn independently, so checkouts of one user do not covary in expectation. With the withheld
-share w, and the variance σ² of an outcome after the covariates,
+Each checkout is drawn independently, so checkouts of one user do not covary in expectation. If w is the
+withheld share and σ² the variance of an outcome that the covariates do not explain, then
 
     variance of the estimate = σ² / (n · w · (1 - w)).
 
-So a share of 10 % takes 2.8 times as many checkouts as a half, and withholds .56 times as many slates.
+So a share of 10 % needs 2.8 times as many checkouts as a share of 50 %, and withholds .56 times as many
+slates.
 """
 
 import math
@@ -23,7 +24,7 @@ CREDIT_SHARES = (0.5, 0.25)  # of the revenue after a click, that is incremental
 
 
 class WithholdPlan(NamedTuple):
-    """The checkouts that detect an effect on one measure."""
+    """The number of checkouts that detects an effect on one measure."""
 
     measure: str
     mean: float  # per checkout, in the log
@@ -35,7 +36,7 @@ class WithholdPlan(NamedTuple):
 
 
 def plan_withholding(log: GhostLog, withhold: float, uplift: float, power: float) -> list[WithholdPlan]:
-    """Return plans for all orders and for the items of the slate.
+    """Return a plan for the revenue of all orders, and one for the revenue of the slate's items.
 
     Args:
         log: all checkouts with a shown slate (`read_shown_log`).
@@ -43,7 +44,7 @@ def plan_withholding(log: GhostLog, withhold: float, uplift: float, power: float
         uplift: relative effect on all orders.
         power: probability of detecting the effect.
 
-    Raises ValueError if the orders hold no revenue.
+    Raises ValueError if the orders have no revenue.
     """
     if not log.order_revenue.mean() > 0:
         raise ValueError("the orders hold no revenue after these checkouts: nothing to plan with")

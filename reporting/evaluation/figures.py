@@ -27,7 +27,7 @@ PAIR_COLOURS = ("blue", "orange", "green", "grey", "grey")
 
 
 def frontier_chart(report: Row, zoom: bool, width: int) -> Markup:
-    """Revenue against NDCG: a curve per learned system, a dot per baseline."""
+    """A chart of revenue by NDCG: a curve per learned system, a dot per baseline."""
     curves = aggregate_seeds(report["frontier"], ("system", "revenue_weight"))
     systems = list(dict.fromkeys(point["system"] for point in curves))
     baselines = _frontier_baselines(report, curves, zoom)
@@ -69,7 +69,7 @@ def _frontier_baselines(report: Row, curves: Sequence[Row], zoom: bool) -> list[
 
 
 def differences_chart(rows: Sequence[Row], metric: str, name: str, width: int) -> Markup:
-    """Differences to the baselines by slice with 95% intervals, in the units of one metric."""
+    """A chart of differences to the baselines by slice with 95 % intervals, in the units of one metric."""
     rows = [row for row in rows if row["metric"] == metric]
     axis = linear_axis(name, [row[end] for row in rows for end in ("low", "high")] + [0.0])
     groups = [
@@ -93,7 +93,10 @@ def _difference_interval(row: Row) -> Interval:
 
 
 def reliability_diagram(curves: Sequence[Row], task: Row, width: int) -> Markup:
-    """Observed against predicted share of a binary task, on logarithmic axes: most predictions are near 0."""
+    """A chart of observed by predicted share of a binary task.
+
+    The axes are logarithmic, because most predictions are near 0.
+    """
     # A bin without positives has no position on a logarithmic axis.
     points = {
         curve["slice"]: [
@@ -122,7 +125,7 @@ def reliability_diagram(curves: Sequence[Row], task: Row, width: int) -> Markup:
 
 
 def calibration_ratio_chart(report: Row, width: int) -> Markup:
-    """Predicted over observed of every task in every slice."""
+    """A chart of predicted / observed for every task in every slice."""
     colours = task_colours(report)
     groups: dict[str, dict[str, list[Interval]]] = {}
     for row in report["calibration"]:
@@ -138,7 +141,7 @@ def calibration_ratio_chart(report: Row, width: int) -> Markup:
 
 
 def diversity_chart(report: Row, weight: float, width: int) -> Markup:
-    """Revenue (or NDCG) against categories on a slate, by category cap and by diversity."""
+    """A chart of revenue or NDCG by the number of categories on a slate, for category caps and diversity."""
     lines = [
         line
         for line in aggregate_seeds(report["slates"], SLATE_KEYS)
@@ -167,12 +170,12 @@ def diversity_chart(report: Row, weight: float, width: int) -> Markup:
 
 
 def gate_weights_chart(health: Row, width: int) -> Markup:
-    """The weight of every expert, by task."""
+    """A chart of the weight of every expert, by task."""
     return stacked_bars(list(health["gates"].items()), "expert", "Weight of each expert by task", width)
 
 
 def gradient_cosine_chart(rows: Sequence[Row], width: int) -> Markup:
-    """The cosine of each pair of tasks' gradients, by training step."""
+    """A chart of the cosine between the gradients of each pair of tasks, by training step."""
     pairs = [key for key in rows[0] if key != "step"]
     values = [row[pair] for row in rows for pair in pairs if row.get(pair) is not None]
     chart = Chart(
@@ -201,7 +204,7 @@ def system_label(report: Row, row: Row) -> str:
 
 
 def order_label(report: Row, row: Row) -> str:
-    """The score that sorts a slate: counts have only one order, models have several."""
+    """The score that sorts a slate. Counting baselines have one order; models have several."""
     is_model = row["system"] in {metrics["system"] for metrics in report["task_metrics"]}
     return order_name(report, row["order"]) if is_model or row["order"] != "purchase" else "–"
 
@@ -217,7 +220,7 @@ def order_name(report: Row, order: str) -> str:
 
 
 def weight_label(report: Row, weight: float) -> str:
-    """What sorts slates at a revenue weight of 0 or 1."""
+    """The name of the score that sorts slates at a revenue weight of 0 or 1."""
     order = report["objective"]["order"]
     if weight or order == "purchase":
         return order_name(report, order)
@@ -225,7 +228,7 @@ def weight_label(report: Row, weight: float) -> str:
 
 
 def slate_metric(report: Row, weight: float) -> tuple[str, str]:
-    """The metric that slates at this revenue weight maximize, and its name."""
+    """The metric that slates maximize at this revenue weight, and the metric's name."""
     has_frontier = any(row["system"] == report["system"] for row in report["frontier"])
     return ("revenue6", "revenue@6") if weight and has_frontier else ("ndcg6", "NDCG@6")
 
@@ -244,7 +247,7 @@ def task_colours(report: Row) -> dict[str, str]:
 
 
 def is_conditional(task: Row) -> bool:
-    """Whether the task is predicted, and measured, where its parent happened."""
+    """Whether the task is predicted and measured only if the parent's event happened."""
     return task["given"] is not None and not (task["kind"] == "binary" and task["joint"])
 
 
@@ -254,12 +257,12 @@ def probability_label(task: Row) -> str:
 
 
 def baseline_label(row: Row) -> str:
-    """A baseline's name, with its order if that is by price."""
+    """A baseline's name; an order by price is added to the name."""
     return row["system"] + (" × price" if row["order"] == "price" else "")
 
 
 def has_no_rule(row: Row) -> bool:
-    """Whether a row of `slates` is of slates without caps and diversity."""
+    """Whether a row of `slates` describes slates without caps and diversity."""
     return row["product_cap"] is None and row["category_cap"] is None and not row["diversity"]
 
 
@@ -273,7 +276,7 @@ def policy_label(row: Row) -> str:
 
 
 def slice_label(row: Row) -> str:
-    """A slice's name: prices with two digits, sources in words."""
+    """The name of a slice, with prices in two digits after the point and sources in words."""
     if row["group"] == "price":
         return " – ".join(_price(part) for part in row["slice"].split(" – "))
     return row["slice"].replace("_", " ")

@@ -26,7 +26,7 @@ def page_head(report: Row) -> Head:
 
 
 def page_alarms(report: Row) -> list[str]:
-    """Alarms of the slates and of training."""
+    """The alarms of the slates and of training, as texts."""
     alarms = [alarm["text"] for alarm in report.get("alarms", [])]
     return [*alarms, *((report["health"] or {}).get("alarms") or [])]
 
@@ -50,7 +50,7 @@ def _answer(report: Row, row: Row | None) -> str:
 
 
 def _quote(system: str) -> str:
-    """A count has a description as its name."""
+    """The system's name in quotation marks if it is a counting baseline, whose name is a description."""
     return f"the baseline “{system}”" if " " in system else system
 
 
@@ -126,7 +126,7 @@ def _calibration_figures(report: Row) -> list[KeyFigure]:
 
 
 def _best_baseline(report: Row, order: str, part: str) -> Row | None:
-    """The difference to the strongest baseline: ours minus it is smallest."""
+    """The row of the strongest baseline, for which the difference system minus baseline is smallest."""
     rows = [row for row in report["differences"] if (row["order"], row["slice"]) == (order, part)]
     return min(rows, key=lambda row: row["difference"], default=None)
 

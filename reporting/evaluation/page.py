@@ -1,4 +1,4 @@
-"""The evaluation report as one HTML page: sections, each under the question that it answers."""
+"""The evaluation report as one HTML page; the heading of each section is the question that it answers."""
 
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from reporting.tables import Row
 
 
 def report_page(report: Row) -> str:
-    """Return the page of `report.json` (evaluation/leaderboard.py); a part that is missing has no section."""
+    """Return the page of `report.json` (evaluation/leaderboard.py); sections without data are left out."""
     days = report["horizon"].removesuffix("d")
     return render(
         "evaluation.html",
@@ -41,7 +41,7 @@ def report_page(report: Row) -> str:
 
 
 def training_section(report: Row) -> dict[str, Any]:
-    """Alarms, also those of the slates, expert weights and gradient cosines of training."""
+    """The section about training: all alarms (also those of the slates), expert weights, gradient cosines."""
     health, alarms = report["health"] or {}, page_alarms(report)
     charts = []
     if health.get("gates"):

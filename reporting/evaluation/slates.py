@@ -12,7 +12,7 @@ from reporting.tables import SLATE_KEYS, Row, aggregate_seeds, format_metric
 
 
 def diversity_section(report: Row) -> dict[str, Any]:
-    """Metrics under category caps and diversity, against slates without a rule."""
+    """The section with metrics under category caps and diversity, compared with slates without a rule."""
     lines = aggregate_seeds(report["slates"], SLATE_KEYS)
     plain = {line["revenue_weight"]: line for line in lines if figures.has_no_rule(line)}
     start = plain[1.0]
@@ -72,7 +72,7 @@ def _diversity_table(report: Row, lines: list[Row], plain: dict[float, Row]) -> 
 
 
 def examples_section(report: Row) -> dict[str, Any]:
-    """Real checkouts with their slates and what was bought."""
+    """The section with real checkouts, their slates, and the items bought."""
     items = [item for example in report["examples"] for item in example["shown"]]
     bought = sum(item["bought"] for item in items)
     return {
@@ -82,7 +82,7 @@ def examples_section(report: Row) -> dict[str, Any]:
 
 
 def _prediction_columns(report: Row) -> list[Column]:
-    """A column per binary task, the expected value, and a column per other task but the spend."""
+    """The columns of predictions: one per binary task, the expected value, one per further task but spend."""
     tasks = report["tasks"]
     binary = [task for task in tasks if task["kind"] == "binary"]
     further = [task for task in tasks if task["kind"] != "binary" and task["label"] != "spend"]

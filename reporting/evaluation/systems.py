@@ -33,7 +33,7 @@ COLUMN_TEXTS = {
 
 
 def leaderboard_section(report: Row) -> dict[str, Any]:
-    """A table per slice, the best system first."""
+    """The section with the leaderboard: a table per slice, the best system first."""
     slices = []
     for name, (heading, description) in SLICE_TEXTS.items():
         rows = [row for row in summarize_leaderboard(report["leaderboard"]) if row["slice"] == name]
@@ -92,7 +92,7 @@ def _leaderboard_table(report: Row, rows: list[Row], texts: dict[str, str]) -> T
 
 
 def differences_section(report: Row) -> dict[str, Any]:
-    """Differences to the strongest baselines, with intervals."""
+    """The section with differences to the strongest baselines, with intervals."""
     rows = report["differences"]
     findings = []
     for row in rows:
@@ -115,7 +115,10 @@ def differences_section(report: Row) -> dict[str, Any]:
 
 
 def column_section(report: Row) -> dict[str, Any]:
-    """A table per column of `evaluation.by`, and its values of lowest and highest NDCG@6."""
+    """The section with a table per column of `evaluation.by`.
+
+    It also names the values of the column with the lowest and the highest NDCG@6.
+    """
     findings, tables = [], []
     names = {"ndcg6": "NDCG@6", "hit6": "hit@6", "precision6": "precision@6", "revenue6": "revenue@6"}
     for column, cells in by_column(report["by_column"]).items():
@@ -134,7 +137,7 @@ def column_section(report: Row) -> dict[str, Any]:
 
 
 def frontier_section(report: Row) -> dict[str, Any] | None:
-    """The trade-off between purchases and revenue; None for an objective without amounts."""
+    """The section on the trade-off between purchases and revenue; None for an objective without amounts."""
     rows = aggregate_seeds(report["frontier"], ("system", "revenue_weight"))
     curve = [row for row in rows if row["system"] == report["system"]]
     if not curve:
@@ -161,7 +164,7 @@ def frontier_section(report: Row) -> dict[str, Any] | None:
 
 
 def recall_section(report: Row) -> dict[str, Any]:
-    """Recall of every candidate source and of their union."""
+    """The section with the recall of every candidate source and of the union of all sources."""
     rows = aggregate_seeds(report["recalls"], ("source",))
     union = next(row for row in rows if row["source"] == "union")
     columns = [

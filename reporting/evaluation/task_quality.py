@@ -14,7 +14,7 @@ MIN_PAIRS = 1000  # candidates of a slice that the finding may name
 
 
 def calibration_section(report: Row) -> dict[str, Any]:
-    """Quality of the tasks, reliability curves and slices."""
+    """The section with the quality of the tasks, reliability curves, and calibration by slice."""
     colours = figures.task_colours(report)
     ratios = Figure(
         partial(figures.calibration_ratio_chart, report),
