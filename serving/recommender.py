@@ -149,11 +149,10 @@ class Recommender:
         such items, the slate has all of them, and its `reason` says so.
 
         Args:
-            deadline_ms: milliseconds after `start_time`. `math.inf` switches off the caches and exploration;
-                use it to measure or verify.
-            revenue_weight: from 0 (most purchases) to 1 (most revenue), as in
-                serving.pipeline.slate_policy.SlatePolicy; None for the bundle's. Raises ValueError for
-                other values.
+            deadline_ms: milliseconds after `start_time`. `math.inf`, to measure or verify, switches off the
+                caches and exploration.
+            revenue_weight: from 0 (most purchases) to 1 (most revenue), as in SlatePolicy; None for the
+                bundle's. Raises ValueError for other values.
             start_time: time.perf_counter of the arrival; None for now.
             exploration_rate: chance that the last slot explores; None for the recommender's.
         """
