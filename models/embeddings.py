@@ -1,5 +1,4 @@
-"""Embedding tables with one interface: TorchRec in training, row-wise int8 in core torch operators for
-export.
+"""Embedding tables with one interface: TorchRec for training, row-wise int8 in core torch for export.
 
 Both modules pool each feature's ids of a row into one vector and concatenate the features:
 

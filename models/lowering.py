@@ -1,6 +1,4 @@
-"""Turns trained models into serving models: tables use core torch operators, and modules are in evaluation
-mode.
-"""
+"""Turns trained models into serving models: tables in core torch operators, modules in evaluation mode."""
 
 import copy
 

@@ -103,7 +103,7 @@ class OwnItemSeeds(nn.Module):
 class RecentItemSeeds(nn.Module):
     """Seeds: the basket's items and the user's latest purchases.
 
-    A basket item has the weight 1. A purchase has the weight `decay` ^ n, where n is the number of the user's
+    A basket item has the weight 1. A purchase's weight is `decay` to the power of the number of the user's
     later orders, the basket included.
 
     Args (`position`, `first_row`: see `BasketItemSeeds`):

@@ -212,9 +212,7 @@ def check_sources(sources: Mapping[str, Source]) -> None:
 
 
 def scored_sources(sources: Mapping[str, Source]) -> list[str]:
-    """The sources whose scores are features of the ranker, in order: all sources with lists, also those with
-    limit 0.
-    """
+    """The sources with lists, in order, also those with limit 0. Their scores are features of the ranker."""
     return [name for name, source in sources.items() if source.seed_lists]
 
 

@@ -57,8 +57,9 @@ MAX_CONTENT_EVENTS = 64  # latest events, and basket lines, whose vectors the bl
 
 
 class CountBlocks(NamedTuple):
-    """Blocks of positive amounts x, which the ranker reads as log(1 + x): rows [ΣC], in the order of the
-    columns.
+    """Blocks of amounts x > 0, which the ranker reads as log(1 + x).
+
+    Rows [ΣC] are in the order of the columns.
     """
 
     purchases: PurchaseCounts

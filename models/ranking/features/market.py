@@ -51,9 +51,7 @@ def item_market(pairs: PairInputs, money_unit: Tensor, relative: bool) -> ItemMa
 
 
 def usual_price(query: Query, catalog: Catalog) -> Tensor:
-    """The price of the shop's usual item at each checkout [B], which is the unit of money; 1 if that price is
-    unknown.
-    """
+    """The unit of money at each checkout [B]: the price of the shop's usual item, or 1 if that is unknown."""
     price = gather_snapshot_values(catalog.price, query.snapshot * catalog.leaf.numel())
     return torch.where(price > 0, price, 1.0)
 

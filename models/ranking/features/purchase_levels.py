@@ -87,8 +87,9 @@ class PurchaseLevels(nn.Module):
     def forward(
         self, pairs: PairInputs, purchases: Purchases, user_trips: Tensor
     ) -> tuple[list[Tensor], LevelSums]:
-        """Rows of features [·, ΣC], level by level, and the sums from which they are computed; `user_trips`
-        is [B].
+        """Rows of features [·, ΣC], level by level, and the sums that they are computed from.
+
+        `user_trips` is [B].
         """
         rates = self.half_lives.numel()
         sums, repurchase = self.sum_by_level(pairs, purchases)
