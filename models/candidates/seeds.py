@@ -128,9 +128,7 @@ class RecentItemSeeds(nn.Module):
         order = begins.cumsum(0)
         orders_after = order.index_select(0, end - 1) - order + 1  # the basket is an order, too
         order_end = torch.searchsorted(order, order, right=True)  # [P], `order` rises
-        latest = (
-            (end - order_end < self.n).nonzero().squeeze(1)
-        )  # whole orders: lines within an order are unordered
+        latest = (end - order_end < self.n).nonzero().squeeze(1)  # whole orders: lines have no order within
         item = inputs.history_item.index_select(0, bought).index_select(0, latest)
         stride = self.position * inputs.source_stride
         base_key = checkout.index_select(0, latest) * inputs.n_items
