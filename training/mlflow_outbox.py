@@ -2,9 +2,9 @@
 
     run ─ add ─▶ <folder>/mlflow_outbox.jsonl ─ send ─▶ MLflow
 
-Training continues if the server does not answer. Then the outbox grows. It is sent when the server answers
-again: by the same training, by the next command over the same runs, or by `python -m training.mlflow_outbox
-[RUNS]`.
+Training continues if the server does not answer, and the outbox grows. When the server answers again, the
+outbox is sent: by the same training, by the next command over the same runs, or by
+`python -m training.mlflow_outbox [RUNS]`.
 """
 
 import json

@@ -61,9 +61,7 @@ def check_losses(tasks: Sequence[Task], entire_space: bool) -> None:
 
 
 def check_query_encoder(cfg: DictConfig, tables: TableSizes) -> None:
-    """Raises ConfigError for a query encoder that returns no query vectors or cannot be compiled by
-    TorchScript.
-    """
+    """Raises ConfigError for a query encoder without query vectors, or that TorchScript cannot compile."""
     encoder, dims = build_query_encoder(cfg, tables).eval(), query_encoder_dims(cfg, tables)
     where = f"{ENCODER} ({cfg.retrieval.model.query[TARGET]})"
     vectors = nn.functional.normalize(torch.randn(4, dims.item), dim=1)
@@ -90,9 +88,7 @@ def check_query_encoder(cfg: DictConfig, tables: TableSizes) -> None:
 
 
 def check_ranker(ranker: Ranker, class_name: str) -> None:
-    """Raises ConfigError for a network whose output is not `{task: logit}` or that TorchScript cannot
-    compile.
-    """
+    """Raises ConfigError for a network without an output `{task: logit}` or that TorchScript cannot compile."""
     where, tasks = f"{NETWORK} ({class_name})", ranker.task_names
     network: Any = copy.deepcopy(ranker.multitask).eval()
     query_dim, candidate_dim = ranker.network_dims
