@@ -88,7 +88,7 @@ def check_query_encoder(cfg: DictConfig, tables: TableSizes) -> None:
 
 
 def check_ranker(ranker: Ranker, class_name: str) -> None:
-    """Raises ConfigError for a network without an output `{task: logit}` or that TorchScript cannot compile."""
+    """Raises ConfigError for a network without output `{task: logit}` or that TorchScript cannot compile."""
     where, tasks = f"{NETWORK} ({class_name})", ranker.task_names
     network: Any = copy.deepcopy(ranker.multitask).eval()
     query_dim, candidate_dim = ranker.network_dims

@@ -175,8 +175,9 @@ class ExpectedEvents:
         return task.label_key == "click" and not self.proxy_clicks
 
     def _is_dated(self, task: Task) -> bool:
-        """Whether a task can be recalibrated: it is calibrated, its events have a time, and its output is
-        p(event).
+        """Whether a task can be recalibrated.
+
+        It can if it is calibrated, its events have a time, and its output is p(event).
         """
         return (
             task.calibration
