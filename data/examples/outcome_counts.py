@@ -114,7 +114,7 @@ def suggest_horizon(covered_gap: float) -> str:
 
 
 def widen_split(name: str, split: Mapping[str, Any]) -> str:
-    """Advice to widen a split, as `Set data.split.test_share=0.2 (now 0.1)`, or to move a date that is set."""
+    """Advice to widen a split: `Set data.split.test_share=0.2 (now 0.1)`, or to move a date that is set."""
     start = f"{name}_start"
     if split.get(start) is not None:
         return f"Move data.split.{start} ({split[start]}) back"
