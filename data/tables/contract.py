@@ -249,9 +249,7 @@ def conform_attribute(value: ir.Value) -> ir.Value | None:
     if t.is_string() or t.is_boolean():
         return value.cast("string")
     if t.is_integer():
-        return (
-            value if isinstance(t, dt.UInt64) else value.cast("int64")
-        )  # half of the uint64 values do not fit int64
+        return value if isinstance(t, dt.UInt64) else value.cast("int64")  # half of uint64 exceeds int64
     if t.is_numeric():
         return value.cast("float64")
     if t.is_timestamp() or t.is_date():
