@@ -81,8 +81,9 @@ class Outbox:
         return file.read_text() if file.is_file() else self._run_id
 
     def add(self, entries: Sequence[Entry]) -> None:
-        """Add entries to the outbox, by `kind`: `create`, `tags`, `metrics`, `dataset`, `artifact`, `parent`
-        or `end`.
+        """Add entries to the outbox.
+
+        Their `kind` is `create`, `tags`, `metrics`, `dataset`, `artifact`, `parent` or `end`.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / OUTBOX_FILE).open("a") as file:
