@@ -37,9 +37,9 @@ DRIFT = 0.4  # standard deviation of the logarithm of a level before any event i
 WEEKLY_DEVIATION = 0.12  # of log level between ordinary weeks: holidays, weather, promotions
 LIMIT = 1.5  # standard errors by which a longer window may differ from a shorter one
 EVEN_DELAYS = 10  # number of evenly spread delays with which F starts
-# Cut → splits of mature and censored checkouts. A model that the test split evaluates reads no later outcome.
+# Cut → splits of mature and of censored checkouts. Before a test, no outcome after test_start is read.
 CUTS = {"test_start": ("validation", "censored_at_test"), "log_end": ("test", "censored_at_end")}
-CLICK_SECONDS = SECONDS_PER_DAY  # after the checkout, a logged click is known
+CLICK_SECONDS = SECONDS_PER_DAY  # after a checkout; then a logged click is known
 
 
 class Level(NamedTuple):

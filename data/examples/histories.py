@@ -75,7 +75,7 @@ def slice_history(
 
 
 def count_prior_events(encoded: EncodedTables) -> ir.Table:
-    """`order, n_history, n_prior_orders`: the user's events and orders known strictly before it, counted."""
+    """`order, n_history, n_prior_orders`: counts of the user's events and orders known strictly before."""
     types = {
         "user": "int32", "at": "int64", "rank": "int8", "order": "int64", "is_event": "int8",
         "is_order": "int8",

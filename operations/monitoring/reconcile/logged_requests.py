@@ -17,7 +17,7 @@ from serving.stores.base import Store, UserHistory
 MAX_LOGIT_GAP = 1.0  # log-odds at which gaps are clipped; items that are no candidates have this gap
 MATCH_TOLERANCE = 0.01  # log-odds that rounding can cause
 MIN_PROBABILITY = 1e-6
-MAX_EARLY_SECONDS = 28 * SECONDS_PER_DAY  # the most by which a table dates a purchase too early
+MAX_EARLY_SECONDS = 28 * SECONDS_PER_DAY  # the most by which a table may date a purchase too early
 
 Perturbation = Callable[["LoggedRequest"], tuple[Checkout, UserHistory]]  # a request with one input changed
 
