@@ -21,7 +21,7 @@ def retrain_once(cfg: DictConfig) -> None:
         check_values(cfg)
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    # Late: torch takes seconds to import, a wrong config is an error before.
+    # Imported late: torch takes seconds, and a wrong config is reported before.
     from exporting.exportable_run import ExportError
     from operations.retraining.retrain import retrain
     from serving.storage.bundle import BundleError

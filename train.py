@@ -24,7 +24,7 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def train(cfg: DictConfig) -> float | None:
-    """Train, evaluate, and return `objective_metric`, which a sweep maximizes."""
+    """Train and evaluate; return `objective_metric`, which a sweep maximizes."""
     try:
         check_values(cfg)
         check_columns(cfg)
@@ -33,7 +33,7 @@ def train(cfg: DictConfig) -> float | None:
     if cfg.stage == "check":
         check_shop_tables(cfg)
         return None
-    # Late: torch and TorchRec take seconds to import, a wrong config is an error before.
+    # Imported late: torch and TorchRec take seconds, and a wrong config is reported before.
     from torch.distributed.checkpoint.api import CheckpointException  # derives from BaseException
 
     from evaluation.alarms import read_alarms
@@ -64,13 +64,13 @@ def train(cfg: DictConfig) -> float | None:
     if not is_rank_zero:
         return None
     if cfg.stage == "retrieval":
-        # Of the towers that learned from no validation checkout.
+        # The recall of the towers that learned from no validation checkout.
         recall = read_stage_manifest(towers_of_split(folder, "train"))["metrics"]["best_recall"]
         return RunResult(recall, folder, {"validation/recall": recall})
     metrics = validate(folder)
     by = column_list(cfg.evaluation.by)
     if not is_evaluated(folder, by=by):
-        # The tables of all jobs of a sweep would bury the sweep's own; each page has them.
+        # A sweep does not print the tables of its jobs: each job's page has them.
         evaluate(folder, by=by, prints_tables=HydraConfig.get().mode != RunMode.MULTIRUN)
     for alarm in read_alarms(folder):
         print(f"alarm: {alarm['text']}")

@@ -1,4 +1,4 @@
-"""The item side of a prepared folder as tensors: facts, snapshots, text and neighbours."""
+"""The items of a prepared folder as tensors: attributes, snapshots, text and neighbours."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from torch import Tensor
 from data.errors import DataError
 from models.schema import Catalog, ItemText
 
-PACKED_ROWS = 65_536  # vectors that are packed at a time: as floats they may not fit into memory
+PACKED_ROWS = 65_536  # vectors that are packed at a time, because all as floats may not fit into memory
 
 
 class ItemNeighbours(NamedTuple):
@@ -75,7 +75,7 @@ def usual_item_first(snapshot_fields: Mapping[str, Tensor]) -> dict[str, Tensor]
     """
     fields = {name: values.clone() for name, values in snapshot_fields.items()}
     n_sold = max(int((fields["buyers"][-1, 1:] > 0).sum()), 1)
-    for snapshot, orders in enumerate(fields["orders_28d"][:, 1:]):  # one at a time saves memory
+    for snapshot, orders in enumerate(fields["orders_28d"][:, 1:]):  # one snapshot at a time, to save memory
         for name in ("price", "mean_line_spend"):
             money = fields[name][snapshot]
             known = money[1:] > 0
@@ -90,7 +90,7 @@ def usual_item_first(snapshot_fields: Mapping[str, Tensor]) -> dict[str, Tensor]
 def load_neighbours(
     folder: str | Path, items: int, name: str = "copurchase_neighbours"
 ) -> dict[int, ItemNeighbours]:
-    """Snapshot → neighbours of `items` rows (N+1). Use the latest snapshot that is not after yours.
+    """Snapshot → neighbours of `items` rows (N+1). For a time, use the latest snapshot that is not after it.
 
     `name` is a table of data/examples/neighbour_tables.py. Raises DataError for a table that was not
     prepared.
@@ -139,7 +139,7 @@ def _snapshot_fields(folder: Path, rows: int, list_price: np.ndarray) -> dict[st
 
 
 def _item_attributes(items: pa.Table) -> Tensor:
-    """[rows, A] int64; [rows, 0] for a table of an earlier release, without the column."""
+    """[rows, A] int64 attribute codes; [rows, 0] for a table of an earlier release, without the column."""
     if "attribute_codes" not in items.column_names:
         return torch.empty(items.num_rows, 0, dtype=torch.int64)
     codes = _to_numpy(items["attribute_codes"].combine_chunks().flatten(), np.int64)
@@ -147,7 +147,7 @@ def _item_attributes(items: pa.Table) -> Tensor:
 
 
 def _item_content(items: pa.Table) -> Tensor:
-    """The items' own vectors, row-wise int8: [rows, E+8] uint8; [rows, 0] where the shop has none."""
+    """The items' own vectors, row-wise int8: [rows, E+8] uint8; [rows, 0] if the shop has no vectors."""
     packed: list[Tensor] = []
     if "content" in items.column_names:
         for start in range(0, items.num_rows, PACKED_ROWS):

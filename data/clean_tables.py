@@ -22,11 +22,11 @@ class CleanTables(NamedTuple):
     read: ReadTables
     checked: CheckResult
     unread: UnreadColumns
-    warnings: list[str]  # of rejected rows, and of ids that look wrong
+    warnings: list[str]  # about rejected rows, and about ids that look wrong
     n_winsorized: int  # order lines
 
     def repeated_rows(self) -> dict[str, int]:
-        """The number of repeated rows of each table that has any."""
+        """The number of repeated rows of each table that has repeated rows."""
         return {name: n for name, n in self.checked.repeated.items() if n}
 
     def counts(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The error for input that cannot be used."""
+"""The error for unusable input."""
 
 
 class DataError(ValueError):

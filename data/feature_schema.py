@@ -1,6 +1,6 @@
 """The feature schema: vocabularies and their codes.
 
-Items, categories, brands, tokens and item attributes come from the item list, which has no time. Context and
+Items, categories, brands, tokens and item attributes come from the item list, which has no times. Context and
 profile vocabularies come from checkouts before the start of validation, so that codes do not depend on later
 data.
 """
@@ -60,7 +60,7 @@ class FeatureSchema:
 
     @property
     def content_dim(self) -> int:
-        """E: numbers of all vectors of an item."""
+        """E: the total length of an item's vectors."""
         return sum(vector.dim for vector in self.item_vectors)
 
     @property
@@ -70,11 +70,11 @@ class FeatureSchema:
 
     @property
     def title_dim(self) -> int:
-        """Numbers of the vector of the title, the last of `item_vectors`; 0 for none."""
+        """Length of the title's vector, the last of `item_vectors`; 0 without such a vector."""
         return sum(vector.dim for vector in self.item_vectors if vector.name == TITLE_VECTOR)
 
     def table_sizes(self) -> dict[str, Any]:
-        """Sizes of embedding tables, the unknown included; and `category_levels`."""
+        """Sizes of embedding tables, the unknown code included, and `category_levels`."""
         return {
             "items": self.items + 1,
             "categories": len(self.categories) + 1,
@@ -163,9 +163,9 @@ def _column(con: ibis.BaseBackend, table: ir.Table, name: str) -> list[Any]:
 
 
 def _add_category_paths(items: ir.Table, levels: int) -> ir.Table:
-    """Add `path_0 … path_{levels-1}`, the prefixes of the category path; null where it is shorter.
+    """Add `path_0 … path_{levels-1}`, the prefixes of the category path, null if the path is shorter.
 
-    The last is the whole path, so that leaves deeper than `levels` stay distinct.
+    The last one is the whole path, so that leaves deeper than `levels` stay distinct.
     """
     parts = items.category.split("/").map(lambda s: s.strip()).filter(lambda s: s != "")
     t = items.mutate(parts=parts)
@@ -181,7 +181,7 @@ def _add_category_paths(items: ir.Table, levels: int) -> ir.Table:
 
 
 def _word_counts(con: ibis.BaseBackend, items: ir.Table) -> ir.Table:
-    """The number of times that a word occurs in an item's title and description: `item, word, tf`."""
+    """`item, word, tf`: how often a word occurs in an item's title and description."""
     text = items.title.fill_null("") + ibis.literal(" ") + items.description.fill_null("")
     words = items.select("item", word=text.lower().re_split(WORD_SEPARATOR).unnest())
     words = words.filter(words.word != "").group_by("item", "word").agg(tf=ibis._.count())
@@ -191,7 +191,7 @@ def _word_counts(con: ibis.BaseBackend, items: ir.Table) -> ir.Table:
 def _tokens(
     con: ibis.BaseBackend, words: ir.Table, n_items: int, cfg: dict[str, Any]
 ) -> tuple[list[str], list[float]]:
-    """Vocabulary and its idf, from the `_word_counts` of `n_items` items."""
+    """The vocabulary with the words' idf, from the `_word_counts` of `n_items` items."""
     df = words.group_by("word").agg(df=ibis._.count())
     df = df.filter(df.df >= int(cfg["token_min_items"]))
     vocabulary = con.to_pyarrow(df.order_by(df.df.desc(), df.word).limit(int(cfg["tokens"])))
@@ -226,7 +226,7 @@ def _token_lists(
 def _fit_attribute(
     con: ibis.BaseBackend, t: ir.Table, column: str, name: str, cfg: dict[str, Any]
 ) -> Attribute:
-    """Categorical for strings and for integers with few distinct values, else numeric."""
+    """The attribute of a column: categorical for strings and integers with few values, else numeric."""
     value, limit = t[column], int(cfg["attribute_values"])
     is_integer = value.type().is_integer()
     if value.type().is_string() or (is_integer and con.execute(value.nunique()) <= limit):
@@ -247,7 +247,7 @@ def attribute_codes(table: ir.Table, attributes: list[Attribute], prefix: str = 
     for attribute in attributes:
         value = table[prefix + attribute.name]
         if attribute.values is not None:
-            # The position in a literal list is -1 for an absent value, whose code is 0.
+            # The position of an absent value is -1, so its code is 0.
             values = ibis.literal(attribute.values, type="array<string>")
             code = values.index(value.cast("string")) + 1
         else:
@@ -265,8 +265,8 @@ def encode_items(
 ) -> ir.Table:
     """The codes of items: `item, category_codes` (list [L]), `leaf, brand_code, tokens, token_weights`.
 
-    `items` has `item` (unique), `title, description, category, brand`, null where not given. Values that the
-    schema lacks get the code 0, or no token. The leaf is the deepest prefix of the path that the schema has.
+    `items` has `item` (unique) and `title, description, category, brand`, null if not given. Values outside
+    the schema get the code 0, or no token. The leaf is the deepest prefix of the path that is in the schema.
     """
     levels = range(schema.category_levels)
     t = _add_category_paths(items, schema.category_levels)
@@ -277,7 +277,7 @@ def encode_items(
     t = t.left_join(_vocabulary(schema.brands, "brand", "brand_code"), "brand").drop("brand_right")
     tokens = _token_lists(con, _word_counts(con, items), schema, tokens_per_item)
     t = t.left_join(tokens, "item").drop("item_right")
-    # Categories are sorted, so of the prefixes of a path the deepest has the greatest code.
+    # Categories are sorted, so the deepest prefix of a path has the greatest code.
     leaf = ibis.greatest(*[t[f"code_{k}"] for k in levels]) if schema.category_levels > 1 else t.code_0
     return t.select(
         "item",

@@ -2,7 +2,8 @@
 
 A prepared folder holds the data of all users of its input. A run counts as holding every user of its prepared
 folder: its weights learned from their data, and its pages show slates of some of them. A folder that was made
-with `data.forget` holds no user of that list. Delete the folders that the command prints.
+with `data.forget` holds no user of the list that `data.forget` names. Delete the folders that the command
+prints.
 """
 
 import json
@@ -55,11 +56,11 @@ def forget(options: FindOptions) -> int:
 
 
 def folders_with_users(root: Path, users: pa.Array, prepared: set[str]) -> Iterator[tuple[Path, str]]:
-    """The folders below a root that hold one of the users, and why.
+    """The folders below `root` that hold one of the users, each with the reason.
 
     Args:
-        prepared: names of prepared folders that hold one of the users; runs on them hold the user too.
-            Folders of this kind below `root` are added.
+        prepared: names of prepared folders that hold one of the users. Runs on these folders hold the user
+            too. The function adds such folders below `root`.
     """
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     for folder in folders:

@@ -30,19 +30,19 @@ from models.constants import SECONDS_PER_DAY
 from serving.table_files import TableFile
 
 READERS = ("completejourney", "simulated", "tables", "warehouse")  # modules of data/sources
-RANKER_SETTINGS = ("drop", "blocks", "relative", "scores")  # of `features`: preparation does not read them
+RANKER_SETTINGS = ("drop", "blocks", "relative", "scores")  # keys of `features`, not read by preparation
 
 
 @dataclass(frozen=True)
 class PrepareInputs:
-    """Plain settings, and the files that are read."""
+    """The inputs of preparation: plain settings, and the files that are read."""
 
     data: dict[str, Any]
     features: dict[str, Any]
     engine: dict[str, Any]  # of `cfg.prepare`
     source: Any  # module of data/sources
-    files: dict[str, TableFile]  # canonical table → where it lies
-    outcomes: OutcomeSpec  # the further labels that the tasks name, and what slates leave out
+    files: dict[str, TableFile]  # canonical table → its file or folder
+    outcomes: OutcomeSpec  # the further labels of the tasks, and the exclusion of slates
     forgotten: list[str]  # ids of the users that are dropped (`data.forget`)
 
     @property
@@ -55,9 +55,9 @@ class PrepareInputs:
         return list(dict.fromkeys([*contract.EVENT_KINDS, *labels.label_event_kinds(self.outcomes.labels)]))
 
     def key_settings(self) -> dict[str, Any]:
-        """The settings that change the result:
+        """The settings that change the result.
 
-        `data`, further labels, slate exclusions and forgotten users.
+        They are `data`, further labels, slate exclusions and forgotten users.
         """
         named: dict[str, Any] = {}
         if self.outcomes.labels:
@@ -75,9 +75,9 @@ class ReadTables(NamedTuple):
     """The tables of the files."""
 
     raw: dict[str, ir.Table]
-    conformed: dict[str, ir.Table]  # canonical; of events the feedback is attributed
+    conformed: dict[str, ir.Table]  # canonical; feedback in events is attributed
     join_counts: dict[str, dict[str, int]] | None  # rows of an impression log by kind and join state
-    vectors: list[VectorColumn]  # of items
+    vectors: list[VectorColumn]  # vector columns of items
     unread_vectors: dict[str, str]  # column → why it is not read
     n_forgotten: int  # rows of users that `data.forget` names
 
@@ -94,14 +94,14 @@ def resolve_inputs(cfg: Mapping[str, Any]) -> PrepareInputs:
     source = import_module(f"data.sources.{data['name']}")
     files = source.table_files(data)
     features = {name: value for name, value in config["features"].items() if name not in RANKER_SETTINGS}
-    title_vectors.title_dim(features)  # raises at once where the model of titles is missing
+    title_vectors.title_dim(features)  # raises at once if the packages of the title model are missing
     outcomes = OutcomeSpec(labels.wanted_labels(config), read_exclusion(config.get("slate")))
     forgotten = forgotten_users.forgotten_users(data.get("forget"))
     return PrepareInputs(data, features, config.get("prepare", {}), source, files, outcomes, forgotten)
 
 
 def read_headers(cfg: Mapping[str, Any]) -> dict[str, list[str]] | None:
-    """Canonical table → its columns by the headers of a shop's files; None for another source.
+    """Canonical table → its columns, from the headers of a shop's files; None for other sources.
 
     Raises DataError for files and columns that are missing.
     """
@@ -159,7 +159,7 @@ def _conform_all(raw: dict[str, ir.Table], files: dict[str, TableFile]) -> dict[
 def _attribute_feedback(
     con: ibis.BaseBackend, tables: dict[str, ir.Table], inputs: PrepareInputs
 ) -> tuple[ir.Table, dict[str, dict[str, int]]]:
-    """The events of an impression log, attributed, and their rows by kind and join state."""
+    """Attribute the events of an impression log; return the events, and row counts by kind and join state."""
     click_window, purchase_window = _attribution_windows(inputs.data)
     labels.reject_late_clicks(inputs.outcomes.labels, click_window, inputs.data)
     events = tables["events"]

@@ -52,7 +52,7 @@ def read_item_updates(path: str | Path, schema: FeatureSchema | None = None) -> 
     """The updates of a .parquet or .csv file, in file order, with the columns of `item_update_schema`.
 
     The columns are those of the canonical table `items`, of which only `item_id` is required, and the
-    attributes and vectors of `schema`. A null or absent value leaves the item as it is.
+    attributes and vectors of `schema`. A null or absent value does not change the item.
 
     Raises DataError for a file that is missing, empty or unreadable, for columns that are unknown or of a
     wrong type, for vectors of another length than in `schema`, and for bad rows: an id that is null or
@@ -132,7 +132,10 @@ def _update_attributes(
 
 
 def _reject_unknown_columns(columns: Collection[str], file: TableFile, expected: Collection[str]) -> None:
-    """Raise DataError for unknown columns: most are optional, so a misspelled one would be ignored."""
+    """Raise DataError for unknown columns.
+
+    Most columns are optional, so a misspelled one would be ignored.
+    """
     present = [c for c in columns if c != "_row"]
     absent = [c for c in expected if c not in present]
     lines = []
@@ -153,15 +156,15 @@ def _null_columns(file: TableFile) -> list[str]:
 
 
 def merge_item_updates(before: pa.Table | None, after: pa.Table) -> pa.Table:
-    """The updates `before` (None: there are none) merged with the later ones `after`: a row per item.
+    """Merge the updates `before` (or None) with the later updates `after`: one row per item.
 
-    Column by column, the later value wins and a null keeps the earlier one: a new title keeps an earlier
-    description. A column that one table lacks counts as null there (updates of an earlier release lack some).
-    Items are in the order of their first update.
+    In each column the later value is kept, but a null keeps the earlier value. So an update of the title
+    keeps an earlier description. A column that one table lacks counts as null there (updates of an earlier
+    release lack some). Items are in the order of their first update.
     """
     updates = after if before is None else pa.concat_tables([before, after], promote_options="default")
     row = pa.array(range(updates.num_rows), pa.int64())
-    # The last row with a value of each column: Arrow's `last` skips nulls, and takes no lists.
+    # The last row with a value in each column. Arrow's `last` skips nulls, but does not accept lists.
     values = [c for c in updates.column_names if c != "item_id"]
     rows = {c: pc.if_else(pc.is_valid(updates[c]), row, pa.scalar(None, pa.int64())) for c in values}
     last = pa.table({"item_id": updates["item_id"], **rows})
@@ -174,24 +177,25 @@ def merge_item_updates(before: pa.Table | None, after: pa.Table) -> pa.Table:
 def apply_item_updates(
     items: pa.Table, updates: pa.Table, schema: FeatureSchema, tokens_per_item: int
 ) -> pa.Table:
-    """`items.parquet` of a prepared folder with the merged updates: items keep their rows, new ones follow in
-    the order of the updates.
+    """Apply the merged updates to `items.parquet` of a prepared folder.
 
-    Codes, tokens and vectors follow `schema` and `tokens_per_item` of that folder. A new item by default has
-    its id as title, is available and was never sold. An unavailable item stays so until an update makes it
-    available, also where the shop's list lacked it.
+    Items keep their rows. New items follow in the order of the updates.
 
-    The folder has tokens but no descriptions. So a new title, or any description, replaces the tokens by
-    those of the title and the updates' description; an update with the same title keeps them.
+    Codes, tokens and vectors follow `schema` and `tokens_per_item` of that folder. By default a new item has
+    its id as title, is available and was never sold. An unavailable item stays unavailable until an update
+    makes it available. This includes items that the shop's list lacked.
+
+    The folder has tokens but no descriptions. So an update with a new title or a description replaces the
+    tokens by those of the title and the updates' description. An update with the same title keeps the tokens.
     """
     updates = updates.combine_chunks()
     row = pc.index_in(updates["item_id"], value_set=items["item_id"].combine_chunks())  # null: a new item
-    old = items.take(row)  # of nulls where the item is new
+    old = items.take(row)  # nulls for a new item
 
     def updated(column: str) -> pa.ChunkedArray:
         return pc.coalesce(updates[column], old[column])
 
-    # A title that is the id means that there is none: preparation makes no tokens of it.
+    # An item whose title is its id has no title, so preparation makes no tokens of it.
     is_id = pc.equal(old["title"], old["item_id"])
     old_title = pc.if_else(is_id, pa.scalar(None, pa.string()), old["title"])
     facts = {
@@ -274,7 +278,7 @@ def _attribute_code(values: pa.Array, attribute: Attribute) -> np.ndarray:
 
 
 def _list_matrix(table: pa.Table, name: str, width: int, dtype: type) -> np.ndarray:
-    """[n, width] of a column of lists of one length; zeros for null, and for a column that is absent."""
+    """[n, width] from a column of lists of one length; zeros for a null and for an absent column."""
     out = np.zeros((table.num_rows, width), dtype)
     if width and name in table.column_names:
         lists = table[name].combine_chunks()
@@ -284,7 +288,7 @@ def _list_matrix(table: pa.Table, name: str, width: int, dtype: type) -> np.ndar
 
 
 def _upsert_rows(items: pa.Table, patch: pa.Table, row: pa.Array) -> pa.Table:
-    """`items` with the rows of `patch` at `row`, or appended where that is null."""
+    """`items` with the rows of `patch` at the positions `row`. Rows without a position are appended."""
     row = row.fill_null(-1).to_numpy(zero_copy_only=False)
     is_new = row < 0
     take = np.arange(items.num_rows + is_new.sum())

@@ -1,4 +1,4 @@
-"""Builds the prepared folder from raw files, once for the same input.
+"""Builds the prepared folder from raw files. The same input is prepared only once.
 
     prepare(cfg) → artifacts/prepared/<key>/
 
@@ -52,7 +52,8 @@ STEPS = (
     "hash", "read", "check", "encode", "features", "snapshots", *table_steps(),
     "examples", "user histories",
 )  # fmt: skip
-UNHASHED_SETTINGS = ("root", "files", "url", "tables", "refresh", "forget")  # of `data`: where rows come from
+# keys of `data`: the place of the rows
+UNHASHED_SETTINGS = ("root", "files", "url", "tables", "refresh", "forget")
 
 
 def prepare(cfg: Mapping[str, Any]) -> Path:
@@ -93,7 +94,7 @@ def prepared_key(cfg: Mapping[str, Any]) -> str:
 
 
 def last_order_time(cfg: Mapping[str, Any]) -> int:
-    """Unix seconds of the last order: takes seconds, where preparation takes minutes.
+    """Unix seconds of the last order. Reading it takes seconds, while preparation takes minutes.
 
     Raises DataError for input or settings that cannot be used.
     """
@@ -163,7 +164,7 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
         "ghosts": examples.with_ghosts,  # checkouts whose slate was held back, by split
         "attribution": clean.read.join_counts,  # rows of an impression log by kind and join state, or null
         "labels": [spec.key for spec in inputs.outcomes.labels],  # further columns `outcome_<key>`
-        "exclusion": inputs.outcomes.exclusion.settings,  # items without outcome, which slates leave out
+        "exclusion": inputs.outcomes.exclusion.settings,  # items that slates leave out: they have no outcome
         "labels_with_positive": examples.positives,  # label → split → (checkout, item) pairs
         "columns": summary.describe_columns(schema, clean.unread, clean.checked.unread_kinds),
         "warnings": [*clean.warnings, *warnings],
@@ -172,7 +173,7 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
 
 
 def _encode(con: ibis.BaseBackend, inputs: PrepareInputs, clean: CleanTables) -> EncodedTables:
-    """The encoded tables, with the returns where a label reads them."""
+    """The encoded tables. Returns are included if a label reads them."""
     reads_returns = any(spec.label == "return" for spec in inputs.outcomes.labels)
     encoded = encoded_tables.encode_tables(
         con, clean.tables, clean.checked.return_lines if reads_returns else None

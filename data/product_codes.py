@@ -30,9 +30,12 @@ EDGES = " ,;:./&-–|+"
 
 
 def product_codes(titles: pa.StringArray) -> NDArray[np.int32]:
-    """The product of each item [N+1]: equal codes from 1 on for items of one product, 0 for all others.
+    """The product of each item [N+1].
 
-    Items without a title stand alone. The title alone decides, not the brand, because equal cards look alike.
+    Items of one product have the same code from 1 on, all other items have 0.
+
+    Items without a title have the code 0. Only the title counts, not the brand, because cards with equal
+    titles look alike.
     """
     encoded = titles.dictionary_encode()
     codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)  # of titles

@@ -1,6 +1,6 @@
 """Describes a shop's folder within seconds: `python train.py stage=check data=tables data.root=DIR`.
 
-The tables are read and checked as preparation does. Input that preparation would refuse is an error here too.
+The tables are read and checked as in preparation. Input that preparation rejects is an error here too.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class ShopReport(NamedTuple):
     tables: list[Row]  # table, files, rows, columns, attributes, unread
     facts: list[Row]  # fact, value
     horizons: list[Row]  # horizon, checkouts whose horizon is over, of these followed by an order, share
-    median_gap: float | None  # days between two orders of a user; None where nobody returned
+    median_gap: float | None  # days between two orders of a user; None if no user ordered again
     suggested: str | None  # data.horizon
     horizon: str  # data.horizon of the config
     warnings: list[str]
@@ -43,7 +43,7 @@ class ShopReport(NamedTuple):
     unread: UnreadColumns
 
     def finding(self) -> str:
-        """A sentence: whether the horizon of the config fits."""
+        """A sentence that says whether the horizon of the config fits."""
         if self.suggested is None:
             return (
                 "Nobody ordered twice: only a log of impressions (events) could tell what follows a checkout."
@@ -78,7 +78,10 @@ def check_shop(cfg: Mapping[str, Any]) -> ShopReport:
 
 
 def _count_horizons(con: Any, t: ir.Table, end: int) -> list[Row]:
-    """For each horizon: the checkouts whose horizon ends by `end`, and how many of them an order follows."""
+    """For each horizon: the number of checkouts whose horizon ends by `end`.
+
+    The number of them that an order follows is given, too.
+    """
     rows = []
     for days in (*HORIZONS, None):
         if days is None:

@@ -1,4 +1,4 @@
-"""The lines that preparation prints: counts of the log, columns that are read, and unread columns."""
+"""The lines that preparation prints: counts of the log, columns that are read, and columns that are not."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from data.examples.splits import EXCLUDED
 from data.feature_schema import Attribute, FeatureSchema
 from data.tables.column_selection import UnreadColumns
 
-FURTHER_COUNTS = {  # key of `counts` → its words, where there are any
+FURTHER_COUNTS = {  # key of `counts` → text, printed if the count is above 0
     "guest_orders": "orders of guests",
     "forgotten": "rows of forgotten users dropped",
     "returns": "returns",
@@ -24,7 +24,7 @@ CLICK_LABELS = {
 def describe_columns(
     schema: FeatureSchema, unread: UnreadColumns, unread_kinds: dict[str, int]
 ) -> dict[str, Any]:
-    """`columns` of meta.json: the further columns that are read, and those that are not, with the reason."""
+    """`columns` of meta.json: the further columns that are read, and unread columns with reasons."""
     return {
         "orders": [_describe_attribute(a) for a in schema.context],
         "users": [_describe_attribute(a) for a in schema.profile],
@@ -67,7 +67,7 @@ def summary(meta: dict[str, Any]) -> str:
 
 
 def column_summary(meta: dict[str, Any]) -> str:
-    """The further columns that are read and those that are not, as one line; "" where there are none."""
+    """One line with the further columns that are read and those that are not; "" if there are none."""
     columns = meta.get("columns") or {}
     titles = {"orders": "order attributes", "users": "user attributes", "items": "item attributes",
               "vectors": "vectors"}  # fmt: skip

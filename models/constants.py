@@ -1,9 +1,9 @@
 """Constants that `data` and `models` share.
 
-They are not in `schema.py`, because that module imports torch, which takes seconds, and some commands only
-read tables.
+`schema.py` imports torch, which takes seconds. These constants have their own module, so that commands that
+only read tables start quickly.
 """
 
-# Codes of `history_kind`, by position.
+# The code of a `history_kind` is its position here.
 HISTORY_KINDS = ("purchase", "click", "cart")
 SECONDS_PER_DAY = 86_400

@@ -1,4 +1,4 @@
-"""Embedding tables behind one call: TorchRec in training, row-wise int8 in core torch operators for export.
+"""Embedding tables with one interface: TorchRec for training, row-wise int8 in core torch for export.
 
 Both modules pool each feature's ids of a row into one vector and concatenate the features:
 
@@ -6,8 +6,8 @@ Both modules pool each feature's ids of a row into one vector and concatenate th
     lengths = [[1, 1, 1], [0, 1, 3]]          ids per row and feature
     output  = [3 rows, dim of feature 0 + dim of feature 1]
 
-Several features may share a table. Row 0 of every table is the explicit out-of-vocabulary row, because
-fbgemm silently maps ids outside the table to it.
+Several features may share a table. Row 0 of every table is reserved for unknown ids, because fbgemm silently
+maps ids outside the table to row 0.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class EmbeddingTable(NamedTuple):
     num_embeddings: int
     dim: int
     feature_names: list[str]
-    std: float | None = None  # of the initial rows; None: dim^-½, rows of a length of about 1
+    std: float | None = None  # of the initial rows; None: dim^-½, so that a row has a length of about 1
 
 
 class EmbeddingTables(nn.Module):

@@ -1,6 +1,6 @@
 """Operations on jagged tensors (flat values with offsets). All are scriptable and free of row loops.
 
-Sorted 64-bit keys `segment * size + id` group values, so one call serves a whole batch.
+Values are grouped by sorted 64-bit keys `segment * size + id`, so one call handles a whole batch.
 """
 
 import torch
@@ -62,7 +62,7 @@ def sum_by_key(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def starts_of_runs(values: Tensor) -> Tensor:
-    """[n] bool: which values differ from the one before."""
+    """[n] bool: which values differ from the value before."""
     is_first = torch.ones_like(values, dtype=torch.bool)
     is_first[1:] = values[1:] != values[:-1]
     return is_first
@@ -97,7 +97,7 @@ def rank_in_segment(segments: Tensor, score: Tensor) -> Tensor:
 def top_k_in_segment(segments: Tensor, score: Tensor, limit: int, n_segments: int = 0) -> Tensor:
     """Rising positions of the `limit` highest scores of each segment; the first of equal scores win.
 
-    `n_segments` is 0 for an unknown number; a single segment needs no sort by segment.
+    `n_segments` is 0 if the number is unknown. A single segment is not sorted by segment.
     """
     if n_segments == 1:
         return torch.argsort(score, descending=True, stable=True)[:limit].sort()[0]

@@ -1,4 +1,4 @@
-"""Turns trained models into serving models: tables in core torch operators, evaluation mode."""
+"""Turns trained models into serving models: tables in core torch operators, modules in evaluation mode."""
 
 import copy
 
@@ -45,7 +45,7 @@ def lower_ranker(ranker: Ranker) -> CalibratedRanker:
         tables = getattr(ranker, name)
         if isinstance(tables, EmbeddingTables):
             setattr(ranker, name, lower_tables(tables))
-    ranker.position_bias = None  # serving predicts for an item that is seen
+    ranker.position_bias = None  # serving predicts p(click) of a seen item
     return CalibratedRanker(ranker).eval()
 
 

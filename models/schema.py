@@ -1,6 +1,6 @@
 """The tensors that every model reads. `data` and `models` share only this module and constants.py.
 
-A batch is jagged: `offsets` [B+1] delimit each checkout's values in a flat tensor.
+A batch is jagged: `offsets` [B+1] mark the start and end of each checkout's values in a flat tensor.
 
     history_offsets = [0, 2, 2, 5]          three checkouts, the second without history
     history_item    = [7, 3,    9, 9, 4]    item rows, oldest event first
@@ -93,18 +93,21 @@ class Candidates(NamedTuple):
 
 
 class Outcomes(NamedTuple):
-    """Outcomes of B checkouts within the horizon, one entry per item bought, clicked, shown or withheld."""
+    """Outcomes of B checkouts within the horizon.
+
+    An item bought, clicked, shown or withheld has one entry.
+    """
 
     offsets: Tensor  # [B+1] int64
     item: Tensor  # [ΣO] int64
     impression: Tensor  # [ΣO] bool, an impression was logged for this checkout
     click: Tensor  # [ΣO] bool, logged click (False throughout where the shop logs none)
     purchase: Tensor  # [ΣO] bool
-    value: Tensor  # [ΣO] float32, the user's spend on it
+    value: Tensor  # [ΣO] float32, the user's spend on the item
     position: Tensor  # [ΣO] int64, position on the slate, 1 first; 0 for not shown or unknown
-    ghost: Tensor  # [ΣO] bool, on the checkout's slate, which was held back
-    withhold: Tensor  # [ΣO] float32, chance with which that slate was to be held back; 0 for not on it
-    further: Tensor  # [ΣO, F] float32, further labels that tasks name, in the order of meta.json's `labels`
+    ghost: Tensor  # [ΣO] bool, the item was on the checkout's slate, which was held back
+    withhold: Tensor  # [ΣO] float32, probability that this slate is held back; 0 for items not on it
+    further: Tensor  # [ΣO, F] float32, further labels of tasks, in the order of `labels` in meta.json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Compiles modules to TorchScript.
 
-The only file outside `serving` that calls `torch.jit`. TorchScript is deprecated in torch and unsupported
-from Python 3.14 on; its replacement will change this file alone.
+Outside `serving`, only this file calls `torch.jit`. TorchScript is deprecated in torch and unsupported from
+Python 3.14 on. When it is replaced, only this file has to change.
 """
 
 import re
@@ -16,7 +16,10 @@ SOURCE_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 
 
 class ScriptingError(RuntimeError):
-    """A module that TorchScript cannot take. The message gives the statement's file and line, and why."""
+    """TorchScript cannot compile a module.
+
+    The message gives the statement's file and line, and the reason.
+    """
 
 
 def to_torchscript(module: nn.Module) -> torch.jit.ScriptModule:
@@ -40,7 +43,7 @@ def script(module: nn.Module) -> torch.jit.ScriptModule:
 
 
 def _statement_and_reason(message: str) -> str:
-    """`networks.py, line 12: reason`, from a message of TorchScript.
+    """Extracts `networks.py, line 12: reason` from a message of TorchScript.
 
     TorchScript gives the reason first, then the statement, then the calls that led to it.
     """

@@ -1,4 +1,4 @@
-"""The ranker from a config and the table sizes of a feature schema."""
+"""Builds the ranker from a config and the table sizes of a feature schema."""
 
 from functools import partial
 from typing import Any
@@ -16,14 +16,14 @@ from training.config_targets import build_target
 from training.errors import ConfigError
 from training.source_settings import scored_source_names, source_names
 
-DEFAULT_HORIZON_DAYS = 14  # for features, where the horizon has no fixed length (next_order)
+DEFAULT_HORIZON_DAYS = 14  # horizon of the features if the horizon is next_order
 
 
 def feature_selection(cfg: DictConfig, has_content: bool = True) -> FeatureSelection:
     """The features of the ranker after `features.drop`, `features.blocks` and `features.relative`.
 
-    Raises ConfigError for an unknown feature or block, with similar names, and if no feature is left.
-    `has_content`: the shop's items have vectors of their own.
+    Raises ConfigError if no feature is left, and for an unknown feature or block; the message suggests
+    similar names. `has_content`: whether the shop's items have vectors of their own.
     """
     drop, blocks = cfg.features.get("drop"), cfg.features.get("blocks")
     selection = FeatureSelection(
@@ -57,8 +57,8 @@ def read_tasks(cfg: DictConfig) -> tuple[Task, ...]:
 def build_ranker(cfg: DictConfig, sizes: dict[str, Any]) -> Ranker:
     """The ranker of `ranker.model`, with the multi-task network of `ranker.multitask`.
 
-    `ranker.train.position` names the form of its position bias.
-    Raises ConfigError for an unknown form of position bias, feature, or task setting.
+    `ranker.train.position` names the form of its position bias. Raises ConfigError for an unknown form of
+    position bias, an unknown feature, or a wrong task setting.
     """
     form = cfg.ranker.train.position
     if form not in POSITION_BIAS_FORMS:

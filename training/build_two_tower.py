@@ -1,4 +1,4 @@
-"""The two towers from a config and the table sizes of a feature schema."""
+"""Builds the two towers from a config and the table sizes of a feature schema."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def build_two_tower(cfg: DictConfig, sizes: dict[str, Any]) -> TwoTower:
 
 
 def count_sales(cfg: DictConfig) -> int:
-    """The columns of the vectors of `retrieval.model` that hold sales."""
+    """The number of columns of sales in the vectors of `retrieval.model`."""
     return N_SALES if cfg.retrieval.model.sales else 0
 
 

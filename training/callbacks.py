@@ -48,7 +48,7 @@ def make_callbacks(cfg: DictConfig, folder: Path) -> list[pl.Callback]:
 
 
 def make_profiler(name: str | None, folder: Path) -> Profiler | None:
-    """Lightning's profiler of that name, one of PROFILERS; it writes `fit-profile*` into `folder`."""
+    """Lightning's profiler `name`, one of PROFILERS. The profiler writes `fit-profile*` into `folder`."""
     arguments: dict[str, Any] = {"dirpath": folder, "filename": PROFILE}
     if name == "simple":
         return SimpleProfiler(**arguments)

@@ -34,7 +34,9 @@ class SourceTables:
         return self.sources[INDEX_SOURCE].limit if INDEX_SOURCE in self.sources else 0
 
     def candidate_sources(self, snapshot: int) -> CandidateSources:
-        """The sources with tables as of `snapshot`; neighbours come from the latest table at or before it.
+        """The sources with tables as of `snapshot`.
+
+        Neighbours come from the latest table at or before `snapshot`.
 
         Raises ConfigError for a source whose table cannot be used.
         """
@@ -77,7 +79,10 @@ def open_source_tables(cfg: DictConfig, prepared: PreparedData, catalog: Catalog
 
 
 def neighbours_at(tables: Mapping[int, ItemNeighbours], snapshot: int, items: int) -> ItemNeighbours:
-    """The latest table at or before `snapshot`; before the first, an empty one of `items` rows (N+1)."""
+    """The latest table at or before `snapshot`.
+
+    Before the first table: an empty table of `items` rows (N+1).
+    """
     usable = [table_snapshot for table_snapshot in tables if table_snapshot <= snapshot]
     if usable:
         return tables[max(usable)]

@@ -30,7 +30,7 @@ PURCHASES_ARE_LABELS = LabelPolicy(proxy_clicks=False, has_impressions=False)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedRetrieval:
-    """A finished retrieval stage and the candidate sources, which together propose candidates."""
+    """The trained towers and the candidate sources, which together propose candidates."""
 
     tower: QueryTower
     catalog: Catalog  # with item vectors, without sales
@@ -44,8 +44,8 @@ def write_candidates(
 ) -> float:
     """Write examples with the columns candidate_{item,source_mask,score} and candidate_list_score_<source>.
 
-    Logged impressions that no source proposes join the candidates with source mask 0: their outcome is known,
-    so the ranker can learn from them.
+    Logged impressions that no source proposes are added with source mask 0. Their outcome is known, so the
+    ranker can learn from them.
 
     Args:
         examples: `n_checkouts` rows in time order.
@@ -80,11 +80,11 @@ def write_candidates(
         if writer is None:
             raise ValueError(f"no checkouts to gather candidates for ({target.stem}): widen the split")
         writer.close()
-    return float(torch.cat(recalls).nanmean().nan_to_num())  # 0 where nobody bought anything
+    return float(torch.cat(recalls).nanmean().nan_to_num())  # 0 if no user bought anything
 
 
 def split_by_snapshot(examples: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The tables, cut where the snapshot changes, so that each has one snapshot."""
+    """Cut the tables where the snapshot changes, so that each table has one snapshot."""
     for table in examples:
         starts = np.flatnonzero(np.diff(table["snapshot"].to_numpy(), prepend=-1))
         for start, end in zip(starts, np.append(starts[1:], len(table)), strict=True):
@@ -108,7 +108,7 @@ def add_impressions(
     sources: CandidateSources,
     catalog: Catalog,
 ) -> Candidates:
-    """The candidates and, with source mask 0, the impressions and ghosts that are not among them.
+    """Add to the candidates, with source mask 0, the impressions and ghosts that are not among them.
 
     `vector` [B, D] are the query vectors.
     """

@@ -24,14 +24,14 @@ def gather_candidates(
 ) -> Path:
     """Write the candidates of the ranker's training checkouts and of the other splits; return their folder.
 
-    Each split uses its `towers_of_split`. Censored checkouts are sampled, because they only set the level of
-    the tasks.
+    Each split uses its `towers_of_split`. Censored checkouts are sampled, because they are only used to set
+    the level of the tasks.
     """
     folder = stage_folder(
         cfg.paths.runs,
         "candidates",
         __name__,
-        OmegaConf.create(source_settings(cfg.retrieval.sources)),  # their order gives the bits
+        OmegaConf.create(source_settings(cfg.retrieval.sources)),  # the order of the sources gives the bits
         scored_source_names(cfg),
         cfg.retrieval.train.share,
         cfg.ranker.train.max_checkouts,

@@ -1,6 +1,7 @@
 """Refreshes an earlier run with today's log: new prices, popularity and neighbours, no training.
 
-A challenger has to beat the refreshed run. The run with its old tables would lose by their age alone.
+A challenger is compared with the refreshed run, because with old tables the run would lose by their age
+alone.
 """
 
 from functools import partial
@@ -35,9 +36,9 @@ from training.warm_start import (
 
 
 def refresh_run(earlier: Path, cfg: DictConfig, prepared: PreparedData) -> Path:
-    """A run folder with the weights of `earlier` over a prepared folder, for an evaluation on its test split.
+    """Make a run folder with the weights of `earlier` and a prepared folder, to evaluate on its test split.
 
-    Models are as in the earlier run; paths are those of `cfg`. Raises ConfigError for a missing run, or a run
+    Models are as in the earlier run. Paths are those of `cfg`. Raises ConfigError for a missing run, or a run
     with features that the log no longer has.
     """
     run_cfg = load_run_config(earlier)
@@ -62,7 +63,7 @@ def refresh_run(earlier: Path, cfg: DictConfig, prepared: PreparedData) -> Path:
 
 
 def _refresh_towers(run_cfg: DictConfig, prepared: PreparedData, warm: WarmStart) -> Path:
-    """The folder of the earlier run's towers, with the vectors of today's items."""
+    """Make a folder with the earlier run's towers and with the vectors of today's items."""
     folder = stage_folder(
         run_cfg.paths.runs, "retrieval", __name__, "refreshed", warm.run_name, prepared.folder.name
     )

@@ -11,18 +11,19 @@ from data.io.parquet import count_rows
 from models.schema import SECONDS_PER_DAY
 
 MAX_ROOT = 0.5  # of `count_further_epochs`
-MAX_RECENT_CHECKOUTS = 1000  # of a split, that recalibration reads
+MAX_RECENT_CHECKOUTS = 1000  # checkouts of a split that recalibration reads
 
 
 def count_retrieval_rows(rows: int, share: float) -> int:
-    """The number of rows that retrieval trains on: at least one for it and one for the ranker."""
+    """The number of rows that retrieval trains on. Retrieval and the ranker get at least one row each."""
     return min(max(round(rows * share), 1), rows - 1)
 
 
 def first_ranker_row(examples: Path, n_retrieval_rows: int, horizon: str) -> int:
     """The first training row after the horizon of the last of the `n_retrieval_rows`.
 
-    The gap is left out if it would cost more than half of the remaining rows, as in a shop with few weeks.
+    The ranker skips the rows of this horizon, unless they are more than half of the remaining rows, as in a
+    shop with few weeks.
     """
     ts = pq.read_table(examples, columns=["ts"])["ts"].to_numpy()
     gap = (horizon_days(horizon) or 0) * SECONDS_PER_DAY
@@ -36,10 +37,11 @@ def latest_rows_start(examples: Path, count: int) -> int:
 
 
 def count_further_epochs(epochs: float, rows: int, all_rows: int) -> int:
-    """The passes over `all_rows` that continue a training of `epochs` passes over its first `rows`.
+    """The number of passes over `all_rows` that continue a training of `epochs` passes over the first `rows`.
 
-    The new rows' share of `epochs` would give as many steps as one training on all rows, but shows few new
-    rows too seldom. So the square root of the share counts, up to a half. The result is at least one.
+    `epochs` times the share of new rows would give as many steps as one training on all rows. But then few
+    new rows would be trained on too seldom. So `epochs` is multiplied by the square root of the share, at
+    most a half. The result is at least one.
     """
     share = (all_rows - rows) / all_rows
     return max(round(epochs * max(share, min(math.sqrt(share), MAX_ROOT))), 1)

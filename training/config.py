@@ -1,4 +1,4 @@
-"""Checks configs: unknown keys and values are refused with the nearest valid one."""
+"""Checks configs. The error for an unknown key or value suggests the nearest valid one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,8 +36,8 @@ from training.errors import ConfigError
 
 METRICS = ("ndcg6", "hit6", "precision6", "revenue6", "discovery_ndcg6", "recall300")
 OBJECTIVE_METRICS = tuple(f"validation/{name}" for name in METRICS)  # of evaluation/validation.py
-REMOVABLE_ENTRIES = ("tasks", "logger", "callbacks")  # mappings, of which null takes an entry out
-OPTIONAL_GROUPS = ("bundle.slate.frequency_cap",)  # groups of keys that null turns off
+REMOVABLE_ENTRIES = ("tasks", "logger", "callbacks")  # mappings in which the value null removes an entry
+OPTIONAL_GROUPS = ("bundle.slate.frequency_cap",)  # groups of keys that the value null turns off
 TABLE_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd", "adam", "rowwise_adam")
 CHOICES = {
     "objective_metric": OBJECTIVE_METRICS,
@@ -52,14 +52,15 @@ STAGES = ("check", "retrieval", "ranker", "all")
 def compose_config(
     config_name: str = "train", overrides: Sequence[str] = (), config_dir: str | Path | None = None
 ) -> DictConfig:
-    """The config of train.py, export.py or retrain.py with overrides, checked like a command line.
+    """Compose the config of train.py, export.py or retrain.py with overrides, checked as on the command line.
 
     Args:
         config_name: train, export or retrain.
         overrides: as on the command line, such as `experiment=debug` and `seed=1`.
-        config_dir: a folder of further config files, as --config-dir.
+        config_dir: a folder of further config files, as for --config-dir.
 
-    Raises ConfigError for an unknown key, choice or class and for a wrong value, with the nearest right one.
+    Raises ConfigError for an unknown key, choice or class and for a wrong value. The message names the
+    nearest valid one.
     """
     arguments = [*overrides, *(["--config-dir", str(config_dir)] if config_dir is not None else [])]
     checked = check_overrides(config_name, arguments)
@@ -70,14 +71,14 @@ def compose_config(
 
 
 def check_overrides(config_name: str, arguments: Sequence[str]) -> list[str]:
-    """The arguments for Hydra, once their overrides are checked against the configs.
+    """Check overrides against the configs, and return the arguments for Hydra.
 
     A key that no file sets, but that a task or class of the config accepts, gets Hydra's prefix `++`, which
     adds the key. A mapping with a class replaces the existing mapping; Hydra would merge them. Hydra's own
     flags (-m, --help, hydra.*) pass through. Config files of `--config-dir` are included.
 
-    Raises ConfigError for an unknown key, group choice or a value of the wrong type, naming the nearest valid
-    one, and for a class that cannot be imported.
+    Raises ConfigError for an unknown key or group choice, for a value of the wrong type, and for a class that
+    cannot be imported. The message names the nearest valid key or choice.
     """
     folders, groups = config_folders(arguments), config_groups(config_name)
     overrides = parse_overrides(arguments)
@@ -91,7 +92,7 @@ def check_overrides(config_name: str, arguments: Sequence[str]) -> list[str]:
     replaced = {o.input_line: o.key_or_group for o in key_overrides if replaces_class(o, reference)}
     checked: list[str] = []
     for line in arguments:
-        # In its place: argparse takes overrides in one piece, before or after options.
+        # Next to the override, because argparse takes overrides in one block, before or after options.
         checked += [f"~{replaced[line]}"] if line in replaced else []
         checked.append(f"++{line.lstrip('+')}" if line in added or line in replaced else line)
     return checked
@@ -102,9 +103,8 @@ def _check_key(
 ) -> bool:
     """Whether a config file sets the key of an override.
 
-    If not, a task, a class of `targets` or a table accepts it.
-
-    Raises ConfigError for any other key, and for a value of the wrong type.
+    False means that a task, a class of `targets` or a table accepts the key. Raises ConfigError for any other
+    key, and for a value of the wrong type.
     """
     key, leaves = override.key_or_group, flatten_config(reference)
     values = override_values(override)
@@ -117,7 +117,7 @@ def _check_key(
     if may_be_added and all(accepts_key(name, targets) or accepts_column(name, reference) for name in names):
         return False
     if key.startswith("data.columns.") and _are_columns(names, values, reference):
-        return False  # Hydra adds them to those that a file sets
+        return False  # Hydra adds these entries to those of a file
     if key == "callbacks" and all(isinstance(value, dict) for value in values):
         return False  # Hydra adds entries
     if override.is_add() or override.is_delete():
@@ -131,7 +131,7 @@ def _check_key(
     if key not in leaves:
         may_be_null = key.rpartition(".")[0] in REMOVABLE_ENTRIES or key in OPTIONAL_GROUPS
         if may_be_null and all(value is None for value in values):
-            return True  # takes the entry out, or turns the group off
+            return True  # null removes the entry or turns the group off
         raise ConfigError(_group_message(key, values[0], leaves))
     for value in values:
         _check_type(key, leaves[key], value)
@@ -153,7 +153,7 @@ def _group_message(key: str, value: Any, leaves: dict[str, Any]) -> str:
 
 
 def _check_group_choice(override: Override, folders: Sequence[Path]) -> str:
-    """The override of a group as `group=choice` or `group=[choice,…]`; of a sweep, the first choice.
+    """The override of a group as `group=choice` or `group=[choice,…]`. For a sweep: its first choice.
 
     Raises ConfigError.
     """
@@ -173,7 +173,7 @@ def _check_stage(stage: str) -> None:
 
 
 def _unknown_key_message(override: Override, reference: DictConfig, valid_names: list[str]) -> str:
-    """Suggestions for an unknown key: its current name, or the nearest keys."""
+    """The message for an unknown key. It suggests the key's current name, or the nearest keys."""
     key = override.key_or_group
     current = _current_name(key, reference)
     if current is not None:
@@ -197,7 +197,7 @@ def check_values(config: DictConfig) -> None:
     """Raises ConfigError for values that cannot be used, wherever they were set.
 
     It finds references to missing keys, numbers outside their limits (training/config_limits.py), and URIs of
-    `paths` with an unsupported scheme, which would become local folders of that name.
+    `paths` with an unsupported scheme, which would otherwise be taken for local folders.
     """
     try:
         leaves = flatten_config(config)

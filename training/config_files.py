@@ -1,4 +1,4 @@
-"""The config files of a command: shipped groups and choices, and the user's own."""
+"""Finds the config files of a command: shipped groups and choices, and those of the user."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,12 +39,12 @@ def config_folders(arguments: Sequence[str]) -> list[Path]:
 
 
 def as_list(choice: Any) -> list[Any]:
-    """The choices of a group: several, one, or none."""
+    """The choices of a group as a list, whether there are several, one or none."""
     return choice if isinstance(choice, list) else [] if choice is None else [choice]
 
 
 def choice_text(group: str, choice: Any) -> str:
-    """The override that chooses: `group=choice`, or `group=[choice,…]` for several."""
+    """The override for these choices of a group: `group=choice`, or `group=[choice,…]` for several."""
     if isinstance(choice, list):
         return f"{group}=[{','.join(map(str, choice))}]"
     return f"{group}={'null' if choice is None else choice}"
@@ -56,7 +56,7 @@ def list_choices(group: str, folders: Sequence[Path]) -> list[str]:
 
 
 def renamed_part(key: str, current: str) -> str:
-    """`ranker.mixture is now ranker.multitask`, for a key below them."""
+    """`ranker.mixture is now ranker.multitask`, for a key below a renamed key."""
     old_parts, new_parts = key.split("."), current.split(".")
     while len(old_parts) > 1 and old_parts[-1] == new_parts[-1]:
         del old_parts[-1], new_parts[-1]
@@ -124,7 +124,7 @@ def compose_files(
 def _check_added_keys(file: str, config: DictConfig, references: list[DictConfig]) -> None:
     """Raises ConfigError for a key of `config` that no reference config, task or class has.
 
-    `file` is the group and its choice, such as `experiment=debug`, that set the key.
+    `file` names the file that sets the key by group and choice, such as `experiment=debug`.
     """
     valid_keys = list(dict.fromkeys(key for each in references for key in flatten_config(each)))
     targets = find_targets(config)

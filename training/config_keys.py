@@ -1,4 +1,4 @@
-"""Dotted keys of a config, the overrides of a command, and the nearest keys to a wrong one."""
+"""Dotted keys of a config, the overrides of a command, and suggestions for a wrong key."""
 
 import difflib
 import re
@@ -15,7 +15,7 @@ from training.errors import ConfigError
 
 
 def flatten_config(config: DictConfig) -> dict[str, Any]:
-    """Values by dotted key, references resolved; lists are values."""
+    """Values by dotted key, with references resolved. A list is one value."""
     leaves: dict[str, Any] = {}
 
     def collect(node: Any, path: str) -> None:
@@ -30,7 +30,7 @@ def flatten_config(config: DictConfig) -> dict[str, Any]:
 
 
 def without_secrets(config: DictConfig) -> DictConfig:
-    """The config that may be saved: *** for passwords in URLs of `data`, references resolved."""
+    """The config as it may be saved: with *** for passwords in URLs of `data`, and references resolved."""
     kept = config.copy()
     if "data" in config:
         kept.data = mask_secrets(OmegaConf.to_container(config.data, resolve=True))
@@ -56,9 +56,9 @@ def reject_swept_secrets(arguments: Sequence[str]) -> None:
 
 
 def suggest_names(name: str, valid_names: Iterable[str]) -> str:
-    """` Did you mean …?`: names with the same last part, names that it abbreviates, or similar names.
+    """` Did you mean …?` with names of the same last part, names that are abbreviated, or similar names.
 
-    If nothing is similar, the first ten names.
+    If nothing is similar, the first ten names are suggested.
     """
     names = list(valid_names)
     last_parts = {valid: valid.rsplit(".", 1)[-1] for valid in names}
@@ -80,7 +80,7 @@ def suggest_names(name: str, valid_names: Iterable[str]) -> str:
 
 
 def is_abbreviation(short: str, words: Sequence[str]) -> bool:
-    """Whether `short`, of two letters or more, joins beginnings of all words, as lr of learning_rate."""
+    """Whether `short`, of two letters or more, joins beginnings of all words, as lr for learning_rate."""
 
     def joins(rest: str, left: Sequence[str]) -> bool:
         if not left:
@@ -116,7 +116,7 @@ def parse_overrides(arguments: Sequence[str]) -> list[Override]:
 
 
 def _quoting_hint(override: str | None) -> str:
-    """What to quote in an override that Hydra cannot read: a word beyond ASCII, else the value."""
+    """A hint for an override that Hydra cannot read: quote a word beyond ASCII, or else the value."""
     word = re.search(r"\w*[^\W\x00-\x7F]\w*", override or "")
     if word is None:
         return "quote the value: 'key=\"value\"'"

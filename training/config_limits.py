@@ -1,12 +1,12 @@
 """Limits of numbers in a config, by the last part of their key: `retrieval.train.epochs` → `epochs`.
 
-A key whose last part has other meanings elsewhere is listed whole.
+A key is listed in full if its last part also means something else.
 """
 
 from typing import Any
 
 NO_LIMIT = 10**9
-# Keys below these are names that a user gives: of columns, tables and classes' parameters.
+# Keys below these keys are names that the user chooses: columns, tables and parameters of classes.
 NAMES_OF_USERS = ("data.columns.", "data.files.", "data.tables.", "logger.", "callbacks.")
 VALUE_RANGES: dict[str, tuple[float, float]] = {
     # training
@@ -66,7 +66,7 @@ def find_range_error(leaves: dict[str, Any]) -> str | None:
         if limits is None or isinstance(value, bool):
             continue
         low, high = limits
-        if isinstance(value, str):  # a default of null has no type that refuses it
+        if isinstance(value, str):  # a default of null has no type that would reject the value
             return f"{key}={value}: expected a number from {low:g} to {high:g}"
         if not isinstance(value, int | float):
             continue

@@ -1,4 +1,4 @@
-"""Overrides of a command line, `key=value`: their values, and the classes they name."""
+"""Reads overrides of a command line, `key=value`: their values, and the classes that they name."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -80,7 +80,7 @@ def check_targets(reference: DictConfig, overrides: list[Override], has_folders:
 
 
 def replaces_class(override: Override, reference: DictConfig) -> bool:
-    """Whether an override gives a node with a class, as a mapping, a class and its settings."""
+    """Whether an override replaces a node that has a class, by a mapping with a class and its settings."""
     value = None if override.is_sweep_override() else override.value()
     if not isinstance(value, dict) or TARGET not in value:
         return False
@@ -88,7 +88,7 @@ def replaces_class(override: Override, reference: DictConfig) -> bool:
 
 
 def _entries_of_mappings(override: Override) -> Iterator[tuple[str, Any]]:
-    """Keys and values of an override; if it sets a whole open mapping, those of each entry."""
+    """Keys and values that an override sets. If it sets a whole open mapping: key and value of each entry."""
     for value in override_values(override):
         if override.key_or_group in OPEN_MAPPINGS and isinstance(value, dict):
             yield from ((f"{override.key_or_group}.{name}", entry) for name, entry in value.items())
@@ -98,7 +98,7 @@ def _entries_of_mappings(override: Override) -> Iterator[tuple[str, Any]]:
 
 def task_fields() -> list[str]:
     """The keys of a task in `tasks`."""
-    from models.ranking.tasks import Task  # late: it needs torch, which takes seconds to import
+    from models.ranking.tasks import Task  # imported late, because torch takes seconds to import
 
     return [field.name for field in fields(Task) if field.name != "name"]
 
@@ -112,7 +112,7 @@ def accepts_column(key: str, config: DictConfig) -> bool:
     tables = OmegaConf.select(config, "data.columns") or {}
     if parts[:2] != ["data", "columns"] or len(parts) < 4 or parts[2] not in tables:
         return False
-    from data.sources.tables import column_error  # late: it needs Ibis, which takes seconds to import
+    from data.sources.tables import column_error  # imported late, because Ibis takes seconds to import
 
     if error := column_error(parts[2], parts[3]):
         raise ConfigError(f"{key}: {error}")

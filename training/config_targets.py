@@ -1,4 +1,4 @@
-"""Imports the classes and functions that a config names by dotted path, shipped or of the user.
+"""Imports the classes and functions that a config names by dotted path: shipped ones and the user's.
 
     multitask: {_target_: my_models.networks.MyNetwork, width: 64}
 
@@ -21,7 +21,7 @@ from training.earlier_names import RENAMED_TARGETS
 from training.errors import ConfigError
 
 TARGET = "_target_"
-# Arguments that a class gets from the code, before those of the config.
+# Arguments that the code passes to a class, in front of the arguments from the config.
 BUILT_ARGUMENTS = {
     "ranker.multitask": ("query_dim", "candidate_dim", "tasks"),
     "retrieval.model.query": ("dims",),
@@ -31,7 +31,7 @@ BUILT_ARGUMENTS = {
     "retrieval.train.schedule": ("step", "max_steps"),
     "ranker.train.schedule": ("step", "max_steps"),
 }
-# Mappings to which a config may add a class of the user under a name of its own.
+# Mappings to which a config may add a class of the user under a new name.
 OPEN_MAPPINGS = ("retrieval.sources", "logger", "callbacks")
 
 
@@ -112,12 +112,12 @@ def target_parameters(node: str, path: str) -> list[str] | None:
 
 
 def check_target(node: str, path: str, keys: list[str]) -> None:
-    """Raises ConfigError for a key of `keys`, below the node, that the class at `path` does not accept."""
+    """Raises ConfigError for one of `keys` (keys below the node) that the class at `path` does not accept."""
     parameters = target_parameters(node, path)
     if parameters is None:
         return
     for key in keys:
-        if key not in parameters and not key.startswith("_"):  # Hydra's own begin so
+        if key not in parameters and not key.startswith("_"):  # Hydra's own keys begin with _
             raise ConfigError(f"{node}.{key}: {unknown_parameter(node, path, key, parameters)}")
 
 
@@ -145,7 +145,7 @@ def entries_of_classes(config: DictConfig, mapping: str) -> dict[str, dict[str, 
 
 
 def fill_in_folder(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Settings with a stage's folder for `{folder}` and its name for `{id}`."""
+    """The settings, with `{folder}` replaced by a stage's folder and `{id}` by the folder's name."""
     return {
         key: value.replace("{folder}", str(folder)).replace("{id}", folder.name)
         if isinstance(value, str)
@@ -157,7 +157,7 @@ def fill_in_folder(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
 def build_target(key: str, settings: DictConfig, *arguments: Any) -> Any:
     """An instance of the class of a config's node, from `arguments` and the node's settings.
 
-    Raises ConfigError, with `key`, the node's, for a class that cannot be imported or built.
+    Raises ConfigError, which names the node's `key`, for a class that cannot be imported or built.
     """
     target = import_object(f"{key}.{TARGET}", settings[TARGET])
     try:
@@ -167,7 +167,7 @@ def build_target(key: str, settings: DictConfig, *arguments: Any) -> Any:
 
 
 def _reason(error: BaseException, target: Any) -> str:
-    """The message of an error, with its line unless the class itself refused a setting."""
+    """The message of an error. The error's line is added unless the class itself rejected a setting."""
     file = inspect.getsourcefile(target) if inspect.isclass(target) or inspect.isfunction(target) else None
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     if not lines or isinstance(error, ValueError):

@@ -25,7 +25,7 @@ from training.run_files import CONFIG_FILE, CONFIG_VERSION, CONFIG_VERSION_KEY
 
 PlainConfig = dict[str, Any]
 
-# Mappings whose entries are a choice: an entry of today's default is none of an earlier run.
+# Mappings whose entries a run chooses: a new default entry is not added to an earlier run.
 CHOSEN_ENTRIES = ("tasks", "retrieval.sources", "logger", "callbacks")
 TARGET_GROUPS = {"query": "retrieval.model.query", "ranker": "ranker.multitask"}  # group → its class
 
@@ -60,9 +60,10 @@ def current_config(saved: PlainConfig) -> DictConfig:
 
 
 def declare_tasks(config: PlainConfig) -> PlainConfig:
-    """Version 1 → 2: today's names, and the three tasks that every run had, with their settings of training.
+    """Version 1 → 2: declare the three tasks that every run had, with their training settings.
 
-    The settings were `value_weight` and `loss.value_share` of `ranker.train`.
+    The settings were `value_weight` and `loss.value_share` of `ranker.train`. Names are changed to today's
+    names.
     """
     config = rename_config(config)
     train = config.get("ranker", {}).get("train", {})
@@ -83,13 +84,13 @@ def declare_tasks(config: PlainConfig) -> PlainConfig:
 
 
 def keep_basket(config: PlainConfig) -> PlainConfig:
-    """Version 2 → 3: slates could show the basket that was just paid, and metrics counted it."""
+    """Version 2 → 3: allow items of the basket that was just paid on slates, and count them in metrics."""
     slate = config.get("slate") or {}
     return {**config, "slate": {**slate, "exclude_basket": slate.get("exclude_basket", False)}}
 
 
 def keep_absolute_features(config: PlainConfig) -> PlainConfig:
-    """Version 3 → 4: counts and money entered the ranker unscaled, with three scores of two sources."""
+    """Version 3 → 4: keep absolute counts and money as features, and three scores of two sources."""
     features = config.get("features") or {}
     dropped = features.get("drop") or []
     dropped = [dropped] if isinstance(dropped, str) else dropped
@@ -99,9 +100,9 @@ def keep_absolute_features(config: PlainConfig) -> PlainConfig:
 
 
 def drop_min_steps(config: PlainConfig) -> PlainConfig:
-    """Version 3 → 4: `epochs` becomes an upper limit, before which validation ends a training.
+    """Version 3 → 4: remove the least number of steps, `min_steps` or `least_steps`.
 
-    The least number of steps, `min_steps` or `least_steps`, is no longer a setting.
+    `epochs` is now an upper limit, before which validation can end a training.
     """
     config = copy.deepcopy(config)
     for stage in ("retrieval", "ranker"):
@@ -112,7 +113,7 @@ def drop_min_steps(config: PlainConfig) -> PlainConfig:
 
 
 def keep_tower(config: PlainConfig) -> PlainConfig:
-    """Version 3 → 4: an id had a width of its own, and query vectors did not learn their temperature."""
+    """Version 3 → 4: keep the separate width of ids, and drop the temperature, which is now learned."""
     config = copy.deepcopy(config)
     retrieval = config.get("retrieval", {})
     if "model" in retrieval:
@@ -122,12 +123,12 @@ def keep_tower(config: PlainConfig) -> PlainConfig:
 
 
 def update_features_and_training(config: PlainConfig) -> PlainConfig:
-    """Version 3 → 4, all of the above."""
+    """Version 3 → 4: apply all steps of this version."""
     return keep_tower(drop_min_steps(keep_absolute_features(config)))
 
 
 def keep_vectors_without_sales(config: PlainConfig) -> PlainConfig:
-    """Version 4 → 5: vectors of items and queries had no sales."""
+    """Version 4 → 5: keep vectors of items and queries without sales."""
     config = copy.deepcopy(config)
     config.setdefault("retrieval", {}).setdefault("model", {}).setdefault("sales", False)
     return config
@@ -143,9 +144,9 @@ MIGRATIONS: tuple[Callable[[PlainConfig], PlainConfig], ...] = (
 
 
 def _fill_missing(config: PlainConfig, defaults: PlainConfig, path: str = "") -> PlainConfig:
-    """`config` with the defaults of keys that it lacks, at any depth.
+    """Add the defaults of missing keys to `config`, at any depth.
 
-    Arguments of another class, and entries that a run chooses, get no default.
+    Arguments of a class other than the default's, and entries that a run chooses, get no default.
     """
     filled = dict(config)
     if path in CHOSEN_ENTRIES or config.get(TARGET) != defaults.get(TARGET):
@@ -160,7 +161,7 @@ def _fill_missing(config: PlainConfig, defaults: PlainConfig, path: str = "") ->
 
 
 def _group_choices(config: PlainConfig) -> tuple[str, ...]:
-    """The choices of config groups, as overrides, from which a saved config was composed."""
+    """The choices of config groups from which a saved config was composed, as overrides."""
     choices = []
     name = config.get("data", {}).get("name")
     if (CONFIG_DIR / "data" / f"{name}.yaml").is_file():
@@ -174,7 +175,7 @@ def _group_choices(config: PlainConfig) -> tuple[str, ...]:
 
 @lru_cache
 def _choices_by_class(group: str) -> dict[str, str]:
-    """The class of each shipped choice of a group of TARGET_GROUPS → the choice, the last by name."""
+    """Class → the choice with this class in a group of TARGET_GROUPS; of several, the last by name."""
     choices = {}
     for file in sorted((CONFIG_DIR / group).glob("*.yaml")):
         config = OmegaConf.load(file)
@@ -186,7 +187,7 @@ def _choices_by_class(group: str) -> dict[str, str]:
 @lru_cache
 def _default_config(group_choices: tuple[str, ...]) -> PlainConfig:
     """Today's train.yaml with these choices."""
-    command = GlobalHydra.instance().hydra  # of the command that runs, if Hydra composed its config
+    command = GlobalHydra.instance().hydra  # the state of a running Hydra command, if any
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):

@@ -1,4 +1,4 @@
-"""Continues an earlier training, with its weights and the state of its optimizers."""
+"""Continues an earlier training from its weights and the state of its optimizers."""
 
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from training.distributed.sharding import TRAINER_STATE
 class ContinueTraining(pl.Callback):
     """Loads a checkpoint of another training of the same model before the first step.
 
-    Fresh optimizers would take their largest steps first and unlearn. The earlier training's epochs, steps
-    and position in its data are not loaded.
+    New optimizers would take their largest steps first and undo what was learned. The earlier training's
+    epochs, steps and position in the data are not loaded.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -22,7 +22,7 @@ class ContinueTraining(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         if trainer.global_step > 0:
-            return  # this training was killed and resumes
+            return  # this training was killed, and now resumes
         masks = _trained_masks(module)
         own = {name: mask.clone() for name, mask in masks.items()}
         strategy: Any = trainer.strategy
@@ -32,9 +32,9 @@ class ContinueTraining(pl.Callback):
         strategy.load_optimizer_state_dict(torch.load(self.checkpoint / TRAINER_STATE, weights_only=False))
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate  # this training's schedule begins anew
+            group["lr"] = rate  # the schedule of this training starts from step 0
         for name, mask in masks.items():
-            mask |= own[name]  # the checkpoint has the mask of its own training
+            mask |= own[name]  # the checkpoint has the mask of the earlier training
 
 
 def _trained_masks(module: Any) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ with the new one.
 import re
 from typing import Any
 
-# Config keys. A key stands for everything below it, the longest one decides.
+# Config keys. A key also renames all keys below it. If several apply, the longest decides.
 RENAMED_KEYS = {
     "data.snapshots.collaborative": "data.snapshots.ease_neighbours",
     "data.snapshots.collaborative_items": "data.snapshots.ease_items",
@@ -22,7 +22,7 @@ RENAMED_KEYS = {
     "retrain.gates.log": "retrain.gates.calibration_slope",
 }
 
-# Settings that are now those of a task. Saved configs: training/config_versions.py.
+# Settings that became settings of a task. training/config_versions.py converts saved configs.
 MOVED_KEYS = {
     "ranker.train.value_weight": "tasks.value.weight",
     "ranker.train.loss.value_share": "tasks.value.ranking",
@@ -65,7 +65,7 @@ def current_key(key: str) -> str:
 
 
 def renamed_key(key: str) -> str:
-    """The dotted config key with today's names. A rename never changes how deep a key lies."""
+    """The dotted config key with today's names. A rename never changes the depth of a key."""
     parts = key.split(".")
     for length in range(len(parts), 0, -1):
         prefix = ".".join(parts[:length])

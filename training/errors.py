@@ -2,4 +2,4 @@
 
 
 class ConfigError(ValueError):
-    """A key, group choice or value that no config has, or a class that cannot be used."""
+    """An unknown config key or group choice, a wrong value, or a class that cannot be used."""

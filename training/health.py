@@ -1,8 +1,8 @@
 """Health of multi-task training: gate weights, gradient conflicts between tasks, and alarms.
 
-A run of several processes measures the first process's share of the data.
+In a run of several processes, only the first process's share of the data is measured.
 
-Logged with the other metrics, and written to `health.json` in the run's folder:
+The values are logged with the other metrics, and written to `health.json` in the run's folder:
 
     {"gates": {"click": [.2, .5, .3], …},                           mean gate weight of each expert, by task
      "gradient_cosine": [{"step": 50, "click~purchase": .3, …}],  on the last layer that all tasks share
@@ -32,9 +32,9 @@ from training.trainer import BEST_CHECKPOINT
 
 HEALTH_FILE = "health.json"
 LEAK_AUC = 0.95
-LEAK_BATCHES = 4  # training batches in which leaks are looked for
-MIN_RELATIVE_STD = 0.01  # of a task's predictions, as a share of their mean
-MAX_PREDICTED_OBSERVED_RATIO = 2.0  # of predicted to observed, and of observed to predicted
+LEAK_BATCHES = 4  # number of training batches that are searched for leaks
+MIN_RELATIVE_STD = 0.01  # standard deviation of a task's predictions, relative to their mean
+MAX_PREDICTED_OBSERVED_RATIO = 2.0  # ratio of predicted to observed outcomes, or the inverse
 
 
 class TrainingError(RuntimeError):
@@ -121,13 +121,16 @@ class HealthMonitor(pl.Callback):
         self.judge_weights(int((self.folder / BEST_CHECKPOINT / STEP_FILE).read_text()))
 
     def judge_weights(self, step: int) -> None:
-        """Raise the alarms of the kept weights, which are those of `step`; earlier alarms may be far off."""
+        """Raise the alarms of the kept weights, those of `step`.
+
+        Alarms of earlier steps may not apply to them.
+        """
         for alarm in self.validation_alarms.pop(step, []):
             self.raise_alarm(alarm)
         self.write_report()
 
     def raise_alarm(self, text: str) -> None:
-        """Print an alarm and keep it, unless it is a repetition."""
+        """Print and store an alarm, unless it was raised before."""
         if text not in self.alarms:
             self.alarms.append(text)
             if processes.rank() == 0:
@@ -152,7 +155,7 @@ class HealthMonitor(pl.Callback):
 
 
 class GateLoad:
-    """Mean gate weights of a multi-task network over all pairs between `attach` and `detach`."""
+    """Measures a multi-task network's mean gate weights over all pairs between `attach` and `detach`."""
 
     def __init__(self) -> None:
         self.weight_sum: Tensor | None = None
@@ -160,7 +163,7 @@ class GateLoad:
         self.hook_handle: Any = None
 
     def attach(self, multitask: nn.Module) -> None:
-        """Record the last gate, which feeds the towers; does nothing for a network without gates."""
+        """Start recording the last gate, which feeds the towers. Does nothing for a network without gates."""
         gates = [module for module in multitask.modules() if isinstance(module, nn.Softmax)]
         if gates:
             self.hook_handle = gates[-1].register_forward_hook(self.accumulate)
@@ -168,13 +171,13 @@ class GateLoad:
     def accumulate(self, gate: nn.Module, inputs: Any, weights: Tensor) -> None:
         shape = weights.shape[1:] if self.weight_sum is None else self.weight_sum.shape
         if weights.ndim != 3 or weights.shape[1:] != shape:
-            return  # no gate: a user's network may have a softmax of its own
+            return  # no gate, but a softmax of a user's network
         batch_sum = weights.detach().sum(dim=0)  # [ΣC, T, E] → [T, E]
         self.weight_sum = batch_sum if self.weight_sum is None else self.weight_sum + batch_sum
         self.n_pairs += weights.shape[0]
 
     def detach(self, tasks: Sequence[str]) -> dict[str, list[float]]:
-        """Stop recording; by task the mean weight of each expert."""
+        """Stop recording; return the mean weight of each expert, by task."""
         if self.hook_handle is not None:
             self.hook_handle.remove()
         if self.weight_sum is None or len(self.weight_sum) != len(tasks):
@@ -183,9 +186,7 @@ class GateLoad:
 
 
 def interaction_features(module: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Interaction features [n, F] of a batch's candidates with a known outcome, and whether each was bought
-    [n].
-    """
+    """Interaction features [n, F] of a batch's candidates with known outcome, and which were bought [n]."""
     candidates, labels = module.label_batch(batch)
     with torch.no_grad():
         features, _ = module.model.module.interactions(batch.query, candidates, module.catalog)
@@ -196,8 +197,7 @@ def interaction_features(module: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 def gradient_cosines(losses: dict[str, Tensor], shared_weight: Tensor) -> dict[str, float]:
     """Cosine between the gradients of every two tasks on `shared_weight`, by "a~b"; below 0 they conflict.
 
-    Pairs with a task without gradient are left out, such as `value` where nothing was bought. Keeps the
-    graph.
+    A task without gradient, such as `value` in a batch without purchases, is left out. The graph is kept.
     """
     gradients = {
         task: torch.autograd.grad(loss, shared_weight, retain_graph=True, allow_unused=True)[0]
@@ -214,7 +214,7 @@ def gradient_cosines(losses: dict[str, Tensor], shared_weight: Tensor) -> dict[s
 
 
 def check_finite(losses: dict[str, Tensor], step: int) -> None:
-    """Raises TrainingError that names the losses which are NaN or infinite."""
+    """Raises TrainingError for losses that are NaN or infinite; the message names them."""
     not_finite = [f"{name} ({float(loss.detach())})" for name, loss in losses.items() if not loss.isfinite()]
     if not_finite:
         raise TrainingError(
@@ -226,8 +226,8 @@ def check_finite(losses: dict[str, Tensor], step: int) -> None:
 def output_alarms(logits: Tensor, labels: Tensor, tasks: Sequence[Task], is_known: Tensor) -> list[str]:
     """Alarms on uncalibrated logits [n, T] and labels [n, T] of validation; `is_known` [n, T] bool.
 
-    They name a task whose output is the same for all candidates, whose sum is far from the observed sum, or
-    which has no positive.
+    An alarm names a task without a positive label, a task whose output is the same for all candidates, or a
+    task whose sum of outputs is far from the observed sum.
     """
     outputs = TaskOutputs(tasks, of_labels=True)(label_logits(logits, tasks))
     measured = measured_pairs(labels, tasks)

@@ -16,17 +16,17 @@ class Queries(NamedTuple):
 
     vector: Tensor  # [Q, D]
     snapshot: Tensor  # [Q] int64, current at the query
-    group: Tensor  # [Q] int64, its checkout, numbered across processes
+    group: Tensor  # [Q] int64, checkout of the query, numbered across processes
 
 
 class ItemScores:
     """Exact inner products of query vectors with the vectors of all items.
 
-    Checkouts sorted by time are fastest, because the vectors of the last snapshot are cached.
+    Scoring is fastest if checkouts are sorted by time, because the vectors of the last snapshot are cached.
 
     Args:
         catalog: with item vectors.
-        n_sales: their columns that hold sales, QueryTower.n_sales.
+        n_sales: number of columns of sales in the vectors (QueryTower.n_sales).
     """
 
     def __init__(self, catalog: Catalog, n_sales: int) -> None:
@@ -52,13 +52,19 @@ class ItemScores:
         return scores
 
     def nearest(self, vector: Tensor, snapshot: Tensor, k: int) -> Tensor:
-        """The k available items of highest score, best first: [B, min(k, N)], -1 where too few."""
+        """The k available items of highest score, best first: [B, min(k, N)].
+
+        If too few are available, -1 fills the rest.
+        """
         with torch.autocast(vector.device.type, enabled=False):
             return top_available(self(vector.float(), snapshot), self.catalog.available, k)
 
 
 def top_available(scores: Tensor, available: Tensor, k: int) -> Tensor:
-    """The k available items of highest score in `scores` [B, N+1]: [B, min(k, N)], -1 where too few."""
+    """The k available items of highest score in `scores` [B, N+1]: [B, min(k, N)].
+
+    If too few are available, -1 fills the rest.
+    """
     top = scores.masked_fill(~available, -torch.inf).topk(min(k, scores.shape[1] - 1), dim=1)
     return top.indices.masked_fill(top.values == -torch.inf, -1)
 
@@ -70,7 +76,7 @@ def positive_vectors_at(catalog: Catalog, queries: Queries, vectors: Tensor, ite
 
 
 def add_sales(catalog: Catalog, queries: Queries, sampled: SampledItems) -> SampledItems:
-    """The sampled items, with the part of each query's scores that comes from sales at its snapshot."""
+    """Add to the sampled items the part of each query's scores that the sales at its snapshot contribute."""
     snapshots, row = queries.snapshot.unique(return_inverse=True)
     sales = item_sales(catalog, snapshots.unsqueeze(1), sampled.item)  # [snapshots, K, N_SALES]
     score = (sales[row] @ queries.vector[:, -N_SALES:].unsqueeze(2)).squeeze(2)  # [Q, K]

@@ -21,22 +21,22 @@ from models.schema import Catalog
 from training.checkout_sampling import MAX_RECENT_CHECKOUTS
 from training.labels import LabelPolicy, label_candidates, task_labels, task_weights
 
-DELAY_COLUMN = "purchase_delay"  # beside the outcomes of an example; earlier releases did not write it
+DELAY_COLUMN = "purchase_delay"  # column of the examples that earlier releases did not write
 PURCHASE_LABELS = ("purchase", BOUGHT, ORGANIC)
 
 
 class KnownPairs(NamedTuple):
     """P candidates of past checkouts, and their known labels."""
 
-    logits: Tensor  # [P, T], uncalibrated
+    logits: Tensor  # [P, T], uncalibrated logits
     labels: Tensor  # [P, T]
     weight: Tensor  # [P, T], 0 for an unknown outcome
-    position: Tensor  # [P] int64, of the impression
+    position: Tensor  # [P] int64, position of the impression
     delay: Tensor  # [P, T] int64, seconds from the checkout to the event that makes the label positive
     user: Tensor  # [P] int64
     ts: Tensor  # [P] int64, of the checkout
-    horizon_end: Tensor  # [P] int64, or the time at which the outcomes are cut, if that is earlier
-    is_mature: Tensor  # [P] bool, the horizon is over
+    horizon_end: Tensor  # [P] int64, or the cut of the outcomes if that is earlier
+    is_mature: Tensor  # [P] bool, the horizon of the checkout is over
 
 
 @torch.no_grad()
@@ -48,10 +48,10 @@ def score_known(
     tasks: Sequence[Task],
     label_policy: LabelPolicy,
 ) -> KnownPairs | None:
-    """The candidates in files of the candidates stage; None where there are none.
+    """Score the candidates of the candidates stage that have known outcomes; None if there are none.
 
-    At most MAX_RECENT_CHECKOUTS of each file are read, evenly by time. A missing file counts as empty. Files
-    of earlier releases are skipped, because they lack the times of purchases.
+    From each file, at most MAX_RECENT_CHECKOUTS checkouts are read, evenly by time. A missing file counts as
+    empty. Files of earlier releases are skipped, because they lack the times of purchases.
     """
     parts: list[KnownPairs] = []
     user_ids: list[np.ndarray] = []
@@ -91,8 +91,8 @@ def event_delays(
 ) -> Tensor:
     """Seconds [P, T] from the checkout to the event that makes a label positive; 0 without such an event.
 
-    `table` holds the examples of the batch. A proxy click happens with the first purchase in the leaf
-    category, a logged click with the checkout. Labels of other events have no delay.
+    `table` holds the examples of the batch. A proxy click happens at the first purchase in the leaf category,
+    a logged click at the checkout. Labels of other events have the delay 0.
     """
     candidates, outcomes = batch.candidates, batch.outcomes
     assert candidates is not None

@@ -13,7 +13,7 @@ from models.ranking.tasks import BOUGHT, ORGANIC, Task, parent_indices, parent_l
 from models.schema import Candidates, Outcomes
 from training.errors import ConfigError
 
-MAX_INVERSE_PROPENSITY = 100.0  # a smaller chance of being held back, or shown, counts as 1 %
+MAX_INVERSE_PROPENSITY = 100.0  # smaller probabilities of being held back, or shown, count as 1 %
 
 
 class Labels(NamedTuple):
@@ -21,25 +21,24 @@ class Labels(NamedTuple):
 
     click: Tensor  # [ΣC] float32, 0 or 1
     purchase: Tensor  # [ΣC] float32, 0 or 1
-    value: Tensor  # [ΣC] float32, spent on it
+    value: Tensor  # [ΣC] float32, the user's spend on the item
     further: Tensor  # [ΣC, F] float32, the labels of LabelPolicy.further
-    position: Tensor  # [ΣC] int64, of its impression, 1 first; 0 for no impression or an unknown position
-    weight: Tensor  # [ΣC] float32, 0 for an unknown outcome, else the number of pairs that it stands for
-    bought: Tensor  # [ΣC] float32, 0 or 1: inside the horizon, by any way, with or without a click
-    organic_weight: Tensor  # [ΣC] float32, as `weight`, of the outcome of an item that is not shown
+    position: Tensor  # [ΣC] int64, position of the impression, 1 first; 0 for none or an unknown position
+    weight: Tensor  # [ΣC] float32, number of pairs that the candidate represents, 0 for an unknown outcome
+    bought: Tensor  # [ΣC] float32, 0 or 1: bought inside the horizon, with or without a click
+    organic_weight: Tensor  # [ΣC] float32, as `weight`, for the outcome of an item that is not shown
 
 
 class LabelPolicy(NamedTuple):
     """The rules by which a shop's log gives labels.
 
     proxy_clicks: the shop logs no clicks. A click is "bought something of the candidate's leaf category
-        inside the horizon"; an item without a category stands for itself. A purchase implies a click.
-    has_impressions: the shop logs clicks and impressions. Only impressions have an outcome. A purchase is a
-        logged click and then a purchase inside the horizon: an item that was bought without a click would
-        have been bought without the slot.
-    further: keys of the labels beyond click, purchase and spend, as preparation wrote them.
-    has_organic: a task learns purchases of items that are not shown. Without such a task, items that are not
-    shown have no outcome where impressions are logged.
+    inside the horizon". For an item without a category, only a purchase of the item counts. A purchase
+    implies a click. has_impressions: the shop logs clicks and impressions. Only impressions have an outcome.
+    A purchase is a logged click, followed by a purchase inside the horizon. An item that was bought without a
+    click is assumed to be bought without the slot, too. further: keys of the labels other than click,
+    purchase and spend, as preparation wrote them. has_organic: a task learns purchases of items that are not
+    shown. Without such a task, items that are not shown have no outcome if impressions are logged.
     """
 
     proxy_clicks: bool
@@ -68,9 +67,9 @@ def label_candidates(
 
     If a share w of the slates is withheld, an impression has the weight 1 / (1 - w), and an item of a
     withheld slate (a ghost) has the weight 1 / w. So weighted sums have the expectation of sums over all
-    pairs, as if all slates or no slate were shown (Horvitz and Thompson 1952). Candidates on no slate have
-    the weight 1. If no slate is withheld, no pair represents the organic purchases of shown items; the model
-    then assumes that organic purchases depend on the ranker's inputs, not on being shown.
+    pairs, if all slates were shown or if no slate were shown (Horvitz and Thompson 1952). Candidates that are
+    on no slate have the weight 1. If no slate is withheld, no pair represents the organic purchases of shown
+    items; the model then assumes that organic purchases depend on the ranker's inputs, not on being shown.
     """
     items = leaf.numel()
     segment, owner = segment_ids(candidates.offsets), segment_ids(outcomes.offsets)
@@ -96,7 +95,7 @@ def label_candidates(
         click = lookup(bought_leaves, clicked, segment * leaves + leaf[candidates.item])[:, 0]
     if label_policy.has_impressions:
         purchase = purchase * click
-        # What follows a purchase counts where the purchase counts.
+        # Labels that follow a purchase count where the purchase counts.
         is_line = torch.tensor(
             [is_line_label(key) for key in label_policy.further], dtype=torch.bool, device=click.device
         )
@@ -113,7 +112,7 @@ def label_candidates(
 
 
 def task_labels(labels: Labels, tasks: Sequence[Task], label_policy: LabelPolicy) -> Tensor:
-    """The labels of the tasks [ΣC, T]. A parent is positive wherever its binary child is.
+    """The labels of the tasks [ΣC, T]. A parent is positive where its binary child is positive.
 
     Raises ValueError for a label that preparation did not write.
     """
@@ -148,7 +147,7 @@ def task_weights(labels: Labels, tasks: Sequence[Task]) -> Tensor:
 
 
 def measured_pairs(labels: Tensor, tasks: Sequence[Task]) -> list[Tensor]:
-    """By task [n] bool: the candidates on which it is measured, by the labels [n, T].
+    """For each task [n] bool: the candidates on which the task is measured, by the labels [n, T].
 
     A joint probability is measured everywhere; a conditional probability, an amount and a count only where
     the parent happened.
@@ -174,14 +173,15 @@ def select_labels(labels: Labels, selected: Tensor) -> Labels:
 
 
 def concat_labels(parts: list[Labels]) -> Labels:
-    """The labels of several batches in one."""
+    """Concatenate the labels of several batches."""
     return Labels(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 
 
 def keep_probability(labels: Labels, rate: float, label_policy: LabelPolicy) -> Tensor:
-    """The probability [ΣC] of keeping a pair without outcome:
+    """The probability [ΣC] with which a pair without outcome is kept.
 
-    `rate` times the pairs that it represents. All impressions are kept, because they are few.
+    It is `rate` times the number of pairs that the pair represents. All impressions are kept, because they
+    are few.
     """
     probability = (rate * labels.organic_weight.maximum(labels.weight)).clamp_max(1.0)
     if label_policy.has_impressions:
@@ -192,21 +192,21 @@ def keep_probability(labels: Labels, rate: float, label_policy: LabelPolicy) -> 
 def sample_negatives(
     candidates: Candidates, labels: Labels, rate: float | Tensor, generator: torch.Generator
 ) -> tuple[Candidates, Labels]:
-    """Keep every pair with an outcome, and a share `rate` of the other pairs, each with weight 1 / rate.
+    """Keep every pair with an outcome, and a share `rate` of the other pairs, with the weight 1 / rate each.
 
     Weighted sums over the sample have the expectation of sums over all pairs (Horvitz and Thompson 1952), so
-    probabilities stay calibrated. The candidates with the highest retrieval score and the highest score of
-    each list source are kept too, because features of other candidates are relative to them. Other pairs of
-    unknown outcome (weight 0) are dropped.
+    probabilities stay calibrated. The candidate with the highest retrieval score, and the candidate with the
+    highest score of each list source, are kept too, because features of other candidates are relative to
+    these scores. Other pairs of unknown outcome (weight 0) are dropped.
 
     Args:
-        rate: of all pairs, or of each [ΣC] (`keep_probability`).
+        rate: share of all pairs, or probability of each pair [ΣC] (`keep_probability`).
     """
     segment, count = segment_ids(candidates.offsets), candidates.offsets.numel() - 1
     always_kept = (labels.click > 0) | (labels.purchase > 0) | (labels.further > 0).any(1)
     always_kept = always_kept | ((labels.bought > 0) & (labels.organic_weight > 0))
     is_known = (labels.weight > 0) | (labels.organic_weight > 0)
-    # A list score of 0 means none, and no feature is relative to it.
+    # A list score of 0 means no score, so no feature is relative to it.
     list_scores = [(score, 0.0) for score in candidates.list_scores.unbind(1)]
     for score, floor in [(candidates.score, -torch.inf), *list_scores]:
         best = score.new_full([count], floor).scatter_reduce(0, segment, score, "amax")

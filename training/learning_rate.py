@@ -1,4 +1,4 @@
-"""Schedules: the share of the full learning rate at each step of a training.
+"""Learning-rate schedules: the share of the full learning rate at each step of a training.
 
 A schedule is a function of (step, max_steps) and its settings. A schedule that reacts to validation is a
 class derived from Schedule.
@@ -10,14 +10,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-WARMUP_STEPS = 100  # in which the rate rises, or a tenth of a shorter training
-DECAY_SHARE = 0.3  # of the steps before the decay, or of the longest training
+WARMUP_STEPS = 100  # steps in which the rate rises, or a tenth of a shorter training
+DECAY_SHARE = 0.3  # share of the steps before the decay, or of the longest training
 
 
 class Schedule:
     """A constant learning rate that does not end the training."""
 
-    ends_training = False  # whether `is_over` ends it, in place of `patience`
+    ends_training = False  # whether `is_over` ends the training, in place of `patience`
 
     def factor(self, step: int) -> float:
         """The share of the full learning rate at a step, from 0 to 1."""
@@ -49,7 +49,7 @@ class FunctionSchedule(Schedule):
 
 
 def constant(step: int, max_steps: int, warmup_steps: int = 0) -> float:
-    """The full rate, after a rise over `warmup_steps`."""
+    """The full learning rate, after a linear rise over `warmup_steps`."""
     return min((step + 1) / max(warmup_steps, 1), 1.0)
 
 
@@ -74,10 +74,10 @@ class WarmupStableDecay(Schedule):
     `max_steps` ends with a decay too.
 
     Args:
-        max_steps: of the longest training.
+        max_steps: number of steps of the longest training.
         patience: validations without a lower loss after which the decay starts.
         warmup_steps: steps of the rise, or a tenth of a shorter training.
-        decay_share: steps of the decay, as a share of those before, or of the longest training.
+        decay_share: steps of the decay, as a share of the steps before the decay, or of the longest training.
     """
 
     ends_training = True
@@ -91,8 +91,8 @@ class WarmupStableDecay(Schedule):
     ) -> None:
         self.max_steps, self.patience = max_steps, patience
         self.warmup_steps, self.decay_share = warmup_steps, decay_share
-        self.best_loss, self.n_no_better = float("inf"), 0  # validations since the best
-        self.decay: range | None = None  # the steps in which it falls
+        self.best_loss, self.n_no_better = float("inf"), 0  # validations since the lowest loss
+        self.decay: range | None = None  # the steps in which the rate falls
 
     def factor(self, step: int) -> float:
         rise = (step + 1) / max(min(self.warmup_steps, self.max_steps // 10), 1)
@@ -127,7 +127,7 @@ class ScheduleProgress(pl.Callback):
 
     Args:
         monitor: the metric of the validation.
-        mode: which values of it are better, `min` or `max`.
+        mode: whether lower (`min`) or higher (`max`) values of the metric are better.
     """
 
     def __init__(self, schedule: Schedule, monitor: str, mode: str) -> None:
@@ -138,7 +138,7 @@ class ScheduleProgress(pl.Callback):
             trainer.should_stop = True  # after a last validation
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        value = float(trainer.callback_metrics[self.monitor])  # over all processes
+        value = float(trainer.callback_metrics[self.monitor])  # the mean over all processes
         self.schedule.record_validation(trainer.global_step, self.sign * value)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The loggers of a stage, as the config names them: MLflow's outbox, Lightning's, or the user's own.
+"""The loggers of a stage, as the config names them: MLflow's outbox, Lightning's loggers, or the user's.
 
     logger=csv    'logger=[mlflow,tensorboard]'    '+logger.mine={_target_: my_package.MyLogger}'
 
-Loggers change no result, so they are not part of a stage's key.
+Loggers do not change results, so they are not part of a stage's key.
 """
 
 import inspect
@@ -28,7 +28,7 @@ def logs_to_mlflow(cfg: DictConfig) -> bool:
 
 
 def check_loggers(cfg: DictConfig) -> None:
-    """Raises ConfigError for a logger without a class, or whose package is not installed."""
+    """Raises ConfigError for a logger without a class, and for a logger whose package is not installed."""
     for name, settings in entries_of_classes(cfg, GROUP).items():
         package = OPTIONAL_PACKAGES.get(settings[TARGET])
         if package is not None and find_spec(package) is None:
@@ -80,7 +80,7 @@ def log_final_metrics(cfg: DictConfig, folder: Path, metrics: dict[str, float]) 
 
 
 def close_loggers(loggers: Sequence[Logger]) -> None:
-    """Close the process-wide state of loggers; otherwise the next stage would log to the same W&B run."""
+    """Close process-wide state of loggers, so that the next stage does not log to the same W&B run."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()

@@ -1,7 +1,8 @@
 """Weightings that combine the losses of the tasks: fixed, by uncertainty, or by gradient norms.
 
-Each is a module `forward(losses [T], shared_weight) → scalar`; checkpoints hold its state. `weights` [T] are
-the fixed weights, at which learned ones start; `shared_weight` is the last parameter that all tasks share.
+Each weighting is a module `forward(losses [T], shared_weight) → scalar`. Checkpoints hold its state.
+`weights` [T] are the fixed weights, with which learned weights start. `shared_weight` is the last parameter
+that all tasks share.
 """
 
 import torch
@@ -12,7 +13,7 @@ from training.errors import ConfigError
 
 
 class FixedWeights(nn.Module):
-    """The weighted sum."""
+    """The weighted sum of the losses, with fixed weights."""
 
     weights: Tensor
 
@@ -25,7 +26,7 @@ class FixedWeights(nn.Module):
 
 
 class UncertaintyWeights(nn.Module):
-    """Weights 1/σ² with a penalty log σ, σ learned (Kendall et al., "Multi-task learning using
+    """Weights 1/σ² with a penalty log σ, where σ is learned (Kendall et al., "Multi-task learning using
     uncertainty to weigh losses", CVPR 2018, section 3).
     """
 
@@ -43,7 +44,7 @@ class GradNorm(nn.Module):
 
     Args:
         alpha: exponent of the relative training rate: how much larger a slower task's gradient is.
-        step_size: of the weights' updates.
+        step_size: step size of the weights' updates.
     """
 
     weights: Tensor
@@ -53,13 +54,13 @@ class GradNorm(nn.Module):
         super().__init__()
         self.alpha, self.step_size = alpha, step_size
         self.register_buffer("weights", weights.clone())
-        self.register_buffer("initial_losses", torch.zeros_like(weights))  # of each task, the first above 0
+        self.register_buffer("initial_losses", torch.zeros_like(weights))  # each task's first loss above 0
 
     def forward(self, losses: Tensor, shared_weight: nn.Parameter | None) -> Tensor:
         if self.training and shared_weight is not None and torch.is_grad_enabled():
             norms = [torch.autograd.grad(loss, shared_weight, retain_graph=True)[0].norm() for loss in losses]
             losses_and_norms = torch.stack([losses.detach(), torch.stack(norms)])
-            processes.all_reduce_mean([losses_and_norms])  # so that every process makes the same update
+            processes.all_reduce_mean([losses_and_norms])  # so that all processes make the same update
             self.update(losses_and_norms[0], losses_and_norms[1])
         return (self.weights * losses).sum()
 

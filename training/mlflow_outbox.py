@@ -1,9 +1,10 @@
-"""The outbox of a run: entries for MLflow, kept in the run's folder until the server has them.
+"""The outbox of a run: entries for MLflow, kept in the run's folder until the server has received them.
 
     run ─ add ─▶ <folder>/mlflow_outbox.jsonl ─ send ─▶ MLflow
 
-Training continues if the server goes away. The outbox grows and is sent when the server answers again: by the
-same training, by the next command over the same runs, or by `python -m training.mlflow_outbox [RUNS]`.
+Training continues if the server does not answer, and the outbox grows. When the server answers again, the
+outbox is sent: by the same training, by the next command over the same runs, or by
+`python -m training.mlflow_outbox [RUNS]`.
 """
 
 import json
@@ -30,10 +31,10 @@ from serving.files import write_text
 
 RUN_ID_FILE = "mlflow_run_id"
 OUTBOX_FILE = "mlflow_outbox.jsonl"
-MAX_METRICS, MAX_PARAMS = 1000, 100  # of a request to MLflow
-SEND_INTERVAL_S = 10.0  # between two sendings of a training
-RETRY_INTERVAL_S = 30.0  # after a failed one
-# Without these MLflow tries for minutes, and the training waits.
+MAX_METRICS, MAX_PARAMS = 1000, 100  # the most per request to MLflow
+SEND_INTERVAL_S = 10.0  # between two attempts to send during a training
+RETRY_INTERVAL_S = 30.0  # after a failed attempt
+# Without these settings MLflow retries for minutes, and the training waits.
 HTTP_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -45,7 +46,7 @@ Entry = dict[str, Any]
 
 @contextmanager
 def upload_timeout() -> Iterator[None]:
-    """Let MLflow wait longer while the server stores a large file."""
+    """Raise MLflow's timeout while the server stores a large file."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     before = os.environ.get(name, "")
     os.environ[name] = UPLOAD_TIMEOUT_S
@@ -56,36 +57,43 @@ def upload_timeout() -> Iterator[None]:
 
 
 class Outbox:
-    """The entries of a run's folder that MLflow does not have yet. One process at a time.
+    """The entries of a run's folder that MLflow does not have yet. Only one process may use an outbox.
 
     Args:
-        folder: of the run; its file `mlflow_run_id` names the MLflow run after the run is created.
-        client: of the tracking server.
-        run_id: of a run whose folder has no `mlflow_run_id`.
+        folder: the run's folder. After the MLflow run is created, the file `mlflow_run_id` in it has the
+            run's id.
+        client: client of the tracking server.
+        run_id: id of the MLflow run, if the folder has no `mlflow_run_id`.
     """
 
     def __init__(self, folder: Path, client: MlflowClient, run_id: str | None = None) -> None:
         for name, value in HTTP_SETTINGS.items():
             os.environ.setdefault(name, value)
         self.folder, self.client = folder, client
-        self._run_id = run_id or None  # "": the server was away, and the run is still to be created
+        self._run_id = run_id or None  # "": the server did not answer, and the run is still to be created
         self.error = ""  # why the last sending failed
         self._next_sending = 0.0  # time.monotonic
 
     @property
     def run_id(self) -> str | None:
-        """The id of the run of MLflow; None before it is created."""
+        """The id of the MLflow run; None before the run is created."""
         file = self.folder / RUN_ID_FILE
         return file.read_text() if file.is_file() else self._run_id
 
     def add(self, entries: Sequence[Entry]) -> None:
-        """Keep entries by `kind`: `create`, `tags`, `metrics`, `dataset`, `artifact`, `parent` or `end`."""
+        """Add entries to the outbox.
+
+        Their `kind` is `create`, `tags`, `metrics`, `dataset`, `artifact`, `parent` or `end`.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / OUTBOX_FILE).open("a") as file:
             file.writelines(f"{json.dumps(entry)}\n" for entry in entries)
 
     def send_if_due(self) -> None:
-        """Send if enough time has passed since the last attempt; after a failure the wait is longer."""
+        """Send all entries if enough time has passed since the last attempt.
+
+        After a failure the wait is longer.
+        """
         if time.monotonic() >= self._next_sending:
             self.send()
 
@@ -104,7 +112,7 @@ class Outbox:
                     n_sent += len(batch)
         except (MlflowException, OSError) as error:
             if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
-                # The run is of another server, from which the folder was copied: nobody waits for entries.
+                # The folder was copied from a machine with another server, so these entries are not needed.
                 file.unlink()
                 return True
             self.error = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -117,7 +125,7 @@ class Outbox:
         return True
 
     def _send(self, kind: str, entries: Sequence[Entry]) -> None:
-        """Send entries of one kind; only metrics have more than one entry."""
+        """Send entries of one kind. Only metrics have more than one entry."""
         if kind == "create":
             self._create(entries[0])
             return
@@ -146,7 +154,7 @@ class Outbox:
             self.client.set_terminated(run_id)
 
     def _create(self, entry: Entry) -> None:
-        """Create the run with its parameters and tags; complete those of an existing run."""
+        """Create the run with its parameters and tags. If the run exists, add the missing ones."""
         if self.run_id is None:
             experiment = self.client.get_experiment_by_name(entry["experiment"])
             experiment_id = (
@@ -165,13 +173,13 @@ class Outbox:
 
 
 def kept_outboxes(runs: Path) -> list[Path]:
-    """The folders with an outbox; rankers first, because runs of other stages are nested below them."""
+    """The folders with an outbox, rankers first, because runs of other stages are nested below rankers."""
     folders = [file.parent for file in runs.glob(f"*/{OUTBOX_FILE}")]
     return sorted(folders, key=lambda folder: (not folder.name.startswith("ranker-"), folder.name))
 
 
 def metric_entries(metrics: Mapping[str, float], step: int = 0) -> list[Entry]:
-    """Entries of metrics, as of now."""
+    """Entries of metrics with the current time."""
     now = int(1000 * time.time())
     return [{"kind": "metrics", "metric": [name, float(value), now, step]} for name, value in metrics.items()]
 
@@ -207,7 +215,7 @@ class OutboxLogger(Logger):
 
 @dataclass(frozen=True, kw_only=True)
 class SendOptions:
-    """Send MLflow the entries that runs kept while the server was away."""
+    """Send MLflow the entries that runs kept while the server did not answer."""
 
     runs: Path = argument("folder of the runs", default=Path("artifacts/runs"))
     tracking_uri: str = option("sqlite:///artifacts/mlflow.db", "of MLflow")

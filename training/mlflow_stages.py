@@ -31,14 +31,14 @@ from training.run_files import CONFIG_FILE, VECTORS_FILE, WEIGHTS_FILE
 from training.stage_folders import STAGE_MANIFEST, is_done, read_stage_manifest
 
 FETCHED = Path("artifacts/fetched")
-LOGGED_FILE = "mlflow_logged"  # in the folder of a stage: whether its `files` were uploaded
-FOLDER_TAG = "stage_folder"  # the name of the folder whose files a run of MLflow holds
+LOGGED_FILE = "mlflow_logged"  # in a stage's folder: the record of the stage in MLflow
+FOLDER_TAG = "stage_folder"  # name of the folder whose files an MLflow run holds
 REPORT_FILE, REPORT_FOLDER = "report.json", "evaluation-test"
 RUN_FILES = (STAGE_MANIFEST, CONFIG_FILE, WEIGHTS_FILE, VECTORS_FILE, "health.json")
-REFERENCES = ("prepared", "retrieval", "candidates", CONTINUED)  # of a manifest, to other folders
+REFERENCES = ("prepared", "retrieval", "candidates", CONTINUED)  # manifest keys that name other folders
 REGISTERED_SCHEME = "models:/"
 REGISTERED = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@:]+)|/(?P<version>\d+))")
-TRAINING_EXAMPLES = "train.parquet"  # of the prepared folder and of the candidates; only training reads them
+TRAINING_EXAMPLES = "train.parquet"  # in prepared folder and candidates; only training reads it
 
 
 class RunStages(NamedTuple):
@@ -51,9 +51,10 @@ class RunStages(NamedTuple):
 
 
 def log_stages(cfg: DictConfig, stages: RunStages) -> None:
-    """Nest the runs of the stages below the ranker's, and upload their files if `mlflow.upload` says so.
+    """Nest the runs of the stages below the ranker's run, and upload their files as `mlflow.upload` demands.
 
-    A stage that several runs share stays with the first run. Nothing happens without `logger=mlflow`.
+    A stage that several runs share stays nested below the first run. Without `logger=mlflow` nothing is
+    logged.
     """
     if not logs_to_mlflow(cfg):
         return
@@ -73,7 +74,10 @@ def log_stages(cfg: DictConfig, stages: RunStages) -> None:
 
 
 def uploads_files(cfg: DictConfig) -> bool:
-    """Whether MLflow gets the files of runs: by default, if the tracking server is another process."""
+    """Whether files of runs are uploaded to MLflow.
+
+    By default they are if the tracking server is another process.
+    """
     if cfg.mlflow.upload == "auto":
         return not str(cfg.mlflow.tracking_uri).startswith(("sqlite:", "file:"))
     return bool(cfg.mlflow.upload)
@@ -82,7 +86,7 @@ def uploads_files(cfg: DictConfig) -> bool:
 def _log_stage(
     cfg: DictConfig, folder: Path, name: str, files: list[tuple[Path, str]], parent: Path | None = None
 ) -> None:
-    """Log a stage once: its files as (file, folder among the artifacts), its name, and the run above it."""
+    """Log a stage, once. `files` are pairs of a file and its folder among the artifacts."""
     mark, logged = folder / LOGGED_FILE, "files" if files else "name"
     if mark.is_file() and mark.read_text() in ("files", logged):
         return
@@ -137,7 +141,7 @@ def find_run_folder(tracking_uri: str, run_id: str) -> Path:
     file, place = tracking.database_file(tracking_uri), tracking_uri
     if file is not None:
         place = f"{file} (mlflow.tracking_uri= names another; relative paths are below the working folder)"
-        if not file.is_file():  # a client would create it
+        if not file.is_file():  # a client would create the missing database
             raise ValueError(f"{run_id} is not a run folder, and there is no database of MLflow at {place}")
     client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
     if run_id.startswith(REGISTERED_SCHEME):
@@ -157,7 +161,7 @@ def find_run_folder(tracking_uri: str, run_id: str) -> Path:
 
 
 def fetch_run(client: MlflowClient, run: Run, cache: Path = FETCHED) -> Path:
-    """A copy of a run's folder and of the folders that it builds on, side by side in `cache`.
+    """Copy a run's folder and the folders on which the run builds into `cache`, side by side.
 
     Raises ValueError if MLflow lacks some of the files.
     """
@@ -181,7 +185,7 @@ def fetch_run(client: MlflowClient, run: Run, cache: Path = FETCHED) -> Path:
 
 
 def _download(client: MlflowClient, run: Run, name: str, cache: Path) -> None:
-    """Copy the folders of a run's artifacts to `cache`, unless `name`, the last folder, is already there."""
+    """Copy the folders of a run's artifacts to `cache`, unless the last of them, `name`, is already there."""
     if (cache / name).is_dir():
         return
     artifacts = client.list_artifacts(run.info.run_id)
@@ -203,7 +207,7 @@ def _download(client: MlflowClient, run: Run, name: str, cache: Path) -> None:
 
 
 def _link_siblings(folder: Path) -> None:
-    """Point a manifest to the folders beside it in place of those of the training machine."""
+    """Change a manifest to refer to the folders beside it, instead of folders of the training machine."""
     file = folder / STAGE_MANIFEST
     if not file.is_file():  # of prepared data
         return

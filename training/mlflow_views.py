@@ -1,6 +1,6 @@
-"""Links to MLflow's page of runs with validation metrics beside them.
+"""Links to MLflow's page of runs, with columns of validation metrics.
 
-A view is a tag of the experiment, as MLflow's own button "Share" writes it.
+A view is a tag of the experiment, in the form that MLflow's button "Share" writes.
 """
 
 import json
@@ -15,14 +15,14 @@ from training.loggers import logs_to_mlflow
 from training.tracking import make_client, read_run_id
 
 VIEW_TAG = "mlflow.sharedViewState."
-METRICS = ("validation/revenue6", "validation/ndcg6", "validation/recall300")  # as many as a page shows
+METRICS = ("validation/revenue6", "validation/ndcg6", "validation/recall300")  # as many runs as a page shows
 LOCAL_SERVER = "http://127.0.0.1:5000"  # where `mlflow ui` listens
 
 
 def sweep_view(cfg: DictConfig, name: str, folders: Sequence[Path], parameters: Sequence[str]) -> str | None:
     """The address of a page that compares runs: their validation metrics and these parameters.
 
-    None if MLflow does not have the runs. A view of the same `name` is replaced.
+    None if MLflow lacks the runs. A view of the same `name` is replaced.
     """
     if not logs_to_mlflow(cfg):
         return None

@@ -1,4 +1,4 @@
-"""Tries the modules and losses of a config before training, so that a wrong one fails at once.
+"""Tries the modules and losses of a config before training, so that a wrong module or loss fails at once.
 
 The multi-task network, the query encoder and the losses of tasks may be the user's own. Each runs on a few
 synthetic rows. Modules are compiled to TorchScript, as in an export, and must give the same outputs.
@@ -30,13 +30,13 @@ NETWORK, ENCODER = "ranker.multitask", "retrieval.model.query"  # keys of the co
 REMEDY = (
     "TorchScript takes a part of Python: https://docs.pytorch.org/docs/stable/jit_language_reference.html"
 )
-N_CHECKOUTS, N_CANDIDATES = 3, 5  # of the invented rows
+N_CHECKOUTS, N_CANDIDATES = 3, 5  # sizes of the synthetic rows
 
 
 def check_modules(cfg: DictConfig, sizes: dict[str, Any]) -> None:
     """Raises ConfigError for a loss that cannot train, and for a module that cannot be trained or exported.
 
-    `sizes` is FeatureSchema.table_sizes(). Takes a second. The random state stays as it is.
+    `sizes` is FeatureSchema.table_sizes(). The check takes a second and does not change the random state.
     """
     with torch.random.fork_rng(devices=[]):
         check_query_encoder(cfg, TableSizes(**sizes))
@@ -46,7 +46,7 @@ def check_modules(cfg: DictConfig, sizes: dict[str, Any]) -> None:
 
 
 def check_losses(tasks: Sequence[Task], entire_space: bool) -> None:
-    """Raises ConfigError for a loss of a task that gives no finite scalar, or no gradient."""
+    """Raises ConfigError for a task's loss whose value is no finite scalar, or that has no gradient."""
     for task, loss in zip(tasks, pointwise_losses(tasks, entire_space), strict=True):
         where = f"tasks.{task.name}.loss ({loss_name(task, entire_space)})"
         logit = torch.randn(N_CANDIDATES, requires_grad=True)
@@ -61,14 +61,14 @@ def check_losses(tasks: Sequence[Task], entire_space: bool) -> None:
 
 
 def check_query_encoder(cfg: DictConfig, tables: TableSizes) -> None:
-    """Raises ConfigError for a query encoder without query vectors, or one that TorchScript refuses."""
+    """Raises ConfigError for a query encoder without query vectors, or that TorchScript cannot compile."""
     encoder, dims = build_query_encoder(cfg, tables).eval(), query_encoder_dims(cfg, tables)
     where = f"{ENCODER} ({cfg.retrieval.model.query[TARGET]})"
     vectors = nn.functional.normalize(torch.randn(4, dims.item), dim=1)
     query = invented_query(len(tables.context), len(tables.profile))
     attributes = torch.randn(N_CHECKOUTS, dims.attributes)
     expected = []
-    for table in (vectors, pack_int8(vectors)):  # of training, and of serving
+    for table in (vectors, pack_int8(vectors)):  # item vectors of training, and of serving
         arguments = (query, table, query.history_item, query.basket_item, attributes)
         output = _run(where, encoder, *arguments)
         if not isinstance(output, Tensor) or output.shape != (N_CHECKOUTS, dims.item):
@@ -88,7 +88,7 @@ def check_query_encoder(cfg: DictConfig, tables: TableSizes) -> None:
 
 
 def check_ranker(ranker: Ranker, class_name: str) -> None:
-    """Raises ConfigError for a network whose output is not a `{task: logit}`, or that TorchScript refuses."""
+    """Raises ConfigError for a network without output `{task: logit}` or that TorchScript cannot compile."""
     where, tasks = f"{NETWORK} ({class_name})", ranker.task_names
     network: Any = copy.deepcopy(ranker.multitask).eval()
     query_dim, candidate_dim = ranker.network_dims
@@ -105,7 +105,7 @@ def check_ranker(ranker: Ranker, class_name: str) -> None:
 
 
 def invented_query(n_context: int, n_profile: int) -> Query:
-    """Three checkouts: with history and basket, without history, and with neither."""
+    """Three synthetic checkouts: with history and basket, without history, and with neither."""
     day, now = 86_400, 1_700_000_000
     return Query(
         ts=torch.full([N_CHECKOUTS], now),
@@ -126,12 +126,12 @@ def invented_query(n_context: int, n_profile: int) -> Query:
 
 
 def _run(where: str, module: Callable[..., Any], *arguments: Any) -> Any:
-    """The module's output. Raises ConfigError, with file and line, for any exception of the module."""
+    """Run a module and return its output. Raises ConfigError, with file and line, for any exception."""
     try:
         return module(*arguments)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        # The last line of the module's own code, not of a library that it calls.
+        # The last line of the module's code, not of a library that the module calls.
         frame = [each for each in frames if "site-packages" not in each.filename][-1]
         raise ConfigError(
             f"{where}: {frame.filename}, line {frame.lineno}: {type(error).__name__}: {error}"
@@ -141,7 +141,7 @@ def _run(where: str, module: Callable[..., Any], *arguments: Any) -> Any:
 def _check_sales_unread(
     where: str, encoder: nn.Module, arguments: tuple[Any, ...], output: Tensor, n_sales: int
 ) -> None:
-    """Raises ConfigError if an encoder reads the sales in item vectors, which training does not have."""
+    """Raises ConfigError if an encoder reads the sales in item vectors, which are missing in training."""
     query, table, *others = arguments
     if not torch.allclose(_run(where, encoder, query, without_sales(table, n_sales), *others), output):
         raise ConfigError(

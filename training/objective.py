@@ -1,4 +1,4 @@
-"""The objective of slates: checked against the tasks of a run and the columns of its items."""
+"""Checks the objective of slates against the tasks of a run and the columns of its items."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from training.errors import ConfigError
 from training.prepared_data import PreparedData
 
 ATTRIBUTE_PREFIX = "attribute_"  # of the numeric attributes in items.parquet
-ATTRIBUTE_CODES = "attribute_codes"  # the codes of all attributes, no number
+ATTRIBUTE_CODES = "attribute_codes"  # holds the codes of all attributes, no number
 
 Columns = dict[str, NDArray[np.floating]]  # name → [S, N+1], by snapshot and item
 
@@ -26,16 +26,16 @@ class CheckedObjective(NamedTuple):
     """A slate policy whose objective can score every item."""
 
     policy: SlatePolicy
-    columns: Columns  # that the policy reads (margin too where it counts it), the mean where unknown
+    columns: Columns  # columns that the policy reads, also margin if it counts; unknown values are the mean
 
 
 def run_objective(cfg: DictConfig, tasks: tuple[Task, ...]) -> str:
-    """The objective of a run's config, else the default of its tasks."""
+    """The objective of a run's config, or else the default objective for the run's tasks."""
     return cfg.slate.objective or default_objective(tasks)
 
 
 def check_run_objective(cfg: DictConfig, tasks: tuple[Task, ...], prepared: PreparedData) -> CheckedObjective:
-    """The objective of a run's config over its prepared folder, with neither margin nor revenue weight.
+    """Check the objective of a run's config over its prepared folder, without margin and revenue weight.
 
     Raises ConfigError for an objective that the tasks and items cannot compute.
     """
@@ -47,7 +47,7 @@ def check_run_objective(cfg: DictConfig, tasks: tuple[Task, ...], prepared: Prep
 
 
 def task_kinds(tasks: tuple[Task, ...]) -> dict[str, str]:
-    """Name → kind of the tasks, in their order."""
+    """The name of each task → its kind, in the order of the tasks."""
     return {task.name: task.kind for task in tasks}
 
 
@@ -74,7 +74,7 @@ def item_columns(catalog: Catalog, items: pa.Table) -> Columns:
 def check_objective(
     slate: Mapping[str, Any], tasks: tuple[Task, ...], catalog: Catalog, items: pa.Table
 ) -> CheckedObjective:
-    """The policy of `slate` (fields of SlatePolicy) with the item columns that it reads.
+    """Check the policy of `slate` (fields of SlatePolicy); return it with the item columns that it reads.
 
     Raises ValueError for a name that is neither a task nor a numeric item column, for a divisor that may be
     0, and for a column without values.

@@ -17,15 +17,15 @@ from training.config_targets import TARGET, build_target, import_object
 from training.errors import ConfigError
 from training.learning_rate import FunctionSchedule, Schedule
 
-STAGES = ("retrieval", "ranker")  # whose `train` names an optimizer and a schedule
-# Classes whose fused kernels run on CPUs and GPUs, and the settings that exclude them.
+STAGES = ("retrieval", "ranker")  # stages whose `train` names an optimizer and a schedule
+# Classes with fused kernels for CPUs and GPUs, and the settings with which these cannot be used.
 FUSED_CLASSES = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 UNFUSED_SETTINGS = {"fused", "foreach", "differentiable"}
-GPU_TABLE_OPTIMIZERS = ("adam", "rowwise_adam")  # FBGEMM has no CPU kernel
+GPU_TABLE_OPTIMIZERS = ("adam", "rowwise_adam")  # FBGEMM has no CPU kernel for these
 
 
 def check_optimizers(cfg: DictConfig) -> None:
-    """Raises ConfigError for an optimizer or a schedule that cannot be built, or that gives no rate."""
+    """Raises ConfigError for an optimizer or schedule that cannot be built, or a schedule without a rate."""
     for stage in STAGES:
         train = cfg[stage].train
         make_optimizer(stage, train, [{"params": [nn.Parameter(torch.zeros(1))]}])
@@ -48,7 +48,7 @@ def check_optimizers(cfg: DictConfig) -> None:
 
 
 def make_optimizer(stage: str, train: DictConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimizer `<stage>.train.optimizer` of parameter groups, with the stage's learning rate.
+    """Make the optimizer `<stage>.train.optimizer` for parameter groups, with the stage's learning rate.
 
     Raises ConfigError for an optimizer that cannot be built.
     """
@@ -67,10 +67,10 @@ def make_optimizer(stage: str, train: DictConfig, groups: list[dict[str, Any]]) 
 
 
 def make_schedule(stage: str, train: DictConfig, max_steps: int) -> Schedule:
-    """The schedule `<stage>.train.schedule` of a training of at most `max_steps`.
+    """Make the schedule `<stage>.train.schedule` for a training of at most `max_steps`.
 
-    A function gets (step, max_steps), a class is built from (max_steps, patience) and derives from Schedule.
-    Raises ConfigError for another one.
+    A schedule is a function of (step, max_steps), or a class that derives from Schedule and is built from
+    (max_steps, patience). Raises ConfigError for anything else.
     """
     key, settings = f"{stage}.train.schedule", train.schedule
     if TARGET not in settings:

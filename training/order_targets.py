@@ -1,4 +1,6 @@
-"""The items that followed each order of a batch: the positives of retrieval, trained at every order.
+"""The items that followed each order of a batch.
+
+They are the positives of retrieval that trains at every order.
 
     orders of a checkout    o0      o1         o2 (basket)
     targets                 of o1…  of o2…     of the outcomes
@@ -27,9 +29,9 @@ class TargetRule:
     """The purchases that count as having followed an order."""
 
     horizon: int | None  # seconds; None: the next order
-    keep_basket: bool  # what the order itself holds counts too
+    keep_basket: bool  # whether items of the order itself count too
     limit: int  # targets drawn per order
-    skip_share: float = 0.0  # of the orders that skip the next order, see `_draw_following`
+    skip_share: float = 0.0  # share of the orders that skip the next order, see `_draw_following`
 
 
 class OrderTargets(NamedTuple):
@@ -59,10 +61,10 @@ def draw_outcomes(batch: Batch, limit: int) -> Tensor:
 
 
 def draw_order_targets(batch: Batch, rows: OrderRows, rule: TargetRule) -> OrderTargets:
-    """Random targets of every order of a batch that has any; the basket's targets are outcomes."""
+    """Random targets of every order of a batch that has targets. The targets of the basket are outcomes."""
     n_checkouts, width = rows.ts.shape
     lines = _purchased_lines(batch, rows)
-    cell = torch.unique(rows.cell)  # orders with a known item; baskets without one follow below
+    cell = torch.unique(rows.cell)  # orders with a known item; baskets without a known item follow below
     is_last = rows.last[cell // width] == cell % width
     drawn = _draw_following(cell[~is_last], lines, rows.ts, rule)
     outcomes = draw_outcomes(batch, rule.limit)
@@ -73,7 +75,7 @@ def draw_order_targets(batch: Batch, rows: OrderRows, rule: TargetRule) -> Order
 
 
 def _purchased_lines(batch: Batch, rows: OrderRows) -> OrderLines:
-    """The lines of the rows' orders that were purchases, by cell."""
+    """The purchased lines of the rows' orders, by cell."""
     query, in_history = batch.query, rows.event >= 0
     event, line = rows.event[in_history], -1 - rows.event[~in_history]
     bought = query.history_kind[event] == PURCHASE_KIND
@@ -86,7 +88,8 @@ def _purchased_lines(batch: Batch, rows: OrderRows) -> OrderLines:
 def _draw_following(cell: Tensor, lines: OrderLines, ts: Tensor, rule: TargetRule) -> Tensor:
     """For orders `cell` [Q], up to `limit` random lines that follow inside the horizon: [Q, limit] items.
 
-    If the horizon is the next order, a share `skip_share` of the orders skips it, and repeatedly so.
+    If the horizon is the next order, the next order is skipped with probability `skip_share`, in each of
+    MAX_SKIPPED_ORDERS rounds.
     """
     if lines.cell.numel() == 0:
         return torch.zeros([cell.numel(), rule.limit], dtype=torch.int64, device=cell.device)
@@ -100,7 +103,7 @@ def _draw_following(cell: Tensor, lines: OrderLines, ts: Tensor, rule: TargetRul
         checkout = lines.cell[start.clamp_max(last_line)] // width
         end = torch.where(checkout == cell // width, end, start)
     else:
-        # A time stands for itself in its checkout; checkouts lie further apart than the horizon.
+        # Times of a checkout, shifted so that two checkouts are further apart than the horizon.
         span = int(ts.max() - ts.min()) + rule.horizon + 1
         time_of = lines.cell // width * span + (lines.ts - ts.min())
         until = cell // width * span + (ts.flatten()[cell] - ts.min()) + rule.horizon
@@ -119,6 +122,6 @@ def _draw_following(cell: Tensor, lines: OrderLines, ts: Tensor, rule: TargetRul
 
 
 def _bounds_of_next_order(start: Tensor, lines: OrderLines) -> tuple[Tensor, Tensor]:
-    """The first and last position of the order of the line `start` [Q]; empty past the last line."""
+    """The first and last position of the order that has the line `start` [Q]. Empty past the last line."""
     end = torch.searchsorted(lines.cell, lines.cell[start.clamp_max(lines.cell.numel() - 1)], right=True)
     return start, end

@@ -1,4 +1,4 @@
-"""The stages of a training run, in order. Each has a folder of its own that later runs reuse."""
+"""Runs the stages of a training in order. Each stage has a folder that later runs reuse."""
 
 from functools import cache
 from pathlib import Path
@@ -34,7 +34,7 @@ def train_models(cfg: DictConfig) -> Path:
     processes.on_rank_zero(lambda: tracking.check_server(cfg))
     processes.on_rank_zero(lambda: tracking.send_kept(cfg))
     pl.seed_everything(cfg.seed, verbose=False)
-    # Each refuses a wrong name or value before the first stage.
+    # These checks report a wrong name or value before the first stage.
     extra_arguments(cfg)
     check_loggers(cfg)
     check_optimizers(cfg)
@@ -48,7 +48,7 @@ def train_models(cfg: DictConfig) -> Path:
     check_run_objective(cfg, tasks, prepared)
     check_report_columns(column_list(cfg.evaluation.by), prepared.folder)
     warm = load_warm_start(cfg, prepared.folder)
-    check = cache(lambda: check_modules(cfg, prepared.table_sizes))  # once, and only if a stage trains
+    check = cache(lambda: check_modules(cfg, prepared.table_sizes))  # runs once, and only if a stage trains
     retrieval = train_retrieval(cfg, prepared, warm, check)
     if cfg.stage == "retrieval":
         return retrieval

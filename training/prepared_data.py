@@ -14,7 +14,7 @@ from data.feature_schema import FeatureSchema
 from models.schema import SNAPSHOT_FIELDS, Catalog, ItemText
 
 SLATE_SIZE = 6
-MIN_TRAIN_CHECKOUTS = 4  # each model needs at least one, and validation of the split some
+MIN_TRAIN_CHECKOUTS = 4  # at least one for each model, and a few to spare
 
 
 class PreparedData(NamedTuple):
@@ -56,7 +56,7 @@ def open_prepared(folder: Path) -> PreparedData:
 
 
 def training_prices(prepared: PreparedData) -> Tensor:
-    """[N+1] prices as of the last snapshot before validation, which the item tower reads."""
+    """[N+1] the prices that the item tower reads: those of the last snapshot before validation."""
     dates = torch.tensor(prepared.meta["snapshot_dates"])
     last = int((dates <= prepared.meta["split"]["validation_start"]).sum()) - 1
     return prepared.catalog.price[max(last, 0)]

@@ -9,7 +9,10 @@ Array = NDArray[Any]
 
 
 def auc(label: Array, score: Array) -> float:
-    """Area under the ROC curve, ties at half (Mann-Whitney); label, score [m]. NaN with one class."""
+    """Area under the ROC curve of `label` and `score` [m]; ties count half (Mann-Whitney).
+
+    NaN for one class.
+    """
     label = np.asarray(label, bool)
     positives = int(label.sum())
     negatives = len(label) - positives
@@ -20,6 +23,6 @@ def auc(label: Array, score: Array) -> float:
 
 
 def midranks(values: Array) -> Array:
-    """Ranks from 1, equal values share the mean of theirs: [m] float64."""
+    """Ranks from 1: [m] float64. Equal values get the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]

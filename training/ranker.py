@@ -35,7 +35,7 @@ from training.task_losses import loss_counts, pointwise_losses, task_losses
 from training.task_settings import TaskSettings
 from training.validation_slates import METRICS, ValidationSlates
 
-LOSS = "val_loss"  # of the tasks, weighted
+LOSS = "val_loss"  # weighted loss of the tasks
 
 
 class QuerySource(NamedTuple):
@@ -45,7 +45,7 @@ class QuerySource(NamedTuple):
     item_vectors: Tensor  # [N+1, D+8] uint8
 
     def to(self, device: torch.device) -> "QuerySource":
-        """The same on a device."""
+        """The query source on a device."""
         return QuerySource(self.tower.to(device), self.item_vectors.to(device))
 
 
@@ -57,14 +57,14 @@ class RankerRun(NamedTuple):
 
 
 class RankerTask(pl.LightningModule):
-    """One step: B checkouts with their candidates.
+    """The Lightning module of the ranker. One step has B checkouts with their candidates.
 
     Args:
         build: creates the Ranker.
         query_sources: one for training, which learned from none of the ranker's checkouts, and one for
             validation.
-        catalog: of the items.
-        tasks: of the ranker.
+        catalog: catalog of the items.
+        tasks: tasks of the ranker.
         run: the results, and the slates by which weights are selected.
     """
 
@@ -80,13 +80,13 @@ class RankerTask(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.build = build
-        # Tuples, so that Lightning does not register the towers.
+        # Tuples, so that Lightning does not register the towers as submodules.
         self.training_source, self.validation_source = query_sources
         self.catalog, self.label_policy = catalog, label_policy
         self.settings, self.run, self.tasks = settings, run, tasks
         self.task_names = [task.name for task in tasks]
         self.losses = pointwise_losses(tasks, settings.train.entire_space)
-        # Those with parameters of their own, which neither the ranker nor an export holds.
+        # Losses with parameters, which are part of neither the ranker nor an export.
         self.loss_modules = nn.ModuleList(loss for loss in self.losses if isinstance(loss, nn.Module))
         self.model: Any = None  # a DistributedModelParallel, once configured
         self.task_losses: dict[str, Tensor] = {}  # of the current step
@@ -131,7 +131,7 @@ class RankerTask(pl.LightningModule):
         """Parameters of the losses and of their weighting."""
         return [*self.loss_weighting.parameters(), *self.loss_modules.parameters()]
 
-    # The strategy saves the model alone.
+    # The strategy saves only the model.
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["loss_weighting"] = self.loss_weighting.state_dict()
         checkpoint["loss_modules"] = self.loss_modules.state_dict()
@@ -166,7 +166,7 @@ class RankerTask(pl.LightningModule):
         """This process's share of each task's pairs, times the number of processes: [T].
 
         Gradients are averaged over processes with unequal numbers of purchases, so each loss is weighted by
-        its pairs. Listwise losses count by their pairs too.
+        its number of pairs. This also applies to listwise losses.
         """
         if processes.world_size() == 1:
             return torch.ones(len(self.tasks))
@@ -231,8 +231,8 @@ class RankerTask(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         of_checkouts = processes.all_gather_rows(torch.cat(self.slate_metrics).to(self.device))
         for name, mean in zip(METRICS, of_checkouts.sum(0) / max(len(of_checkouts), 1), strict=True):
-            self.log(name, mean, sync_dist=True)  # equal in all processes
-        # Over all processes: the mean of AUCs is not an AUC.
+            self.log(name, mean, sync_dist=True)  # must be equal in all processes
+        # Gathered from all processes, because the mean of AUCs is not an AUC.
         logits = processes.all_gather_rows(torch.cat([logits for logits, _ in self.validation_parts]))
         labels = Labels(
             *map(processes.all_gather_rows, concat_labels([labels for _, labels in self.validation_parts]))
@@ -254,7 +254,7 @@ def logits_as_shown(
 
 
 def select_known(logits: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
-    """The logits and labels of candidates whose outcome is known, shown or not."""
+    """The logits and labels of candidates with a known outcome, whether shown or not."""
     known = (labels.weight > 0) | (labels.organic_weight > 0)
     return logits[known], select_labels(labels, known)
 
@@ -263,7 +263,7 @@ def select_known(logits: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
 def predict(
     ranker: Ranker, tower: QueryTower, catalog: Catalog, batches: Iterable[Batch], label_policy: LabelPolicy
 ) -> tuple[Tensor, Labels]:
-    """Uncalibrated logits [n, T] and labels [n] of all candidates of all batches whose outcome is known."""
+    """Uncalibrated logits [n, T] and labels [n] of all candidates with a known outcome, of all batches."""
     parts = []
     for batch in batches:
         assert batch.candidates is not None

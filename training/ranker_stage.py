@@ -99,12 +99,12 @@ def _train_ranker(
     loggers = tracking.stage_loggers(cfg, folder, "ranker")
     with tracking.system_metrics(cfg, folder):
         metrics = fit(cfg, task, train, validation, folder, loggers, stopping)
-    seconds = time.monotonic() - start  # of this process: not of the whole training if it was resumed
+    seconds = time.monotonic() - start  # time of this process, not of the whole training if it was resumed
     ranker = build_and_load(build, folder / BEST_CHECKPOINT)  # every process takes part
     if processes.rank() > 0:
         return
     outputs = _kept_validation_outputs(cfg, task, metrics)
-    # Anew, because the trainer may have moved the others.
+    # Loaded again, because the trainer may have moved the first ones to a device.
     tower, catalog = load_query_tower(cfg, prepared, towers_of_split(retrieval, "validation"))
     if outputs is None:
         batches = read_batches(validation_file, VALIDATION_BATCH_SIZE, start=first_row)
@@ -137,7 +137,7 @@ def _stopping_rule(train_settings: DictConfig) -> StoppingRule:
 def _query_sources(
     cfg: DictConfig, prepared: PreparedData, retrieval: Path
 ) -> tuple[QuerySource, QuerySource]:
-    """The query sources of training (towers that learned from none of its checkouts) and of validation."""
+    """The query sources of training and of validation. Their towers learned from none of these checkouts."""
     training, validation = (
         load_query_tower(cfg, prepared, towers_of_split(retrieval, split))
         for split in ("train", "validation")
@@ -148,7 +148,7 @@ def _query_sources(
 def _kept_validation_outputs(
     cfg: DictConfig, task: RankerTask, metrics: dict[str, float]
 ) -> tuple[Tensor, Labels] | None:
-    """Logits and labels of the last validation, if its weights are the kept ones; else None."""
+    """Logits and labels of the last validation; None if its weights are not the weights that are kept."""
     monitor = str(cfg.ranker.train.monitor)
     is_last_best = metrics[monitor] == metrics[f"best_{monitor}"]
     return task.validation_outputs if is_last_best and cfg.trainer.precision == "32-true" else None

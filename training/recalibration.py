@@ -1,4 +1,4 @@
-"""Recalibration: sets the level of every task by the newest outcomes that are known at a time, the cut.
+"""Recalibration: sets the level of every task by the newest outcomes that are known at a time (the cut).
 
     mature checkouts ──────────────────────╮
     censored checkouts, whose horizon is ──┴─▶ events and expected events ─▶ level ─▶ shift of the task's
@@ -10,7 +10,8 @@ share of a horizon's events that happen by an age, measured on mature checkouts 
 KDD 2014, section 3). The level is the number of observed events divided by the number of expected events.
 
 The window before the cut is the longest one whose level agrees with the levels of all shorter windows, as in
-ADWIN (Bifet and Gavaldà, SDM 2007, section 3). The level is shrunk towards 1 according to its error.
+ADWIN (Bifet and Gavaldà, SDM 2007, section 3). The level is shrunk towards 1: the larger its standard error,
+the more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,21 +34,21 @@ from training.labels import label_policy_from_meta
 
 WINDOWS_DAYS = (7, 14, 28, 56)  # whole weeks
 DRIFT = 0.4  # standard deviation of the logarithm of a level before any event is seen
-WEEKLY_DEVIATION = 0.12  # of the logarithm of an ordinary week's level: holidays, weather, promotions
+WEEKLY_DEVIATION = 0.12  # of log level between ordinary weeks: holidays, weather, promotions
 LIMIT = 1.5  # standard errors by which a longer window may differ from a shorter one
-EVEN_DELAYS = 10  # events of evenly spread delays that F starts with
-# Cut → mature checkouts and censored ones. What the test split judges knows no more than its start.
+EVEN_DELAYS = 10  # number of evenly spread delays with which F starts
+# Cut → splits of mature and of censored checkouts. Before a test, no outcome after test_start is read.
 CUTS = {"test_start": ("validation", "censored_at_test"), "log_end": ("test", "censored_at_end")}
-CLICK_SECONDS = SECONDS_PER_DAY  # by which a logged click is known
+CLICK_SECONDS = SECONDS_PER_DAY  # after a checkout; then a logged click is known
 
 
 class Level(NamedTuple):
-    """The level of a task: observed over expected events of the newest outcomes."""
+    """The level of a task: observed events over expected events, in the newest outcomes."""
 
     level: float  # events / expected events
-    stderr: float  # of the logarithm of the level, users resampled
-    applied: float  # the level by which the outputs change
-    events: float  # in the window
+    stderr: float  # standard error of log level, users resampled
+    applied: float  # the shrunk level, by which outputs are multiplied
+    events: float  # events in the window
     window_days: int
 
 
@@ -60,10 +61,10 @@ def recalibrate_at(
     tasks: Sequence[Task],
     meta: Mapping[str, Any],
 ) -> dict[str, Any] | None:
-    """Recalibrate a ranker at one of CUTS; returns the record for a manifest.
+    """Recalibrate a ranker at one of CUTS; return the record for a manifest.
 
-    Returns None, without a change, if the folder has no outcomes. `meta` is meta.json of the prepared folder.
-    The record has the cut, and the level and shift of each task.
+    The record has the cut, and the level and shift of each task. If the folder has no outcomes, nothing
+    changes and the result is None. `meta` is meta.json of the prepared folder.
     """
     mature, censored = CUTS[cut_name]
     cut = int(meta["split"]["test_start"] if cut_name == "test_start" else meta["window"]["end"])
@@ -81,10 +82,10 @@ def recalibrate_at(
 def recalibrate(
     ranker: Ranker, tasks: Sequence[Task], events: "ExpectedEvents", bias: PositionBias | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Shift the ranker's calibration to the level of the newest events; returns the levels by task.
+    """Shift the ranker's calibration to the level of the newest events; return the levels by task.
 
-    Predicted / observed in the window is 1 / level before, and applied / level after. Tasks without an event,
-    amounts, counts and conditional probabilities keep their shift.
+    In the window, predicted / observed is 1 / level before the shift, and applied / level after it. Tasks
+    without an event, amounts, counts and conditional probabilities keep their shift.
     """
     pairs, calibration = events.pairs, ranker.calibration
     with torch.no_grad():
@@ -107,14 +108,14 @@ def recalibrate(
 
 
 class ExpectedEvents:
-    """The events of pairs in windows before a cut, and the share of them that is expected in a window.
+    """Computes levels from the observed and expected events of pairs in windows before a cut.
 
     Args:
         pairs: the candidates of mature and censored checkouts.
-        cut: Unix seconds, the time at which their outcomes end.
+        cut: Unix seconds, the time at which the outcomes of the pairs end.
         has_fixed_horizon: whether the horizon is a number of days. Otherwise it is the next order: all its
             items are events of the same instant, and only mature checkouts have events.
-        proxy_clicks: as in LabelPolicy; a logged click happens with the checkout.
+        proxy_clicks: as in LabelPolicy. A logged click happens at the checkout.
     """
 
     def __init__(
@@ -174,7 +175,10 @@ class ExpectedEvents:
         return task.label_key == "click" and not self.proxy_clicks
 
     def _is_dated(self, task: Task) -> bool:
-        """Whether a task is to be calibrated, its events have a time, and its output is p(event)."""
+        """Whether a task can be recalibrated.
+
+        It can if it is calibrated, its events have a time, and its output is p(event).
+        """
         return (
             task.calibration
             and task.is_binary
@@ -201,7 +205,7 @@ def window_level(observed: NDArray, expected: NDArray, user: NDArray, days: int)
 
 
 def longest_consistent(levels: Sequence[Level]) -> Level | None:
-    """The level of the longest window that agrees with all shorter ones; `levels` by rising window."""
+    """The level of the longest window that agrees with all shorter windows. `levels` are by rising window."""
     chosen, low, high = None, -np.inf, np.inf
     for level in levels:
         log_level = np.log(level.level)

@@ -1,4 +1,4 @@
-"""Runs below `paths.runs=s3://…`, opened on any machine."""
+"""Opens runs below `paths.runs=s3://…` on any machine."""
 
 from pathlib import Path
 

@@ -13,7 +13,7 @@ ITEM_COLUMNS = ("brand", "category", "price")  # of items.parquet, beside the at
 
 
 def report_columns(schema: FeatureSchema) -> list[str]:
-    """`users.city`, `orders.channel`, `items.brand` and so on, as the prepared data have them."""
+    """The report columns of prepared data, such as `users.city`, `orders.channel` and `items.brand`."""
     items = [*ITEM_COLUMNS, *(a.name for a in schema.item_attributes)]
     return [
         *(f"users.{attribute.name}" for attribute in schema.profile),
@@ -43,7 +43,10 @@ def check_header_columns(columns: Sequence[str], headers: Mapping[str, Sequence[
 def check_table_columns(
     columns: Sequence[str], attributes: Mapping[str, Sequence[str]], unread: Mapping[str, Mapping[str, str]]
 ) -> None:
-    """The same by a shop's tables: canonical table → its attributes, and → column → why it is not read."""
+    """`check_report_columns` by a shop's tables.
+
+    `attributes`: canonical table → its attributes. `unread`: canonical table → column → why it is not read.
+    """
     valid_names = [f"{table}.{c}" for table in TABLES_WITH_ATTRIBUTES for c in attributes.get(table, ())]
     reasons = {f"{table}.{c}": reason for table in unread for c, reason in unread[table].items()}
     _reject_unknown(columns, [*valid_names, *(f"items.{c}" for c in ITEM_COLUMNS)], reasons)

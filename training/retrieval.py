@@ -41,12 +41,12 @@ class TrainingItems:
     text: ItemText
     price: Tensor  # [N+1] the prices that the item tower reads
     snapshot_dates: Tensor  # [S] int64, Unix seconds, of the catalog's snapshots
-    probability: Tensor  # [N+1] that a drawn positive is this item, see `positive_probability`
-    trained_mask: Tensor  # [N+1] bool, items whose id was ever a positive, in this training or before
+    probability: Tensor  # [N+1] that a drawn positive is the item of this row, see `positive_probability`
+    trained_mask: Tensor  # [N+1] bool, items that were a positive in this or an earlier training
     negatives: Tensor  # [M] int64, the items that uniform negatives are drawn from
 
     def to(self, device: torch.device) -> "TrainingItems":
-        """The same on a device; `trained_mask` stays where it is."""
+        """The items on a device. `trained_mask` is not moved."""
         return TrainingItems(
             catalog=to_device(self.catalog, device),
             text=to_device(self.text, device),
@@ -62,16 +62,19 @@ class DrawnItems(NamedTuple):
     """K negative items that a process drew."""
 
     item: Tensor  # [K] int64
-    group: Tensor  # [K] int64, the checkout whose positive it is, numbered across processes; -1 if uniform
+    group: Tensor  # [K] int64, the checkout with this positive, numbered across processes; -1 if uniform
 
 
 class RetrievalTask(pl.LightningModule):
-    """One step: B checkouts, up to `positives` outcomes of each, `uniform_negatives` random items.
+    """The Lightning module of the two towers.
+
+    One step has B checkouts, up to `positives` outcomes of each checkout, and `uniform_negatives` random
+    items.
 
     A SequenceEncoder learns at every order of the checkouts' histories, from the items that followed it.
 
-    A share `user_dropout` of the checkouts hides its user in training, so that the model understands a basket
-    alone (DropoutNet, Volkovs et al. 2017, section 3).
+    In training the user is hidden for a share `user_dropout` of the checkouts, so that the model learns to
+    use the basket alone (DropoutNet, Volkovs et al. 2017, section 3).
 
     Args:
         build: creates the TwoTower.
@@ -91,7 +94,7 @@ class RetrievalTask(pl.LightningModule):
         self.items = items
         self.settings = settings
         self.model: Any = None  # a DistributedModelParallel, once configured
-        # By metric of validation; `recall` selects the weights.
+        # By validation metric; `recall` selects the weights.
         self.recall_cutoffs = {f"recall_{k}": k for k in RECALL_CUTOFFS}
         self.recall_cutoffs["recall"] = selection_cutoff(items.price.numel() - 1)
 
@@ -127,7 +130,7 @@ class RetrievalTask(pl.LightningModule):
             query, rows = hide_profiles(batch.query, is_user_hidden), order_rows(batch.query, *limits)
             cell, positive = draw_order_targets(batch, rows, self.targets)
             group, ts = cell // rows.ts.shape[1], rows.ts.flatten()[cell]
-        positive = positive[:, (positive > 0).any(0)]  # single-item orders fill one column of several
+        positive = positive[:, (positive > 0).any(0)]  # orders with a single item fill only the first column
         known = positive > 0
         counts = processes.all_gather_rows(torch.tensor([[n_checkouts, int(known.sum())]], device=device))
         if not known.any() and processes.world_size() == 1:
@@ -174,7 +177,7 @@ class RetrievalTask(pl.LightningModule):
             gather(drawn.group),
             self.items.negatives.numel(),
         )
-        with torch.autocast(self.device.type, enabled=False):  # inner products need all bits
+        with torch.autocast(self.device.type, enabled=False):  # inner products need full precision
             if self.model.module.item_encoder.n_sales > 0:
                 padded = positive_vectors_at(self.items.catalog, queries, padded, positive)
                 sampled = add_sales(self.items.catalog, queries, sampled)
@@ -188,7 +191,7 @@ class RetrievalTask(pl.LightningModule):
         catalog = items.catalog._replace(vectors=vectors)
         self.scores = ItemScores(catalog, towers.item_encoder.n_sales)
         self.hits: list[Tensor] = []
-        # Of histories and baskets: the number of unknown items, and of all.
+        # In histories and baskets: the number of unknown items, and of all items.
         self.unknown_counts = {part: torch.zeros(2, device=self.device) for part in ("history", "basket")}
 
     def validation_step(self, batch: Batch, index: int) -> None:
@@ -200,7 +203,7 @@ class RetrievalTask(pl.LightningModule):
             self.unknown_counts[part] += torch.tensor([(rows == 0).sum(), rows.numel()], device=self.device)
 
     def on_validation_epoch_end(self) -> None:
-        # [n, 1 + cutoffs] purchases, and those among the first k
+        # [n, 1 + cutoffs] purchases, and purchases among the first k
         hits = processes.all_gather_rows(torch.cat(self.hits))
         hits = hits[hits[:, 0] > 0]
         for i, name in enumerate(self.recall_cutoffs):
@@ -212,12 +215,12 @@ class RetrievalTask(pl.LightningModule):
 
 
 def selection_cutoff(n_items: int) -> int:
-    """The number of top items whose recall selects the weights; smaller than 300 in small catalogs."""
+    """The k of the recall@k that selects the weights: 300, or less in small catalogs."""
     return min(MAX_SELECTION_CUTOFF, max(n_items // 10, 6))
 
 
 def local_share(count: int) -> int:
-    """This process's part of `count`."""
+    """This process's share of `count`."""
     return (
         count * (processes.rank() + 1) // processes.world_size()
         - count * processes.rank() // processes.world_size()
@@ -250,13 +253,13 @@ def negative_items(choice: str, trained_mask: Tensor, has_facts: bool) -> Tensor
     """The items that uniform negatives are drawn from, `retrieval.train.negative_items`: [M] int64.
 
     An item that was never a positive has no trained id and can only be a negative. From such negatives the
-    towers learn that items without an id are not bought, whatever their features. That is mostly true, and
-    helps if features carry little information. With vectors or sales, features carry more information, and
-    such negatives hide it; so they are not drawn.
+    towers learn that items without an id are not bought, independent of their features. This is mostly true,
+    and helps if features carry little information. With vectors or sales, features carry more information,
+    which such negatives would hide. Then items without an id are not drawn.
 
     Args:
         choice: `trained` (the items of `trained_mask`), `all`, or `auto`: `trained` with `has_facts`.
-        trained_mask: [N+1] bool; if it has no item, all items are drawn from.
+        trained_mask: [N+1] bool. If no item is trained, all items can be drawn.
         has_facts: whether item vectors hold sales, or items have vectors of their own.
 
     Raises ConfigError for any other choice.
@@ -284,7 +287,7 @@ def encode_items(
 
 
 def count_hits(top_items: Tensor, batch: Batch, cutoffs: Sequence[int]) -> Tensor:
-    """Purchases of each checkout, and its purchases in the top k of `top_items` [B, K] for k in `cutoffs`."""
+    """Count each checkout's purchases, and those in the top k of `top_items` [B, K] for k in `cutoffs`."""
     bought = batch.outcomes.purchase
     owner, item = segment_ids(batch.outcomes.offsets)[bought], batch.outcomes.item[bought]
     equal = top_items[owner] == item.unsqueeze(1)  # [purchases, k]

@@ -17,7 +17,7 @@ from training.order_targets import TargetRule
 from training.sequence_rows import write_sequence_rows
 
 SEQUENCES_FILE = "sequences.parquet"
-REFIT_ROWS = "rows"  # folder of a stage
+REFIT_ROWS = "rows"  # in the folder of a stage
 
 
 class TrainingRows(NamedTuple):
@@ -28,7 +28,7 @@ class TrainingRows(NamedTuple):
 
 
 def refit_rows(examples: Path, folder: Path) -> TrainingRows:
-    """The checkouts whose outcomes were known before the test split, as links in a stage's `folder`."""
+    """Links in a stage's `folder` to the checkouts whose outcomes were known before the test split."""
     links = folder / REFIT_ROWS
     links.mkdir(exist_ok=True)
     for position, split in enumerate(("train", PURGED, "validation")):
@@ -43,8 +43,9 @@ def training_batches(
 ) -> BatchStream[Batch]:
     """Shuffled batches of examples.
 
-    For an encoder of orders (`max_orders` in its settings), the rows are chosen so that their sequences hold
-    every order once. They are written to the stage's `folder`; a batch has about `orders_per_step` orders.
+    For an encoder of orders (with the setting `max_orders`), rows are chosen so that their sequences hold
+    every order once. These rows are written to the stage's `folder`. A batch has about `orders_per_step`
+    orders.
     """
     train, max_orders = cfg.retrieval.train, cfg.retrieval.model.query.get("max_orders")
     if max_orders is None:

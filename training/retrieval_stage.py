@@ -40,9 +40,9 @@ from training.trainer import BEST_CHECKPOINT, StoppingRule, count_epoch_steps, f
 from training.warm_start import WarmStart, trained_item_mask, warm_start_weights
 
 VALIDATION_BATCH_SIZE = 512  # checkouts
-# Split → how many trainings before the last its towers are from.
+# Split → its towers: those of the last training (0), of the one before (1), …
 TOWER_SPLITS = {"train": 2, "validation": 1, "censored_at_test": 1, "test": 0, "censored_at_end": 0}
-CONTINUED = "continued"  # key of a manifest: the folder of the towers that these continue
+CONTINUED = "continued"  # manifest key: the folder of the towers that these towers continue
 MONITOR = "recall"  # the metric of validation that selects the weights
 
 
@@ -55,9 +55,9 @@ def train_retrieval(
     """Train the two towers and return their folder, with their weights and the int8 item vectors.
 
     The towers learn from the earliest `retrieval.train.share` of the training checkouts until validation
-    stops them. So their scores of later checkouts are out of sample, and the ranker can train on them. The
-    same towers then continue on all training checkouts, to score validation, and on all checkouts whose
-    outcomes were known before the test split, to score test and requests (`towers_of_split`).
+    stops them. So the towers' scores of later checkouts are out of sample, and the ranker can train on these
+    scores. The same towers then continue on all training checkouts, to score validation, and on all checkouts
+    whose outcomes were known before the test split, to score test and requests (`towers_of_split`).
     `before_training` is called unless the towers are already trained.
     """
     selected = stage_folder(
@@ -82,9 +82,9 @@ def train_retrieval(
 
 
 def towers_of_split(retrieval: Path, split: str) -> Path:
-    """The folder of the newest towers that learned from no checkout of a split:
+    """The folder of the newest towers that learned from no checkout of a split.
 
-    `retrieval` or an earlier one.
+    It is `retrieval`, or a folder of towers that `retrieval` continues.
     """
     chain = towers_chain(retrieval)
     return chain[min(TOWER_SPLITS.get(split, 0), len(chain) - 1)]
@@ -131,9 +131,10 @@ def _continue_once(
 def _continue_towers(
     cfg: DictConfig, prepared: PreparedData, warm: WarmStart | None, previous: Path, folder: Path
 ) -> None:
-    """Continue on more checkouts; more new checkouts mean more passes.
+    """Continue the training on more checkouts. More new checkouts mean more passes.
 
-    First on all training checkouts, then on all checkouts that were known before the test split.
+    The towers continue first on all training checkouts, then on all checkouts whose outcomes were known
+    before the test split.
     """
     manifest = processes.on_rank_zero(lambda: read_stage_manifest(previous))
     examples = prepared.folder / "examples"

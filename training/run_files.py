@@ -13,7 +13,7 @@ from training.earlier_names import current_parameter
 
 CONFIG_FILE, WEIGHTS_FILE, VECTORS_FILE = "config.yaml", "weights.pt", "vectors.pt"
 CONFIG_VERSION_KEY = "config_version"
-CONFIG_VERSION = 5  # of the configs that this release saves; training/config_versions.py reads earlier ones
+CONFIG_VERSION = 5  # of configs that this release saves; training/config_versions.py reads earlier versions
 
 READOUT_WEIGHTS, LOG_LENGTH = "query_encoder.readout.bag_weights", "query_encoder.readout.log_length"
 
@@ -25,7 +25,7 @@ def save_run_config(cfg: DictConfig, folder: Path) -> None:
 
 
 def save_objective(cfg: DictConfig, folder: Path) -> None:
-    """Copy the config's `slate`, which changes no training, into a finished run's config."""
+    """Copy the config's `slate`, which does not affect training, into a finished run's config."""
     saved = OmegaConf.load(folder / CONFIG_FILE)
     if OmegaConf.select(saved, "slate") != cfg.slate:
         saved.slate = cfg.slate
@@ -38,7 +38,7 @@ def load_run_weights(folder: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = torch.load(folder / WEIGHTS_FILE)
     weights = {current_parameter(name): tensor for name, tensor in weights.items()}
     if READOUT_WEIGHTS in weights:
-        weights.setdefault(LOG_LENGTH, torch.tensor(0.0))  # query vectors were unit vectors
+        weights.setdefault(LOG_LENGTH, torch.tensor(0.0))  # query vectors had the length 1
     return weights
 
 

@@ -22,23 +22,23 @@ def run_command(config_name: str, main: Callable[[], None]) -> None:
         reject_swept_secrets(sys.argv[1:])
         sys.argv[1:] = with_direction(check_overrides(config_name, sys.argv[1:]))
     except ConfigError as error:
-        sys.exit(f"error: {mask_message(str(error))}")  # it may name an override as it was given
+        sys.exit(f"error: {mask_message(str(error))}")  # the message may quote an override
     main()
 
 
 @contextmanager
 def quiet_on_closed_pipe() -> Iterator[None]:
-    """End without a traceback if the reader of the output has gone, as in `train.py … | head`."""
+    """End without a traceback if the reader of the output has closed it, as in `train.py … | head`."""
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         sys.exit(128 + signal.SIGPIPE)
 
 
 def with_direction(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a sweep by Optuna, which maximizes, because a higher `objective_metric` is better."""
+    """Make an Optuna sweep maximize, because a higher `objective_metric` is better; return the arguments."""
     is_given = any(argument.lstrip("+").startswith("hydra.sweeper.direction=") for argument in arguments)
     is_optuna = "hydra/sweeper=optuna" in arguments
     return [*arguments, *(["hydra.sweeper.direction=maximize"] if is_optuna and not is_given else [])]
@@ -50,15 +50,15 @@ def set_up_process() -> None:
     Modules of the working directory can be imported, so a config may name their classes.
     """
     sys.path.append(str(Path.cwd()))  # last, so that it hides no module of the repository
-    # Threads that spin at barriers starve each other when anything else runs on the machine.
+    # Threads that spin at barriers slow each other down when other programs run on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # DDP warns of a setting that other models than today's need (training/distributed/sharding.py).
+    # DDP warns of a setting that current models do not need (training/distributed/sharding.py).
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for name in (
         "torchrec",
         "pytorch_lightning.utilities.rank_zero",
         "lightning_fabric.utilities.distributed",
-        "torch.fx._symbolic_trace",  # of TorchScript's successors
+        "torch.fx._symbolic_trace",  # warnings that recommend successors of TorchScript
         "mlflow.store.db.utils",
     ):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -41,7 +41,7 @@ def write_sequence_rows(examples: Path, stop: int, max_orders: int, target: Path
 
 
 def latest_rows(user: NDArray, every: int) -> NDArray:
-    """Rising positions [m] of each user's last row in `user` [n], and of every `every`-th before it."""
+    """Rising positions [m] in `user` [n]: each user's last row, and every `every`-th row before it."""
     order = np.argsort(user, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(user[order])), len(user) - 1)  # of each user's run in `order`
     run = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=-1))

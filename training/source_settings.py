@@ -23,12 +23,12 @@ from training.config_targets import TARGET, import_object
 from training.errors import ConfigError
 
 CONFIG_KEY = "retrieval.sources"
-# Rankers of earlier releases read the scores of these, and 0 where a shop had dropped one.
+# Rankers of earlier releases read the scores of these sources, and 0 for a source that was removed.
 EARLIER_SCORES = ("co_purchase", "ease")
 
 
 def parse_sources(settings: Mapping[str, Any] | DictConfig) -> dict[str, Source]:
-    """The sources of `retrieval.sources` by name; the source that searches the index is first.
+    """The sources of `retrieval.sources` by name. The source that searches the index is first.
 
     Raises ConfigError for an unknown source, for settings that it does not accept, and for a missing source
     that it needs.
@@ -78,7 +78,7 @@ def scored_source_names(cfg: DictConfig) -> list[str]:
 
 
 def source_limits(cfg: DictConfig) -> dict[str, int]:
-    """Limit of each configured source, and 0 for the index's if none is configured."""
+    """Limit of each configured source; 0 for the index source if it is not configured."""
     sources = parse_sources(cfg.retrieval.sources)
     return {INDEX_SOURCE: 0} | {name: source.limit for name, source in sources.items()}
 
@@ -99,7 +99,7 @@ def source_settings(settings: Mapping[str, Any] | DictConfig) -> list[dict[str, 
             next(entry for entry in entries if entry["name"] == owner)[name[len(owner) + 1 :]] = value
     if not entries:
         raise ConfigError(f"{CONFIG_KEY} is empty: name a source, such as ann: 200")
-    return sorted(entries, key=lambda entry: entry["name"] != INDEX_SOURCE)  # stable
+    return sorted(entries, key=lambda entry: entry["name"] != INDEX_SOURCE)  # a stable sort
 
 
 def _read_entry(name: str, value: Any) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Stage folders, keyed by a hash of settings and code: finished work is reused until one of them changes."""
+"""Stage folders, keyed by a hash of settings and code.
+
+Finished work is reused until settings or code change.
+"""
 
 import errno
 import hashlib
@@ -38,7 +41,9 @@ def stage_folder(root: str | Path, name: str, module: str, *parts: Any) -> Path:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder until the block ends; wait, with a message, while one is in it.
+    """Keep other processes out of a folder until the block ends.
+
+    While another process is in it, wait with a message.
 
     A lock ends when its process dies.
     """
@@ -58,7 +63,7 @@ def is_done(folder: Path) -> bool:
 
 
 def fetch_stage(folder: Path) -> bool:
-    """Whether the stage of this folder finished, here or, with `paths.runs` behind a URI, on any machine.
+    """Whether the stage of this folder finished: here, or on any machine if `paths.runs` is a URI.
 
     Raises RemoteError.
     """
@@ -76,7 +81,10 @@ def read_stage_manifest(folder: Path) -> dict[str, Any]:
 
 
 def write_stage_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest in one step, as the last act of a stage; below a remote root, publish the folder."""
+    """Write the manifest in one step, as the last step of a stage.
+
+    Below a remote root, publish the folder.
+    """
     with write_atomically(folder / STAGE_MANIFEST) as partial:
         partial.write_text(json.dumps(manifest, indent=2, sort_keys=True))
     publish(folder, STAGE_MANIFEST)
@@ -96,16 +104,16 @@ def disk_is_full(error: BaseException, *folders: str | Path) -> bool:
 
 
 def run_path(run: str | Path) -> Path:
-    """The path of a run folder; `latest` and `best` alone are links in `artifacts/runs`."""
+    """The path of a run folder. The names `latest` and `best` stand for links in `artifacts/runs`."""
     path = Path(run)
     below = DEFAULT_RUNS / path
     return below if str(run) in (LATEST_LINK, BEST_LINK) and not path.exists() and below.is_dir() else path
 
 
 def link_run(root: str | Path, folder: Path, name: str = LATEST_LINK) -> None:
-    """Let `<root>/<name>` point to a finished run."""
+    """Make `<root>/<name>` a link to a finished run."""
     runs = local_root(root)
     with write_atomically(runs / name) as partial:
-        partial.unlink(missing_ok=True)  # a killed process with the same id may have left it
+        partial.unlink(missing_ok=True)  # a killed process with the same id may have left this file
         partial.symlink_to(folder.name)
     set_remote_link(runs, name, folder.name)

@@ -21,8 +21,8 @@ from training.config_keys import parse_overrides
 from training.config_overrides import override_values
 from training.stage_folders import BEST_LINK, link_run
 
-SWEEP_FILE = "sweep.json"  # in `paths.runs`: the jobs
-BASIC_SWEEPER = "basic_sweeper"  # of Hydra; it runs every combination
+SWEEP_FILE = "sweep.json"  # in `paths.runs`: the results of the jobs
+BASIC_SWEEPER = "basic_sweeper"  # Hydra's sweeper that runs every combination
 
 
 class RunResult(float):
@@ -74,7 +74,7 @@ class SweepSummary(Callback):
 
 
 def job_title(config: DictConfig, given: Sequence[str]) -> str:
-    """`job 2 of 4: seed=1`: the overrides of a job that the command line does not `give` to all jobs."""
+    """`job 2 of 4: seed=1`: a title with the overrides in which the job differs from other jobs."""
     own = [each.lstrip("+") for each in config.hydra.overrides.task if each not in given]
     of_all = f" of {n_jobs(given)}" if BASIC_SWEEPER in config.hydra.sweeper._target_ else ""
     return f"job {config.hydra.job.num + 1}{of_all}: {' '.join(own) or 'defaults'}"
@@ -110,7 +110,7 @@ def _print_view(config: DictConfig, folders: Sequence[Path], keys: Sequence[str]
 
 
 def sweep_rows(jobs: Sequence[tuple[list[str], JobReturn]]) -> list[dict[str, Any]]:
-    """A row per job, the best first: overrides that differ between jobs, the run's name, its metrics."""
+    """One row per job, the best first: overrides that differ between jobs, the run's name and its metrics."""
     common = set.intersection(*(set(overrides) for overrides, _ in jobs)) if len(jobs) > 1 else set()
     rows = []
     for overrides, job in jobs:
@@ -124,7 +124,7 @@ def sweep_rows(jobs: Sequence[tuple[list[str], JobReturn]]) -> list[dict[str, An
 
 
 def _shown(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """These columns of a row, as a person reads them."""
+    """The values of these columns of a row, formatted for display."""
     told = row | {"run": Path(row["run"]).name}
     cells = {name: told.get(name, "") for name in names}
     return {name: f"{cell:.4f}" if isinstance(cell, float) else cell for name, cell in cells.items()}

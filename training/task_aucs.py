@@ -20,7 +20,7 @@ def task_aucs(
         labels: [n, T].
         is_known: [n, T] bool, whether the outcome is known.
 
-    A task with one outcome only is left out: it has no AUC.
+    A task with only one class of outcomes has no AUC and is left out.
     """
     areas = []
     for t, (task, measured) in enumerate(zip(tasks, measured_pairs(labels, tasks), strict=True)):

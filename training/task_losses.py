@@ -33,7 +33,7 @@ class TaskRows(NamedTuple):
     log_probability: Tensor  # [n] log p(task and its ancestors); of the parent for an amount or a count
     label: Tensor  # [n]
     parent: Tensor  # [n] 1 where the parent happened, by its label; 1 throughout without a parent
-    weight: Tensor  # [n] number of pairs that each stands for, 0 for an unknown outcome
+    weight: Tensor  # [n] number of pairs that each candidate represents, 0 for an unknown outcome
 
 
 PointwiseLoss = Callable[[TaskRows], Tensor]  # a scalar; a module may have parameters of its own
@@ -63,10 +63,10 @@ POINTWISE_LOSSES: dict[str, PointwiseLoss] = {
 
 
 def loss_name(task: Task, entire_space: bool) -> str:
-    """The loss of a task: its own, else the default of its kind.
+    """The name of a task's loss: the configured loss, or else the default of the task's kind.
 
-    `entire_space` (`ranker.train.entire_space`): a chained probability learns from all candidates, else from
-    those where the parent happened.
+    With `entire_space` (`ranker.train.entire_space`), a chained probability learns from all candidates.
+    Otherwise it learns only from candidates whose parent happened.
     """
     if task.loss is not None:
         return task.loss
@@ -76,7 +76,7 @@ def loss_name(task: Task, entire_space: bool) -> str:
 
 
 def pointwise_losses(tasks: Sequence[Task], entire_space: bool) -> list[PointwiseLoss]:
-    """The pointwise loss of each task. Raises ConfigError for a dotted path that names no function."""
+    """The pointwise loss of each task. Raises ConfigError for a dotted path that does not name a function."""
     return [_pointwise_loss(task, loss_name(task, entire_space)) for task in tasks]
 
 
@@ -100,7 +100,7 @@ def task_losses(
     Args:
         logits, labels: [ΣC, T].
         weight: [ΣC, T], the number of pairs that a candidate represents for each task.
-        segment: [ΣC], its checkout.
+        segment: [ΣC], the checkout of each candidate.
         losses: `pointwise_losses`.
         loss_weights: `ranker.train.loss`. A ranking loss counts for every task with the weight `ranking`. It
             compares the order by the task's expectation, p(parent) · E[amount | parent], with its labels as

@@ -21,7 +21,7 @@ class TaskSettings:
     schedule: Schedule  # of the learning rate
     seed: int
     sharding: str  # of the tables (training/distributed/sharding.py)
-    initial_weights: dict[str, Tensor] | None  # by name; None for a random start
+    initial_weights: dict[str, Tensor] | None  # initial weights by name; None for random weights
 
     @classmethod
     def of(
@@ -45,5 +45,5 @@ class TaskSettings:
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def step_seed(self, step: int) -> int:
-        """The seed of the draws of a step in this process; a resumed run repeats them."""
+        """The seed of a step's random draws in this process. A resumed run repeats the draws."""
         return (self.seed * 1_000_003 + step) * processes.world_size() + processes.rank()

@@ -19,13 +19,13 @@ class Throughput(pl.Callback):
         self.rows_at_start = 0
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
-        if index == 0 or not self.epoch_start:  # not 0 where a run was resumed in mid-epoch
+        if index == 0 or not self.epoch_start:  # not 0 if the run was resumed within an epoch
             stream: Any = trainer.train_dataloader
             self.epoch_start = time.monotonic()
             self.wait_seconds_at_start, self.rows_at_start = stream.wait_seconds, stream.rows_received
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.last_batch_end = time.monotonic()  # validation follows inside the epoch
+        self.last_batch_end = time.monotonic()  # validation comes before the epoch ends
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         rates = self.rates(trainer)
@@ -46,7 +46,7 @@ class Throughput(pl.Callback):
 
 
 class ProgressLine(TQDMProgressBar):
-    """One line: position in the epoch, losses, checkouts per second, share of time that waits for data."""
+    """A progress bar: position in the epoch, losses, checkouts per second, share of time waiting for data."""
 
     def __init__(self, throughput: Throughput) -> None:
         super().__init__(refresh_rate=10)

@@ -1,4 +1,4 @@
-"""MLflow: one run per stage folder; a command that runs again continues it."""
+"""Logs to MLflow: one run per stage folder. A command that is repeated continues this run."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ from training.mlflow_outbox import (
 )
 from training.stage_folders import is_done, read_stage_manifest
 
-# Overrides that say where things lie, and are in no run's name.
+# Overrides of places, which are not part of a run's name.
 UNTOLD_OVERRIDES = (
     "paths.", "mlflow.", "logger", "prepare.", "trainer.", "data.root", "data.files", "data.url",
     "data.tables", "data.refresh", "data.columns", "data.csv",
@@ -58,13 +58,13 @@ def check_server(cfg: DictConfig) -> None:
 
 
 def server_problem(uri: str) -> str:
-    """Why a tracking server does not answer within seconds; "" if it answers, and for a local database."""
+    """Why a tracking server does not answer within seconds; "" if it answers, or for a local database."""
     if not uri.startswith(("http://", "https://")):
         return ""
     try:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_S).close()
     except urllib.error.HTTPError as error:
-        # A server that wants credentials, or has no such route, answers.
+        # A server that requires credentials, or lacks this route, answers too.
         return "" if error.code < HTTPStatus.INTERNAL_SERVER_ERROR else str(error)
     except (OSError, ValueError) as error:
         return str(error)
@@ -74,7 +74,7 @@ def server_problem(uri: str) -> str:
 def start_run(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
     """The id of the folder's MLflow run: the existing one, or a new one with parameters and tags.
 
-    "" if the server is away, so that the run is created later, or if runs are not logged to MLflow.
+    "" if the server does not answer (the run is created later), or if runs are not logged to MLflow.
     """
     if not logs_to_mlflow(cfg):
         return ""
@@ -100,32 +100,32 @@ def _group_choices() -> dict[str, str]:
 
 
 def _sweep_tags() -> dict[str, str]:
-    """The sweep that a run belongs to: the name of its folder."""
+    """The tag of the sweep to which a run belongs: the name of the sweep's folder."""
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         return {"sweep": Path(HydraConfig.get().sweep.dir).name}
     return {}
 
 
 def _parent_tags(cfg: DictConfig) -> dict[str, str]:
-    """The run whose weights a warm training starts from: its id in MLflow, or its folder."""
+    """The tag of the run from whose weights a warm training starts: its id in MLflow, or its folder."""
     warm = cfg.warm.run
     return {"parent": read_run_id(Path(warm)) or Path(warm).resolve().name} if warm else {}
 
 
 def _artifact_location(cfg: DictConfig) -> str | None:
-    """The place of the experiment's files: beside a local database; a server decides itself."""
+    """The place of the experiment's files: beside a local database, or None, where a server decides."""
     uri = str(cfg.mlflow.tracking_uri)
     file = database_file(uri)
     return None if file is None else (file.parent / "mlflow").as_uri()
 
 
 def database_file(uri: str) -> Path | None:
-    """The file of a local tracking database; a relative one lies below the working folder."""
+    """The file of a local tracking database. A relative path is below the working folder."""
     return Path(uri.removeprefix(SQLITE)).resolve() if uri.startswith(SQLITE) else None
 
 
 def read_run_id(folder: Path) -> str | None:
-    """The id in MLflow of the run of a folder; None before it has one."""
+    """The id of a folder's MLflow run; None before the run is created."""
     file = folder / RUN_ID_FILE
     if file.is_file():
         return file.read_text()
@@ -171,12 +171,12 @@ def open_outbox(cfg: DictConfig, folder: Path) -> Outbox:
 
 
 def send_kept(cfg: DictConfig) -> None:
-    """Send what earlier runs kept while the server was away."""
+    """Send the entries that earlier runs kept while the server did not answer."""
     if not logs_to_mlflow(cfg):
         return
     for folder in kept_outboxes(local_root(cfg.paths.runs)):
         if not open_outbox(cfg, folder).send():
-            return  # the others would wait for the same server
+            return  # the other outboxes are for the same server
 
 
 def _send(outbox: Outbox) -> None:
@@ -235,14 +235,14 @@ def make_client(cfg: DictConfig) -> MlflowClient:
 def _make_database(file: Path) -> None:
     """Create MLflow's tables in a temporary file and link it into place.
 
-    A process that dies amid MLflow's migrations would leave an unusable database.
+    Otherwise a process that dies during MLflow's migrations would leave an unusable database.
     """
     if file.exists():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.{os.getpid()}")
     MlflowClient(f"{SQLITE}{partial}").search_experiments()
-    with contextlib.suppress(FileExistsError):  # another process was faster
+    with contextlib.suppress(FileExistsError):  # another process has created the database
         os.link(partial, file)
     partial.unlink()
 
@@ -259,7 +259,7 @@ def stage_loggers(cfg: DictConfig, folder: Path, stage: str) -> list[Logger]:
 
 
 def finish_run(cfg: DictConfig, folder: Path, metrics: dict[str, float], artifacts: list[Path]) -> None:
-    """Log final metrics, and to MLflow files too, and end the run."""
+    """Log final metrics, upload files to MLflow, and end the run."""
     log_final_metrics(cfg, folder, metrics)
     files = [{"kind": "artifact", "path": str(file.resolve())} for file in artifacts]
     add_entries(cfg, folder, [*metric_entries(metrics), *files, {"kind": "end"}])

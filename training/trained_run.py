@@ -1,4 +1,4 @@
-"""A finished run, opened: the start of evaluation and export."""
+"""Opens a finished run, for evaluation and export."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,9 +29,9 @@ class Run(NamedTuple):
     query_tower: QueryTower
     catalog: Catalog  # with item vectors, all snapshots
     ranker: Ranker  # calibrated, float tables
-    tasks: tuple[Task, ...]  # of the ranker, in the order of its outputs
-    retrieval_folder: Path  # of the two towers
-    candidates_folder: Path  # with {train,validation,test}.parquet
+    tasks: tuple[Task, ...]  # tasks of the ranker, in the order of its outputs
+    retrieval_folder: Path  # folder of the two towers
+    candidates_folder: Path  # folder with {train,validation,test}.parquet
 
     def towers_of(self, split: str) -> tuple[QueryTower, Catalog]:
         """The query tower, and the catalog with item vectors, that scored the candidates of a split.

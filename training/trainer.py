@@ -54,9 +54,9 @@ SET_BY_STAGES = {  # argument of Lightning's Trainer → where it is set instead
 
 
 class MidEpochCheckpoint(ModelCheckpoint):
-    """Saves between steps, but not after an epoch's last nor before a validation.
+    """Saves between steps, but neither after an epoch's last step nor before a validation.
 
-    Lightning would resume after that validation.
+    From such a state, Lightning would resume after the validation and skip it.
     """
 
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
@@ -69,8 +69,8 @@ class MidEpochCheckpoint(ModelCheckpoint):
 class GainStopping(EarlyStopping):
     """Stops after `patience` validations without a gain of at least a share of the best value.
 
-    The last percents take most of the steps: towers improve for thousands of steps without changing the
-    ranker's slates (docs/results/limits.md).
+    The last few percent of a metric take most of the steps: towers improve for thousands of steps without
+    changing the ranker's slates (docs/results/limits.md).
     """
 
     def __init__(self, monitor: str, mode: str, patience: int, min_gain: float) -> None:
@@ -86,16 +86,16 @@ class GainStopping(EarlyStopping):
 
 @dataclass(frozen=True, kw_only=True)
 class StoppingRule:
-    """The rule for the end of training; the weights with the best `monitor` are kept."""
+    """The rule for the end of training. The weights with the best `monitor` are kept."""
 
     monitor: str  # a metric of the validation
-    mode: Literal["min", "max"]  # which values of it are better
+    mode: Literal["min", "max"]  # whether lower (min) or higher (max) values are better
     max_epochs: int
-    validate_every: int  # steps, across epochs; an epoch where it is shorter
+    validate_every: int  # in steps, across epochs; at most an epoch
     patience: int  # validations without a better value; more where epochs are short, see `patience_between`
-    max_steps: int = NO_LIMIT  # about, in whole epochs
-    min_gain: float = 0.0  # the share of the best value by which a better one exceeds it
-    continued: Path | None = None  # a checkpoint of another training that this one continues
+    max_steps: int = NO_LIMIT  # approximate, because a training has whole epochs
+    min_gain: float = 0.0  # the least gain, as a share of the best value
+    continued: Path | None = None  # the checkpoint of the training that this training continues
 
     @classmethod
     def of(cls, train: DictConfig, monitor: str, mode: Literal["min", "max"]) -> Self:
@@ -120,11 +120,11 @@ class StoppingRule:
 
 
 def validation_interval(validate_every: int, epoch_steps: int, n_epochs: int) -> int:
-    """Steps between two validations:
+    """Steps between two validations.
 
-    `validate_every`, or an epoch if it is shorter, but at least an eighth of `validate_every`. The interval
-    is adapted so that the last validation falls on the end of the training, up to one step per validation. A
-    short training has a single validation, at its end.
+    The interval is `validate_every`, or an epoch if that is shorter, but at least an eighth of
+    `validate_every`. The interval is adapted so that the last validation falls on the end of the training, up
+    to one step per validation. A short training has a single validation, at its end.
     """
     n_steps = epoch_steps * n_epochs
     interval = min(validate_every, max(epoch_steps, validate_every // 8))
@@ -132,10 +132,10 @@ def validation_interval(validate_every: int, epoch_steps: int, n_epochs: int) ->
 
 
 def patience_between(stopping: StoppingRule, interval: int) -> int:
-    """The patience in validations that lie `interval` steps apart.
+    """The patience, as a number of validations that are `interval` steps apart.
 
-    Short epochs bring validations close together, and few checkouts make them noisy. Without more patience a
-    small shop's training would end by chance after a hundred steps.
+    Short epochs make validations frequent, and few checkouts make them noisy. Without more patience a small
+    shop's training would end by chance after a hundred steps.
     """
     as_many_steps = -(-stopping.patience * stopping.validate_every // interval)
     return max(stopping.patience, min(as_many_steps, MAX_PATIENCE))
@@ -152,8 +152,8 @@ def fit(
 ) -> dict[str, float]:
     """Train until the stopping rule holds; resume from the folder's checkpoint if it has one.
 
-    The best weights end up in `<folder>/best.ckpt`. Returns the metrics of the last validation, the number of
-    `steps`, those of the weights kept as `best_epochs` (passes over the data), and `best_<monitor>`.
+    The best weights are saved in `<folder>/best.ckpt`. Returns the metrics of the last validation, the number
+    of `steps`, `best_epochs` (the passes over the data until the best weights), and `best_<monitor>`.
     """
     monitor, mode, epoch_steps = stopping.monitor, stopping.mode, count_epoch_steps(cfg, len(train))
     n_epochs = stopping.count_epochs(epoch_steps)
@@ -189,7 +189,7 @@ def fit(
             val_check_interval=interval,
         )
         trainer.fit(task, train, validation, ckpt_path=checkpoint)
-    except MisconfigurationException as error:  # of a callback, mostly
+    except MisconfigurationException as error:  # usually an error of a callback
         raise ConfigError(f"Lightning refuses {folder.name}: {error}") from error
     close_loggers(loggers)
     if profiler is not None:
@@ -216,7 +216,7 @@ def _make_trainer(cfg: DictConfig, **arguments: Any) -> pl.Trainer:
         accelerator=cfg.trainer.accelerator,
         devices=local_world_size,
         num_nodes=processes.world_size() // local_world_size,
-        use_distributed_sampler=False,  # a stream reads its own share
+        use_distributed_sampler=False,  # a stream reads only the process's share
         precision=cfg.trainer.precision,
         strategy=ShardedStrategy(process_group_backend=processes.backend(cfg)),
         enable_progress_bar=cfg.trainer.progress,
@@ -227,7 +227,7 @@ def _make_trainer(cfg: DictConfig, **arguments: Any) -> pl.Trainer:
 
 
 def count_epoch_steps(cfg: DictConfig, n_batches: int) -> int:
-    """Steps of an epoch of `n_batches`, at least one: `trainer.extra.limit_train_batches` counts."""
+    """Steps of an epoch of `n_batches`, at least one. `trainer.extra.limit_train_batches` limits them."""
     limit = extra_arguments(cfg).get("limit_train_batches", 1.0)
     return max(int(n_batches * limit) if isinstance(limit, float) else min(limit, n_batches), 1)
 

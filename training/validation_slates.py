@@ -1,4 +1,4 @@
-"""Slates of the validation checkouts, by which the ranker's weights can be selected."""
+"""Slates of the validation checkouts. The ranker's weights can be selected by their metrics."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -27,11 +27,14 @@ class ValidationSlates:
 
     @classmethod
     def of(cls, cfg: DictConfig, tasks: tuple[Task, ...], prepared: PreparedData) -> Self:
-        """Those of a run's config. Raises ConfigError for an objective that its tasks cannot give."""
+        """The validation slates of a run's config.
+
+        Raises ConfigError for an objective that the tasks cannot compute.
+        """
         return cls(check_run_objective(cfg, tasks, prepared), tasks)
 
     def metrics(self, batch: Batch, candidates: Candidates, logits: Tensor) -> Tensor:
-        """NDCG@6 and revenue@6 [n, 2] of the n checkouts of a batch that a purchase followed.
+        """NDCG@6 and revenue@6 [n, 2] of a batch's n checkouts with a later purchase.
 
         `logits` [ΣC, T] are those of the candidates.
         """
@@ -41,20 +44,20 @@ class ValidationSlates:
         values = {name: column[snapshot, item] for name, column in self.columns.items()}
         outputs = self.outputs(logits.cpu()).numpy()  # [T, ΣC]
         scores = torch.from_numpy(score_candidates(self.policy, self.kinds, outputs, values))
-        # An item of no source was only shown: no slate would hold it.
+        # An item that was shown but that no source proposes cannot be on a slate.
         scores = scores.masked_fill(candidates.source_mask.cpu() == 0, -torch.inf)
         return slate_metrics(scores, owner.cpu(), candidates.item.cpu(), batch.outcomes)
 
 
 def slate_metrics(score: Tensor, owner: Tensor, item: Tensor, outcomes: Outcomes) -> Tensor:
-    """NDCG@6 and revenue@6 [n, 2] of the n checkouts that a purchase followed.
+    """NDCG@6 and revenue@6 [n, 2] of the n checkouts with a later purchase.
 
     NDCG is defined as in evaluation/metrics.py, with binary gains (Järvelin and Kekäläinen 2002).
 
     Args:
         score: [ΣC] of the candidates, -inf for one that no slate may hold.
-        owner: [ΣC] the checkout of each, in ascending order.
-        item: [ΣC] their items.
+        owner: [ΣC] the checkout of each candidate, in ascending order.
+        item: [ΣC] the item of each candidate.
     """
     n_checkouts = outcomes.offsets.numel() - 1
     order = torch.argsort(score, descending=True, stable=True)

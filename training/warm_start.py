@@ -28,17 +28,17 @@ TRAINED_MASK_KEY = "item_encoder.trained_mask"  # [N+1] bool, the trained rows o
 
 
 class WarmStart(NamedTuple):
-    """The weights of an earlier run, and the current rows of its table rows."""
+    """The weights of an earlier run, and a map from current table rows to earlier rows."""
 
     run_name: str
     tower_weights: dict[str, Tensor]  # by name
     ranker_weights: dict[str, Tensor]
-    ranker_outline: dict[str, list[str]]  # `ranker_outline` of the earlier ranker; empty before it was kept
-    previous_rows: dict[str, Tensor]  # table → [rows today] int64, their rows in the earlier run, -1 for none
+    ranker_outline: dict[str, list[str]]  # of the earlier ranker; empty before releases saved it
+    previous_rows: dict[str, Tensor]  # table → [current rows] int64, rows in the earlier run, -1 for none
 
 
 def with_training_window(cfg: DictConfig) -> DictConfig:
-    """The config, with `data.since` as of `cfg.warm.run`: only checkouts since then are prepared to train on.
+    """The config with `data.since` set for a warm start: only checkouts since then are training checkouts.
 
     A `data.since` in the config is kept. Raises ConfigError for a missing run.
     """
@@ -56,7 +56,7 @@ def with_training_window(cfg: DictConfig) -> DictConfig:
 
 
 def load_warm_start(cfg: DictConfig, prepared: Path) -> WarmStart | None:
-    """The earlier run `cfg.warm.run` over a prepared folder; None where the config names none.
+    """The warm start from `cfg.warm.run` over a prepared folder; None if the config names no run.
 
     Raises ConfigError for a missing run.
     """
@@ -83,7 +83,7 @@ def _missing_run_error(cfg: DictConfig, error: Exception) -> ConfigError:
 def warm_start_weights(
     build: Callable[[], nn.Module], previous_weights: dict[str, Tensor], previous_rows: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The weights of a new model, by name, with the previous weights in their layers and table rows.
+    """The weights of a new model by name, with previous weights in known layers and table rows.
 
     Raises ConfigError if a layer has another shape: the features or the model changed.
     """
@@ -93,7 +93,7 @@ def warm_start_weights(
             continue
         previous = previous_weights.get(name)
         is_table = TABLE_WEIGHT_MARKER in name
-        n_fixed = 1 if is_table else 0  # rows of a table may come and go
+        n_fixed = 1 if is_table else 0  # a table may have other rows
         if previous is None or previous.shape[n_fixed:] != tensor.shape[n_fixed:]:
             previous_shape = "missing" if previous is None else list(previous.shape)
             raise ConfigError(
@@ -111,15 +111,15 @@ def warm_start_weights(
 
 
 def ranker_outline(ranker: Any) -> dict[str, list[str]]:
-    """The names of a ranker's inputs and outputs in order, which shapes do not show."""
+    """The names of a ranker's inputs and outputs, in order. Tensor shapes do not contain this order."""
     return {"features": list(ranker.interactions.feature_names), "tasks": list(ranker.task_names)}
 
 
 def warm_ranker_weights(build: Callable[[], nn.Module], warm: WarmStart) -> dict[str, Tensor]:
-    """The weights of a new ranker with those of the earlier one, as `warm_start_weights`.
+    """`warm_start_weights` of a new ranker, with a check of inputs and outputs.
 
     Raises ConfigError also if features or tasks have other names or another order: weights of the same shape
-    would then mean something else.
+    would then have another meaning.
     """
     for part, names in ranker_outline(build()).items():
         previous = [RENAMED_FEATURES.get(n, n) for n in warm.ranker_outline.get(part, names)]
@@ -133,7 +133,7 @@ def warm_ranker_weights(build: Callable[[], nn.Module], warm: WarmStart) -> dict
 
 
 def trained_item_mask(warm: WarmStart) -> Tensor:
-    """[N+1] bool: the items whose id the earlier run, or one before it, learned from."""
+    """[N+1] bool: the items whose id was trained in the earlier run, or in a run before it."""
     rows = warm.previous_rows["item"]
     return (rows >= 0) & warm.tower_weights[TRAINED_MASK_KEY][rows.clamp_min(0)]
 
@@ -141,9 +141,10 @@ def trained_item_mask(warm: WarmStart) -> Tensor:
 def _previous_table_rows(
     table: str, previous_rows: dict[str, Tensor], n_previous: int, n_current: int
 ) -> Tensor | None:
-    """[n_current] the previous row of each row of a table, -1 for none; None where no row can be kept.
+    """[n_current] the previous row of each row of a table, -1 for none; None if no row can be kept.
 
-    A hashed table shares rows between words, so it is kept as a whole if all words kept their codes.
+    A hashed table shares rows between words, so it is kept only as a whole, if all words have kept their
+    codes.
     """
     rows = previous_rows["category" if table == "leaf" else table]
     if len(rows) == n_current:
@@ -153,7 +154,7 @@ def _previous_table_rows(
 
 
 def map_table_rows(previous: Path, current: Path) -> dict[str, Tensor]:
-    """Table → [rows of the prepared folder `current`] int64: the same row in `previous`, else -1.
+    """Table → [rows in prepared folder `current`] int64: the row of the same entry in `previous`, else -1.
 
     Raises ConfigError if the shop has other attributes or vectors than before.
     """
@@ -196,7 +197,7 @@ def _check_same_columns(old: FeatureSchema, new: FeatureSchema) -> None:
 
 
 def map_vocabulary(previous: list[str], current: list[str]) -> Tensor:
-    """[1 + current] int64: the row in `previous` of the unknown (0) and of each word, -1 for a new word.
+    """[1 + current] int64: the row in `previous` of the unknown word (0) and of each word, -1 for a new word.
 
     Rows of words start at 1.
     """
@@ -205,7 +206,10 @@ def map_vocabulary(previous: list[str], current: list[str]) -> Tensor:
 
 
 def map_attribute_values(previous: Attribute, current: Attribute) -> Tensor:
-    """The previous row of each value of an attribute, -1 for none; a number's ranges keep their positions."""
+    """The previous row of each value of an attribute, -1 for none.
+
+    Ranges of a numeric attribute keep their rows.
+    """
     if (previous.values is None) != (current.values is None):
         return torch.tensor([0] + [-1] * (current.cardinality - 1))
     if current.values is not None:

@@ -3,7 +3,7 @@
     n_ij = orders with i and j + orders with i whose user's next order has j
     score = n_ij / √(n_i n_j), where n_ij ≥ 2
 
-In a shop of single-item orders only the next order makes pairs.
+In a shop of single-item orders, all pairs come from the next order.
 """
 
 from typing import Any
@@ -22,9 +22,9 @@ MIN_COPURCHASES = 2
 def copurchase_neighbours_by_date(
     con: ibis.BaseBackend, encoded: EncodedTables, dates: list[int], cfg: dict[str, Any]
 ) -> list[pa.Table]:
-    """`item, neighbour, score` at each of `dates` (Unix seconds, rising), by item and best first.
+    """`item, neighbour, score` at each of `dates` (Unix seconds, rising), by item, best first.
 
-    An item keeps the best `neighbours` of `cfg`, which is `data.snapshots`.
+    `cfg` is `data.snapshots`. An item keeps its best `cfg["neighbours"]` neighbours.
     """
     lines = read_order_lines(con, encoded, dates)
     rule, top = PairRule(_required_weight, _score), int(cfg["neighbours"])
@@ -32,7 +32,7 @@ def copurchase_neighbours_by_date(
 
 
 def _same_and_next_order(user: Ints) -> sp.csr_array:
-    """Weights [O, O] of pairs of orders: 1 for an order with itself and with the user's next order."""
+    """Weights [O, O] of pairs of orders: 1 for an order and itself, and for it and the user's next order."""
     n_orders = len(user)
     order = np.flatnonzero(user[:-1] == user[1:])
     diagonal = np.arange(n_orders)

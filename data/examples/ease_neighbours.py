@@ -1,6 +1,6 @@
 """EASE neighbours: items that the buyers of an item also buy, at any time.
 
-Co-purchase reads only the same order and the next one; EASE reads whole purchase histories.
+Co-purchase reads only an order and the next order. EASE reads whole purchase histories.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data.tables.encoded_tables import EncodedTables
 
 MAX_USERS = 200_000  # a sample of this size gives the same weights
-MAX_USER_ITEMS = 1000  # items of one user that count; the cost of a user is their square
+MAX_USER_ITEMS = 1000  # most items of one user; the cost of a user is their square
 RIDGE = 15.0  # times the mean number of buyers of an item
 
 
@@ -25,8 +25,8 @@ def ease_weights(
 ) -> tuple[NDArray, NDArray, NDArray]:
     """EASE (Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019, equation 8).
 
-    Among the `max_items` items of most buyers, a ridge regression predicts every item of a user from the
-    user's other items.
+    Only the `max_items` items with the most buyers are used. A ridge regression predicts every item of a user
+    from the user's other items.
 
     Args:
         user, item: [n] int64, distinct pairs of a user and a bought item; items below `items`.
@@ -36,7 +36,7 @@ def ease_weights(
     """
     buyers = np.bincount(item, minlength=items)
     kept_items = np.argsort(-buyers, kind="stable")[:max_items]
-    kept_items = np.sort(kept_items[buyers[kept_items] >= 2])  # one buyer makes no evidence
+    kept_items = np.sort(kept_items[buyers[kept_items] >= 2])  # one buyer is no evidence
     if len(kept_items) < 2:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
     column = np.full(items, -1)
@@ -61,7 +61,7 @@ def ease_weights(
 def user_item_pairs(con: ibis.BaseBackend, encoded: EncodedTables, date: int) -> tuple[NDArray, NDArray]:
     """Distinct (user [n], item [n]) of orders known before `date` (Unix seconds).
 
-    The latest MAX_USER_ITEMS items of each user, of at most MAX_USERS users.
+    At most MAX_USERS users are read, and the latest MAX_USER_ITEMS items of each user.
     """
     t = encoded.lines.filter(encoded.lines.available_at < date)
     users = t.select("user").distinct()

@@ -1,10 +1,10 @@
-"""Outcomes that do not count, because the slate of the checkout cannot show the item.
+"""The exclusion rule: outcomes do not count if the slate of the checkout cannot show the item.
 
     slate: {exclude_basket: true, exclude_bought_within: null, repeat_categories: []}
 
-A slate never shows an item that was just paid, so buying that item again is neither a label nor counted by a
-metric. The same rule runs in serving (serving/pipeline/exclusion.py); here it runs over tables. An item of
-`repeat_categories` always counts.
+With this setting a slate never shows an item that was just paid, so buying that item again is no label, and
+no metric counts it. Serving applies the same rule (serving/pipeline/exclusion.py). This module applies the
+rule to tables. An item of `repeat_categories` always counts.
 """
 
 from collections.abc import Mapping
@@ -50,14 +50,17 @@ def read_exclusion(slate: Mapping[str, Any] | None) -> Exclusion:
 
 
 def exclusion_from_meta(meta: Mapping[str, Any]) -> Exclusion:
-    """The exclusion of a prepared folder, from its meta.json; an earlier release excluded nothing."""
+    """The exclusion of a prepared folder, from its meta.json.
+
+    Folders of earlier releases excluded nothing.
+    """
     settings = dict(meta.get("exclusion") or {})
     categories = tuple(settings.pop("repeat_categories", ()))
     return Exclusion(ExclusionRule(**settings), categories)
 
 
 def is_repeatable(category: ir.Value, exclusion: Exclusion) -> ir.BooleanValue:
-    """True for items of the category paths that may be shown again, and of all below them."""
+    """True for items of the category paths that may be shown again, or of paths below them."""
     repeatable: ir.BooleanValue = ibis.literal(False)
     for path in exclusion.repeat_categories:
         repeatable = repeatable | (category == path) | category.startswith(f"{path}/")
@@ -73,7 +76,7 @@ def excluded_items(encoded: EncodedTables, checkouts: ir.Table, exclusion: Exclu
     if rule.bought_within:
         earlier = lines.select("user", "item", "available_at", line_ts="ts", line_order="order")
         t = checkouts.select("order", "user", "ts").join(earlier, "user")
-        # As a request knows it: an event at the checkout's own second, or later, is no history.
+        # As in a request: an event in the second of the checkout, or later, is not in the history.
         t = t.filter(
             t.line_order != t.order,
             t.line_ts < t.ts,

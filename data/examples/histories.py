@@ -50,7 +50,7 @@ def history_events(encoded: EncodedTables) -> ir.Table:
 def history_lists(encoded: EncodedTables) -> ir.Table:
     """Per user the lists `history_{item,ts,kind,quantity,price}`, in the order in which events became known.
 
-    With late arrivals `history_seq` too: `slice_history` then sorts each slice by time.
+    With late arrivals there is also a list `history_seq`, and `slice_history` sorts each slice by time.
     """
     columns = [*HISTORY_TYPES, "seq"] if encoded.has_late_arrivals else [*HISTORY_TYPES]
     return lists.collect_lists(
@@ -64,7 +64,7 @@ def history_lists(encoded: EncodedTables) -> ir.Table:
 def slice_history(
     t: ir.Table, first: ir.Value, last: ir.Value, has_late_arrivals: bool
 ) -> dict[str, ir.Value]:
-    """History columns: the slice [first, last) of the `history_lists`, oldest first."""
+    """The history columns: the slice [first, last) of the `history_lists`, oldest first."""
     if not has_late_arrivals:
         return {f"history_{c}": t[f"history_{c}"][first:last] for c in HISTORY_TYPES}
     # Structs compare field by field, so sorting them sorts by time.
@@ -75,7 +75,7 @@ def slice_history(
 
 
 def count_prior_events(encoded: EncodedTables) -> ir.Table:
-    """`order, n_history, n_prior_orders`: events and orders of the user known strictly before it."""
+    """`order, n_history, n_prior_orders`: counts of the user's events and orders known strictly before."""
     types = {
         "user": "int32", "at": "int64", "rank": "int8", "order": "int64", "is_event": "int8",
         "is_order": "int8",
@@ -87,7 +87,7 @@ def count_prior_events(encoded: EncodedTables) -> ir.Table:
     orders = checkouts.select("user", at="available_at", rank=1, order=-1, is_event=0, is_order=1)
     queries = checkouts.select("user", at="ts", rank=0, order="order", is_event=0, is_order=0)
     t = events.cast(types).union(orders.cast(types)).union(queries.cast(types))
-    # At the same time the query (rank 0) comes before the events (rank 1): strictly before.
+    # At equal times the query (rank 0) comes before the events (rank 1), so only earlier events count.
     window = ibis.window(group_by="user", order_by=[t["at"], t["rank"]], preceding=(None, 0))
     t = t.mutate(n_history=t.is_event.sum().over(window), n_prior_orders=t.is_order.sum().over(window))
     return t.filter(t["rank"] == 0).select("order", "n_history", "n_prior_orders")

@@ -3,7 +3,7 @@
     weights of pairs of items = X' W X
 
 X [O, N] holds the items of orders, W [O, O] the weights of pairs of orders. A sparse product adds up the
-pairs of an item directly; a join would first write down every pair.
+pairs of an item directly. A join would first materialize every pair.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from data.tables.encoded_tables import EncodedTables
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-LINES_PER_PART = 1_000_000  # lines whose pairs are counted at once: some GB
-MAX_BASKET_LINES = 40  # lines of an order that form pairs; their number is the square
+LINES_PER_PART = 1_000_000  # lines whose pairs are counted at once, in some GB of memory
+MAX_BASKET_LINES = 40  # most lines of an order that form pairs, because the number of pairs is their square
 
 
 class OrderLines(NamedTuple):
@@ -42,7 +42,7 @@ class Pairs(NamedTuple):
 
 
 class PairRule(NamedTuple):
-    """Which pairs count and how much, by the number of orders [N] with each item."""
+    """The least weight and the score of pairs, as functions of the number of orders [N] with each item."""
 
     required_weight: Callable[[Ints], Floats]  # [N] of the pairs of an item
     score: Callable[[Pairs, Ints], Floats]  # [p]
@@ -52,7 +52,7 @@ def pair_lines(encoded: EncodedTables, dates: list[int]) -> ir.Table:
     """`order, user, item, date_index`: the lines that form pairs.
 
     `date_index` is the position of the first of `dates` (Unix seconds, rising) at which a line is known.
-    Lines that are known only after the last date are absent.
+    Lines that become known after the last date are left out.
     """
     t = encoded.lines.select("order", "user", "item", "available_at")
     t = t.mutate(rank=ibis.row_number().over(group_by="order", order_by="item"))
@@ -80,7 +80,8 @@ def neighbours_by_date(
     """`item, neighbour, score` at each date: the `top` neighbours of highest score of every item, best first.
 
     Args:
-        order_weights: [O, O] int64, the weight of a line of the row's order and one of the column's.
+        order_weights: [O, O] int64, the weight of a pair with one line of the row's order and one line of the
+            column's order.
     """
     tables = []
     for date in range(n_dates):
@@ -92,7 +93,7 @@ def neighbours_by_date(
         for part in range(parts):
             pairs = _count_pairs(known, order_weights, rule.required_weight(n_orders), part, parts)
             of_date.append(_best_neighbours(pairs, rule.score(pairs, n_orders), top))
-        # Each part is in order, best first: a stable sort by item keeps that.
+        # Each part is sorted, best first. A stable sort by item keeps this order.
         tables.append(pa.concat_tables(of_date).sort_by("item"))
     return tables
 
@@ -100,7 +101,7 @@ def neighbours_by_date(
 def _count_pairs(
     lines: OrderLines, order_weights: sp.csr_array, required: Floats, part: int, parts: int
 ) -> Pairs:
-    """The pairs of a part of the items with all items, if a pair has the weight [N] its item requires."""
+    """The pairs of some items with all items. A pair needs the weight [N] that its item requires."""
     shape = len(lines.user), len(required)
     ones, of_part = np.ones(len(lines.item), np.int64), lines.item % parts == part
     all_items = sp.csr_array((ones, (lines.order, lines.item)), shape=shape)

@@ -29,9 +29,9 @@ from data.tables.attribution import window_seconds
 from data.tables.contract import is_event_kind
 from models.constants import SECONDS_PER_DAY
 
-# Without a window, every example has them; bought and organic are purchases of shown and unshown items.
+# Labels without a window that every example has. bought: of shown items; organic: of items not shown.
 BASE_LABELS = ("impression", "click", "purchase", "spend", "bought", "organic")
-LINE_LABELS = ("purchase", "spend", "quantity", "return")  # of order lines; all others are kinds of events
+LINE_LABELS = ("purchase", "spend", "quantity", "return")  # other labels are kinds of events
 LINE_KEY = re.compile(rf"({'|'.join(LINE_LABELS)})(_\d+[dhm])?")  # label, or label_window
 # Columns of the examples → the label that they hold.
 RESERVED_LABELS = {"value": "spend", "item": None, "position": None, "ghost": None, "withhold": None}
@@ -42,11 +42,11 @@ class LabelSpec(NamedTuple):
 
     key: str  # label, or label_window
     label: str
-    window_seconds: int | None  # from the checkout; None: the whole horizon
+    window_seconds: int | None  # seconds from the checkout; None: the whole horizon
 
 
 def wanted_labels(cfg: Mapping[str, Any]) -> list[LabelSpec]:
-    """The further labels of `cfg["tasks"]`, in the order of the tasks; none without tasks.
+    """The further labels of `cfg["tasks"]`, in the order of the tasks; empty without tasks.
 
     Raises DataError, which names the task, for a label or window that cannot be used, and for a window that
     is longer than `data.horizon`.
@@ -91,7 +91,7 @@ def _label_spec(task: str, settings: Mapping[str, Any]) -> LabelSpec:
 
 
 def is_line_label(key: str) -> bool:
-    """True for the key of a label of order lines, `purchase` or `purchase_7d`; False for one of events."""
+    """True for a label of order lines, with a key such as `purchase` or `purchase_7d`; else False."""
     return LINE_KEY.fullmatch(key) is not None
 
 
@@ -101,7 +101,7 @@ def label_event_kinds(labels: Sequence[LabelSpec]) -> list[str]:
 
 
 def feedback_windows(labels: Sequence[LabelSpec], click_window: int) -> dict[str, int]:
-    """Kind of event → seconds after its impression in which it is joined, for the kinds that labels name.
+    """Kind of event → seconds after an impression in which an event joins it, for the kinds that labels name.
 
     Each window is at least `click_window`, and as long as the longest window of a label of that kind. Clicks
     always keep `click_window`.
@@ -114,7 +114,10 @@ def feedback_windows(labels: Sequence[LabelSpec], click_window: int) -> dict[str
 
 
 def reject_late_clicks(labels: Sequence[LabelSpec], click_window: int, data: Mapping[str, Any]) -> None:
-    """Raise DataError for a click's window longer than `data.click_window`: later clicks are not joined."""
+    """Raise DataError for a click label with a window above `data.click_window`.
+
+    Later clicks are not joined to impressions.
+    """
     for spec in labels:
         if spec.label == "click" and (spec.window_seconds or 0) > click_window:
             raise DataError(
@@ -125,7 +128,7 @@ def reject_late_clicks(labels: Sequence[LabelSpec], click_window: int, data: Map
 
 
 def reject_proxy_clicks(labels: Sequence[LabelSpec], clicks_logged: bool) -> None:
-    """Raise DataError for a click with a window if no clicks are logged: proxy clicks have no time."""
+    """Raise DataError for a click label with a window if no clicks are logged: proxy clicks have no time."""
     named = [spec.key for spec in labels if spec.label == "click"]
     if named and not clicks_logged:
         raise DataError(
@@ -141,7 +144,7 @@ def implies_click(kind: ir.Value, labels: Sequence[LabelSpec]) -> ir.BooleanValu
 
 def event_label_columns(events: ir.Table, labels: Sequence[LabelSpec]) -> dict[str, ir.Value]:
     """Aggregates `event_<i>` of the i-th label over attributed events: `kind, value, delay` (seconds after
-    the checkout). Null where no event counts; the money of a purchase event is 0 where it gives none.
+    the checkout). They are null if no event counts. The value is 0 for a purchase event without money.
     """
     columns: dict[str, ir.Value] = {}
     for i, spec in enumerate(labels):
@@ -153,7 +156,7 @@ def event_label_columns(events: ir.Table, labels: Sequence[LabelSpec]) -> dict[s
         elif spec.label == "click":
             counts = (events.kind == "click") | implies_click(events.kind, labels)
         elif spec.label == "return":
-            counts = events.kind.isnull()  # never: no event is a return
+            counts = events.kind.isnull()  # null, because no event is a return
         else:
             counts = events.kind == spec.label
         number = ibis.ifelse(counts & _is_inside(events.delay, spec), number, ibis.null("float64"))
@@ -175,9 +178,9 @@ def line_label_columns(
         elif spec.label == "return":
             counts &= _is_inside(lines.return_delay, spec) & (lines.return_delay <= lines.horizon)
         elif spec.label == "click" and not impressions_logged:
-            pass  # a purchase by order line implies a click, where no impression says otherwise
+            pass  # a purchase by order line implies a click if no impressions are logged
         elif spec.label != "purchase":
-            counts = lines.delay.isnull()  # never: no order line is an event
+            counts = lines.delay.isnull()  # null, because no order line is such an event
         number = ibis.ifelse(counts.fill_null(False), number.cast("float64"), ibis.null("float64"))
         columns[f"line_{i}"] = number.sum() if spec.label in ("spend", "quantity") else number.max()
     return columns
@@ -195,5 +198,5 @@ def label_values(t: ir.Table, labels: Sequence[LabelSpec]) -> dict[str, ir.Value
 
 
 def _is_inside(delay: ir.Value, spec: LabelSpec) -> ir.BooleanValue:
-    """True within the window of the label. Rows beyond the horizon are absent."""
+    """True within the window of the label. The table has no rows beyond the horizon."""
     return delay.notnull() if spec.window_seconds is None else (delay <= spec.window_seconds)

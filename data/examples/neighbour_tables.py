@@ -1,7 +1,7 @@
 """Neighbour tables: for each item, at some snapshots, related items with scores.
 
-A candidate source reads one by the name of its file (models/candidates/source.py). A new table is a module
-that makes it, and an entry of NEIGHBOUR_TABLES.
+A candidate source reads a table by the name of its file (models/candidates/source.py). To add a table, write
+a module that makes it, and add an entry to NEIGHBOUR_TABLES.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ from data.tables.encoded_tables import EncodedTables
 NeighbourTable = Callable[
     [ibis.BaseBackend, EncodedTables, list[int], dict[str, Any]], Iterable[pa.Table]
 ]  # fmt: skip
-# Name of the file, without suffix → what makes it.
+# Name of the file, without suffix → the function that makes the table.
 NEIGHBOUR_TABLES: dict[str, NeighbourTable] = {
     "copurchase_neighbours": copurchase_neighbours_by_date,
     "ease_neighbours": ease_neighbours_by_date,

@@ -1,4 +1,4 @@
-"""Checks that enough checkouts have an outcome for training and evaluation, and suggests a remedy if not."""
+"""Checks that enough checkouts have an outcome for training and evaluation. Errors suggest a remedy."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,9 +12,9 @@ from data.io import engine
 from data.tables.encoded_tables import EncodedTables
 from models.constants import SECONDS_PER_DAY
 
-MIN_WITH_OUTCOME = {"train": 10, "validation": 1, "test": 1}  # checkouts that a purchase follows
-HORIZONS = (7, 14, 28, 60, 90, 180, 365)  # days that are suggested
-COVERED_SHARE = 0.75  # of the reorder gaps, by a suggested horizon
+MIN_WITH_OUTCOME = {"train": 10, "validation": 1, "test": 1}  # least checkouts with a later purchase
+HORIZONS = (7, 14, 28, 60, 90, 180, 365)  # horizons in days that are suggested
+COVERED_SHARE = 0.75  # share of the reorder gaps that a suggested horizon covers
 
 
 def reject_too_few_outcomes(
@@ -24,7 +24,7 @@ def reject_too_few_outcomes(
     checkouts: Mapping[str, int],
     data: Mapping[str, Any],
 ) -> None:
-    """Raise DataError if a split has fewer than MIN_WITH_OUTCOME checkouts that a purchase follows.
+    """Raise DataError if a split has fewer than MIN_WITH_OUTCOME checkouts with a later purchase.
 
     The error gives the counts, the reorder gaps of the shop's users, and a horizon that fits them. If only
     validation or test lacks outcomes, the error names the split to widen.
@@ -50,10 +50,10 @@ def reject_too_few_outcomes(
 
 
 class ReorderGaps(NamedTuple):
-    """Days between two orders of a user; None if nobody ordered twice."""
+    """Days between two orders of a user; None if no user ordered twice."""
 
     median: float | None
-    covered: float | None  # COVERED_SHARE of the gaps are no longer
+    covered: float | None  # COVERED_SHARE of the gaps have at most this length
 
 
 def order_times(con: ibis.BaseBackend, orders: ir.Table) -> ir.Table:
@@ -63,7 +63,7 @@ def order_times(con: ibis.BaseBackend, orders: ir.Table) -> ir.Table:
 
 
 def count_order_times(con: ibis.BaseBackend, t: ir.Table) -> dict[str, Any]:
-    """Of `order_times`: the orders `n`, `guests` among them, `users`, and their first and last time."""
+    """Counts of `order_times`: orders `n`, orders of `guests`, `users`, and the first and last time."""
     counts: dict[str, Any] = con.to_pyarrow(
         t.agg(
             n=t.count(),
@@ -82,7 +82,7 @@ def add_next_order(checkouts: ir.Table) -> ir.Table:
 
 
 def reorder_gaps(con: ibis.BaseBackend, checkouts: ir.Table) -> ReorderGaps:
-    """The gaps between the orders of users; `checkouts` are of `add_next_order`, without guests."""
+    """The gaps between the orders of users. `checkouts` are those of `add_next_order`, without guests."""
     t = checkouts.filter(checkouts.next_ts > checkouts.ts)
     days = (t.next_ts - t.ts) / SECONDS_PER_DAY
     found = con.to_pyarrow(t.agg(median=days.median(), covered=days.quantile(COVERED_SHARE)))
@@ -90,7 +90,7 @@ def reorder_gaps(con: ibis.BaseBackend, checkouts: ir.Table) -> ReorderGaps:
 
 
 def _describe_gaps(con: ibis.BaseBackend, encoded: EncodedTables, horizon: str) -> str:
-    """A sentence: how soon users order again, and the horizon that fits."""
+    """A sentence that gives the usual time until users order again, and the horizon that fits."""
     t = encoded.checkouts.filter(~encoded.checkouts.is_guest)
     gaps = reorder_gaps(con, add_next_order(t))
     if gaps.covered is None:
@@ -114,7 +114,7 @@ def suggest_horizon(covered_gap: float) -> str:
 
 
 def widen_split(name: str, split: Mapping[str, Any]) -> str:
-    """`Set data.split.test_share=0.2 (now 0.1)`, or the date to move where one is set."""
+    """Advice to widen a split: `Set data.split.test_share=0.2 (now 0.1)`, or to move a date that is set."""
     start = f"{name}_start"
     if split.get(start) is not None:
         return f"Move data.split.{start} ({split[start]}) back"

@@ -1,4 +1,4 @@
-"""Outcomes: what a checkout led to inside its horizon, (ts, horizon_end].
+"""Outcomes: purchases, clicks and impressions after a checkout, inside its horizon (ts, horizon_end].
 
 impressions, clicks, purchase events ─ attribute_to_checkouts ─╮
 order lines of the same user inside the horizon ───────────────┴─ outcome_lists ─▶ lists per checkout
@@ -25,9 +25,9 @@ EVENT_FIELDS = ("item", "kind", "value", "position", "withhold")
 
 
 class OutcomeSpec(NamedTuple):
-    """What counts as an outcome."""
+    """The settings that define outcomes."""
 
-    labels: Sequence[LabelSpec] = ()  # beyond those that every example has
+    labels: Sequence[LabelSpec] = ()  # labels besides those that every example has
     exclusion: Exclusion = KEEP_ALL  # items that the slate leaves out have no outcome
 
 
@@ -45,12 +45,12 @@ def attribute_to_checkouts(
     """Slates, clicks, purchase events and events of `labels`, joined to the `order, item` of checkouts.
 
     A ghost is an item of a slate that was held back, unless another slate of the checkout shows it.
-    `withhold` is the chance with which the slate was to be held back. The position is the smallest. The i-th
-    label has the column `event_<i>` (data/examples/labels.py).
+    `withhold` is the probability with which the slate is held back. Of several positions, the smallest
+    counts. The i-th label has the column `event_<i>` (data/examples/labels.py).
 
-    An event with an order_id belongs to that checkout if it lies in [ts, horizon_end]. An event without one
-    belongs to the user's latest checkout strictly before it, if it lies in (ts, horizon_end]. Purchase events
-    without one are left out: they repeat order lines.
+    An event with an order_id belongs to that checkout if the event is in [ts, horizon_end]. An event without
+    an order_id belongs to the user's latest checkout strictly before the event, if the event is in (ts,
+    horizon_end]. Purchase events without an order_id are left out, because they repeat order lines.
     """
     kinds = [*SLATE_KINDS, "click", "purchase", *label_columns.label_event_kinds(labels)]
     e = encoded.events.filter(encoded.events.kind.isin(kinds))
@@ -113,7 +113,9 @@ def outcome_lists(
     bounds: tuple[int, int],
     spec: OutcomeSpec = ALL_OUTCOMES,
 ) -> ir.Table:
-    """Per checkout the lists `outcome_*` and `purchase_delay`, by item; without outcomes it is absent.
+    """Per checkout the lists `outcome_*` and `purchase_delay`, by item.
+
+    Checkouts without outcomes have no row.
 
     The delay is the seconds from the checkout to the first purchase of the item, 0 without a purchase.
 
@@ -176,7 +178,7 @@ def _merge_outcomes(
     purchase = t.spend.notnull() | t.event_purchase
     event_value = ibis.coalesce(t.event_value.nullif(0.0), t.price, 0.0)
     value = ibis.ifelse(purchase, ibis.coalesce(t.spend, event_value), 0.0)
-    # Where impressions are logged, a purchase by order line need not have come from the slate.
+    # If impressions are logged, a purchase by order line may not be due to the slate.
     implied_click = t.implied_click if encoded.impressions_logged else t.implied_click | purchase
     click = (t.click | implied_click) if encoded.clicks_logged else no
     further = label_columns.label_values(t, labels)

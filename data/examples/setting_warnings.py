@@ -1,4 +1,4 @@
-"""Settings and columns that make little sense for a shop's tables: a line for each, with the remedy.
+"""Warnings about settings and columns that do not suit a shop's tables. Each is a line with the remedy.
 
 `train.py stage=check` and preparation print them before anything trains.
 """
@@ -13,19 +13,19 @@ from data.examples.outcome_counts import count_order_times, reorder_gaps, sugges
 from data.examples.splits import SPLITS, fitting_horizon, horizon_days
 from models.constants import SECONDS_PER_DAY
 
-MIN_FOLLOWED_SHARE = 0.05  # of the checkouts, by an order within the horizon
+MIN_FOLLOWED_SHARE = 0.05  # share of the checkouts with an order within the horizon
 MAX_GUEST_SHARE = 0.5  # of the orders
 MAX_NEVER_SOLD_SHARE = 0.5  # of the listed items
 MAX_SINGLE_ORDER_SHARE = 0.95  # of the users
-MAX_TITLES_SHARE = 0.2  # different titles of the items that have one
-MIN_COUNTED = 50  # of what a share is of
-MIN_STABLE_OUTCOMES = 10  # checkouts with a purchase after them, of validation and of test
+MAX_TITLES_SHARE = 0.2  # share of different titles among items with a title
+MIN_COUNTED = 50  # least rows from which a share is computed
+MIN_STABLE_OUTCOMES = 10  # checkouts with a later purchase, in validation and in test
 
 
 def table_warnings(
     con: ibis.BaseBackend, tables: Mapping[str, ir.Table], checkouts: ir.Table, horizon: str
 ) -> list[str]:
-    """Warnings of the checked canonical tables; `checkouts` are their `order_times`."""
+    """Warnings about the checked canonical tables. `checkouts` are their `order_times`."""
     counts, days = count_order_times(con, checkouts), horizon_days(horizon)
     warnings = []
     if counts["n"] >= MIN_COUNTED and counts["guests"] > MAX_GUEST_SHARE * counts["n"]:
@@ -44,7 +44,7 @@ def table_warnings(
 
 
 def split_warnings(with_purchase: Mapping[str, int], split: Mapping[str, Any]) -> list[str]:
-    """Warnings of the counts of checkouts with a purchase after them, by split; `split` is `data.split`."""
+    """Warnings about the numbers of checkouts with a later purchase, by split. `split` is `data.split`."""
     return [
         f"{with_purchase[name]} {name} checkouts are followed by a purchase: metrics on so few go by chance. "
         f"{widen_split(name, split)}, or bring a longer log"

@@ -3,8 +3,8 @@
     snapshot      0          1          2     …    S-2        S-1
     date        start    start+7d   start+14d      …       end + 1 s
 
-A snapshot holds only what was available strictly before its date. The last one is later than every
-checkout: serving reads it, and no example does.
+A snapshot holds only what was available strictly before its date. The last snapshot is later than every
+checkout. Serving reads it, but no example does.
 
 The windows of a snapshot end at its date. A window with too few order lines, compared with a usual week, is
 extended backwards until it has enough. So closed days and gaps of the log do not empty a window:
@@ -27,8 +27,8 @@ from models.constants import SECONDS_PER_DAY
 
 WEEK_DAYS = 7  # window of sales_7d
 SALES_WINDOW_DAYS = 28  # window of orders_28d, price and mean_line_spend
-MIN_WINDOW_SHARE = 0.5  # of the usual order lines of its days, else the window reaches further back
-USUAL_DAYS = 112  # days before a snapshot whose mean volume is the usual one
+MIN_WINDOW_SHARE = 0.5  # of the usual order lines of its days; a window with fewer is extended
+USUAL_DAYS = 112  # the usual volume is the mean over so many days before a snapshot
 
 
 Counts = NDArray[np.int64]
@@ -38,7 +38,7 @@ class SalesWindows(NamedTuple):
     """The first instants (Unix seconds) of the windows of S snapshots."""
 
     week: list[int]  # of sales_7d
-    month: list[int]  # of orders_28d, price and mean_line_spend; never after that of the week
+    month: list[int]  # of orders_28d, price and mean_line_spend; never later than the start of `sales_7d`
 
 
 def snapshot_dates(start: int, end: int, every_days: int) -> list[int]:
@@ -49,8 +49,9 @@ def snapshot_dates(start: int, end: int, every_days: int) -> list[int]:
 def sales_windows(con: ibis.BaseBackend, encoded: EncodedTables, dates: list[int]) -> SalesWindows:
     """The windows of the snapshots of `dates`: 7 and 28 days, or longer where these hold few order lines.
 
-    A window is too short if it holds less than MIN_WINDOW_SHARE of the lines of as many usual days, the mean
-    of the USUAL_DAYS before the snapshot. It then grows by whole days, to the start of the log at most.
+    A window is too short if it holds less than MIN_WINDOW_SHARE of the usual number of lines. The usual
+    number per day is the mean over the USUAL_DAYS before the snapshot. A window that is too short is extended
+    by whole days, at most to the start of the log.
     """
     day, known_day = ((encoded.lines[c] - dates[0]) // SECONDS_PER_DAY for c in ("ts", "available_at"))
     counts = encoded.lines.group_by(day=day, known_day=known_day).agg(lines=ibis._.count())
@@ -68,7 +69,7 @@ def _window_days(age: int, days: int, day: Counts, known_day: Counts, lines: Cou
 
     `lines` [n] order lines of a `day` [n] were known on a `known_day` [n], both counted from that start.
     """
-    n_days = -(-age // SECONDS_PER_DAY)  # the last one begun
+    n_days = -(-age // SECONDS_PER_DAY)  # the last day may be incomplete
     is_known = known_day < n_days
     by_day = np.bincount(day[is_known], lines[is_known], minlength=n_days)[::-1]  # the latest day first
     usual = by_day[:USUAL_DAYS].sum() / max(min(n_days, USUAL_DAYS), 1)
@@ -82,11 +83,10 @@ def item_snapshots(
     """`snapshot, item, price, mean_line_spend, orders_28d, sales_7d, buyers` of items sold in the window of a
     snapshot.
 
-    - `orders_28d`, `sales_7d`: orders with the item in the windows of 28 and 7 days.
-    - `price`: mean unit price; `mean_line_spend`: mean of price times quantity. Both are null without a sale
-      in the window: `data/catalog.py` carries the last values on.
-    - `buyers`: users who ever bought the item by then, or 0 where none is new since the last snapshot:
-      `data/catalog.py` takes the running maximum.
+    - `orders_28d`, `sales_7d`: orders with the item in the windows of 28 and 7 days. - `price`: mean unit
+    price; `mean_line_spend`: mean of price times quantity. Both are null without a sale in the window;
+    `data/catalog.py` then keeps the last values. - `buyers`: users who had bought the item by the snapshot,
+    or 0 if none is new since the last snapshot; `data/catalog.py` takes the running maximum.
 
     `dates` are the `snapshot_dates`, `every_days` apart, `windows` their `sales_windows`.
     """
@@ -106,7 +106,7 @@ def item_snapshots(
     )
     regular = regular.filter(regular.ts >= regular.date - month, regular.available_at < regular.date)
     regular = regular.mutate(is_latest=regular.ts >= regular.date - week).drop("date")
-    # The longer windows, and the last, are few: a scan each.
+    # There are few extended windows, and one last window. Each is read by a scan.
     t = ibis.union(regular, *(_window_lines(lines, dates, windows, s) for s in [*apart, last]))
     t = t.mutate(snapshot=t.snapshot.cast("int32")).group_by("snapshot", "item")
     t = t.agg(
@@ -124,7 +124,7 @@ def item_snapshots(
 
 
 def _window_lines(lines: ir.Table, dates: list[int], windows: SalesWindows, snapshot: int) -> ir.Table:
-    """The order lines in the windows of one snapshot; `is_latest` marks the lines of the shorter window."""
+    """The order lines in the windows of one snapshot. `is_latest` marks the lines of the shorter window."""
     t = lines.filter(lines.ts >= windows.month[snapshot], lines.available_at < dates[snapshot])
     return t.mutate(snapshot=ibis.literal(snapshot, "int64"), is_latest=t.ts >= windows.week[snapshot])
 
@@ -146,8 +146,9 @@ def _buyer_counts(encoded: EncodedTables, dates: list[int], step: int) -> ir.Tab
 def neighbour_snapshots(dates: list[int], cfg: dict[str, Any], first_example: int) -> dict[int, int]:
     """Snapshot → date of the snapshots that have neighbours.
 
-    They are every `neighbours_every`-th one after `neighbours_from_share` of the dates, and the last. Of the
-    snapshots before the first example only the latest is kept, because no checkout reads the earlier ones.
+    After `neighbours_from_share` of the dates, every `neighbours_every`-th snapshot has neighbours, and so
+    does the last. Of these snapshots before the first example only the latest is kept, because no checkout
+    reads earlier snapshots.
 
     Args:
         cfg: `data.snapshots`.

@@ -1,10 +1,10 @@
-"""Splits of checkouts by time: no label of a split reaches into a later one.
+"""Splits of checkouts by time: no label of a split reaches into a later split.
 
     train        ts < validation_start,              outcomes complete by validation_start
     validation   validation_start ≤ ts < test_start, outcomes complete by test_start
     test         test_start ≤ ts < test_end,         outcomes complete by the last checkout
 
-Left out and counted are:
+These checkouts are left out of the splits, and counted:
 
     immature     the horizon passes the last checkout
     purged       ts < validation_start, outcomes complete by test_start only: the refit reads them
@@ -33,11 +33,11 @@ SPLITS = ("train", "validation", "test")
 PURGED = "purged"
 EXCLUDED = ("earlier", PURGED, "gap", "immature", "later")
 CENSORED = ("censored_at_test", "censored_at_end")
-MAX_CENSORED = 20_000  # checkouts of each that are examples, evenly by time
+MAX_CENSORED = 20_000  # most examples of a censored split, evenly by time
 
 
 class SplitBounds(NamedTuple):
-    """Unix seconds."""
+    """The bounds of the splits, in Unix seconds."""
 
     validation_start: int
     test_start: int
@@ -45,7 +45,7 @@ class SplitBounds(NamedTuple):
 
 
 def horizon_days(horizon: str) -> int | None:
-    """Days of a horizon such as "14d"; None for "next_order". Raises DataError for anything else."""
+    """Days of a horizon such as "14d"; None for "next_order". Raises DataError for any other horizon."""
     if horizon == "next_order":
         return None
     match = re.fullmatch(r"([1-9]\d{0,3})d", str(horizon))
@@ -55,12 +55,12 @@ def horizon_days(horizon: str) -> int | None:
 
 
 def fitting_horizon(start: int, end: int) -> str:
-    """A quarter of a log of these times (Unix seconds): it leaves room for train, validation and test."""
+    """A quarter of a log with these times (Unix seconds), so that all three splits have checkouts."""
     return f"{max(1, (end - start) // (4 * SECONDS_PER_DAY))}d"
 
 
 def add_horizon_end(encoded: EncodedTables, horizon: str) -> ir.Table:
-    """The checkouts of users with `horizon_end`: outcomes count in (ts, horizon_end].
+    """Add `horizon_end` to the checkouts of users: outcomes count in (ts, horizon_end].
 
     `horizon_end` is null if the next order has not come yet, and for guests, whose next order is never known.
     """
@@ -76,7 +76,7 @@ def add_horizon_end(encoded: EncodedTables, horizon: str) -> ir.Table:
 def split_bounds(
     con: ibis.BaseBackend, encoded: EncodedTables, checkouts: ir.Table, horizon: str, cfg: dict[str, Any]
 ) -> SplitBounds:
-    """The split bounds: as configured, or by share of the mature checkouts. `cfg` is `data.split`."""
+    """The split bounds, as configured or by share of the mature checkouts. `cfg` is `data.split`."""
     days = horizon_days(horizon)
     mature = checkouts.filter(checkouts.horizon_end <= encoded.end)
     test_end = parse_timestamp(cfg.get("test_end"), "split.test_end")
@@ -100,7 +100,7 @@ def split_bounds(
 
 
 def assign_splits(checkouts: ir.Table, bounds: SplitBounds, end: int, since: int = 0) -> ir.Table:
-    """Add `split`: one of SPLITS or EXCLUDED. `end` is the last checkout, `since` is `data.since`."""
+    """Add `split`, one of SPLITS or EXCLUDED. `end` is the last checkout, `since` is `data.since`."""
     t = checkouts
     split = ibis.cases(
         (t.horizon_end.isnull() | (t.horizon_end > end), "immature"),
@@ -120,8 +120,8 @@ def censor(con: ibis.BaseBackend, assigned: ir.Table, test_start: int, end: int,
     """The checkouts of `assign_splits`, with the censored checkouts marked.
 
     A censored checkout has a `split` of CENSORED and its cut as `horizon_end`. Each censored split has at
-    most MAX_CENSORED checkouts. With the horizon `next_order` there are none,
-    because an outcome is unknown until the next order comes.
+    most MAX_CENSORED checkouts. With the horizon `next_order` no checkout is censored, because an outcome is
+    unknown until the next order.
     """
     if horizon_days(horizon) is None:
         return assigned
@@ -170,7 +170,7 @@ def _share_start(con: ibis.BaseBackend, t: ir.Table, share: float, default: int)
     """The time at which the last `share` of the checkouts starts."""
     n = int(con.execute(t.count()))
     if n == 0:
-        return default  # the caller reports it, with all bounds
+        return default  # the caller reports an empty split, with all bounds
     k = max(1, round(n * float(share)))
     return int(con.execute(t.order_by(t.ts.desc()).limit(1, offset=k - 1).ts.max()))
 

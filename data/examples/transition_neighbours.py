@@ -6,8 +6,8 @@
 
 n_j is the number of orders with j. An item with RICH_ORDERS orders or more needs pairs of MIN_WEIGHT. An item
 with few orders accepts a pair that occurred once, so that items of small shops have neighbours too. Between
-these the required weight grows in proportion to the orders. Steps count orders, not days, so that they mean
-the same for users who buy daily and yearly.
+these the required weight grows in proportion to the orders. Steps count orders, not days, so that they are
+comparable for users who buy daily and users who buy yearly.
 """
 
 from typing import Any
@@ -29,9 +29,9 @@ from data.examples.item_pairs import (
 from data.tables.encoded_tables import EncodedTables
 
 MAX_STEPS = 5  # from an order to a later one
-MAX_LINES_BETWEEN = 10  # lines of the orders between the two of a pair: large orders have enough pairs
+MAX_LINES_BETWEEN = 10  # most lines of the orders between two orders: large orders have enough pairs
 BACKWARD_WEIGHT = 0.5  # of an item that was bought before
-UNIT = 1 / 120  # weights are whole numbers of it: sums of fractions depend on the order of their terms
+UNIT = 1 / 120  # weights are integers in this unit, because sums of floats depend on the order of their terms
 SHRINKAGE = 3.0  # orders
 MIN_WEIGHT = 2.0  # of a pair
 RICH_ORDERS = 50  # of an item
@@ -43,8 +43,8 @@ def transition_neighbours_by_date(
 ) -> list[pa.Table]:
     """`item, neighbour, score` at each of `dates` (Unix seconds, rising), by item and best first.
 
-    An item keeps the best `transition_neighbours` of `cfg`, which is `data.snapshots`. The mean score of a
-    date is 1, so that scores do not grow with the log.
+    `cfg` is `data.snapshots`. An item keeps its best `cfg["transition_neighbours"]` neighbours. The mean
+    score of a date is 1, so that scores do not grow with the log.
     """
     lines = read_order_lines(con, encoded, dates)
     rule, top = PairRule(_required_weight, _score), int(cfg["transition_neighbours"])
@@ -53,10 +53,10 @@ def transition_neighbours_by_date(
 
 
 def _order_weights(lines: OrderLines) -> sp.csr_array:
-    """Weights [O, O], in UNIT, of pairs of orders of a user; an order also pairs with itself."""
+    """Weights [O, O], in UNIT, of pairs of orders of a user. An order also forms a pair with itself."""
     user, n_orders = lines.user, len(lines.user)
     n_lines = np.bincount(lines.order, minlength=n_orders)
-    n_lines_before = np.cumsum(n_lines) - n_lines  # of all orders before; they are by user and time
+    n_lines_before = np.cumsum(n_lines) - n_lines  # of all orders before; orders are sorted by user and time
     weights = sp.eye_array(n_orders, dtype=np.int64, format="csr") * round(1 / UNIT)
     for steps in range(1, MAX_STEPS + 1):
         order = np.flatnonzero(user[:-steps] == user[steps:])
@@ -71,7 +71,7 @@ def _order_weights(lines: OrderLines) -> sp.csr_array:
 
 
 def _required_weight(n_orders: Ints) -> Floats:
-    """The weight that a pair needs in UNIT, by the orders with its item."""
+    """The least weight of a pair, in UNIT, by the number of orders with the pair's item."""
     required: Floats = np.minimum(MIN_WEIGHT, n_orders * (MIN_WEIGHT / RICH_ORDERS)) / UNIT - ROUNDING
     return required
 

@@ -1,4 +1,4 @@
-"""Tables of users for serving and evaluation: their latest events, and their first purchases."""
+"""Tables of users for serving and evaluation: the latest events and the first purchases."""
 
 from pathlib import Path
 
@@ -34,11 +34,12 @@ def write_user_histories(
 def user_histories(encoded: EncodedTables, schema: FeatureSchema) -> ir.Table:
     """The latest `max_history` raw events of every user after the last order, oldest first.
 
-    `user_id`; the lists `item_id, ts, kind, quantity, price`, kind in words; `profile` (codes, as in the
-    examples) and `profile_values` (attributes as text in the schema's order, null where missing).
+    The columns are `user_id`, the lists `item_id, ts, kind, quantity, price` (kind as a word), `profile`
+    (codes, as in the examples) and `profile_values` (attributes as text in the schema's order, null if
+    missing).
     """
     t = history_events(encoded)
-    # The same choice as for a checkout's history: the latest to become known, in order of time.
+    # As in a checkout's history: the events that became known latest, sorted by time.
     latest = [t.available_at.desc(), t.ts.desc(), t.seq.desc(), t.item.desc(), t.kind.desc()]
     t = t.mutate(rank=ibis.row_number().over(group_by="user", order_by=latest))
     t = t.filter(t["rank"] < schema.max_history).join(encoded.items.select("item", "item_id"), "item")

@@ -30,9 +30,9 @@ from data.io import engine, lists
 from data.tables.encoded_tables import EncodedTables
 from models.constants import SECONDS_PER_DAY
 
-CHUNK_HISTORY_EVENTS = 2_000_000  # of histories per query: some 50 MB of lists, and their copies
-MAX_CHUNKS = 150  # queries for a split: each reads the lists of all users again
-CHECKOUT_COST = 64  # history events that take as much memory as a checkout without a history
+CHUNK_HISTORY_EVENTS = 2_000_000  # history events per query: some 50 MB of lists, and their copies
+MAX_CHUNKS = 150  # most queries for a split, because each reads the lists of all users again
+CHECKOUT_COST = 64  # a checkout without a history takes as much memory as so many history events
 ROW_GROUP = 1024
 BASKET_TYPES = {"item": "int32", "quantity": "float32", "price": "float32"}
 CODE_TYPES = {"context": "int32", "profile": "int32"}
@@ -115,7 +115,7 @@ def write_examples(
 
     Args:
         assigned: `order, order_id, user, ts, horizon_end, split` and the context columns.
-        every_days: the distance of snapshots.
+        every_days: days between two snapshots.
         outcomes: `encoded` holds the events and returns of its labels.
     """
     profile_codes = feature_schema.attribute_codes(encoded.users, schema.profile, "profile_")
@@ -173,23 +173,26 @@ def _write_tables(path: Path, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _positive_columns(encoded: EncodedTables, labels: Sequence[LabelSpec]) -> dict[str, str]:
-    """Label → its column in the examples. Without logged clicks, `click` is a proxy and has no column."""
+    """Label → its column in the examples.
+
+    Without logged clicks, `click` is a proxy click and has no column.
+    """
     base = {"click": "outcome_click"} if encoded.clicks_logged else {}
     base |= {"purchase": "outcome_purchase", "spend": "outcome_value"}
     return base | {spec.key: f"outcome_{spec.key}" for spec in labels}
 
 
 def _chunks(con: ibis.BaseBackend, checkouts: ir.Table, max_history: int) -> Iterator[Chunk]:
-    """Chunks of at most MAX_CHUNKS, with some CHUNK_HISTORY_EVENTS history events or more each.
+    """At most MAX_CHUNKS chunks of checkouts, with about CHUNK_HISTORY_EVENTS history events or more each.
 
-    Every chunk reads all users' lists, so there should be few of them.
+    Every chunk reads all users' lists, so there should be few chunks.
     """
     t = con.to_pyarrow(checkouts.select("order", "ts", "horizon_end", "n_history").order_by("order"))
     cost = np.minimum(t["n_history"].to_numpy(), max_history) + CHECKOUT_COST
     chunk_cost = max(CHUNK_HISTORY_EVENTS, int(cost.sum()) // MAX_CHUNKS)
     chunk_of = (np.cumsum(cost) - cost) // chunk_cost
     starts = np.flatnonzero(np.diff(chunk_of, prepend=-1))
-    stops = np.append(starts[1:], len(chunk_of))[: len(starts)]  # no checkouts have no chunk
+    stops = np.append(starts[1:], len(chunk_of))[: len(starts)]  # no checkouts, no chunks
     for start, stop in zip(starts, stops, strict=True):
         rows = t.slice(start, stop - start)
         first, last = rows["order"][0].as_py(), rows["order"][-1].as_py()

@@ -1,4 +1,4 @@
-"""Examples as jagged batches of tensors, straight from Parquet columns, without a loop over rows."""
+"""Reads examples from Parquet columns as jagged batches of tensors, without a loop over rows."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -26,10 +26,10 @@ OUTCOME_DTYPES = {
     "item": np.int64, "impression": np.bool_, "click": np.bool_, "purchase": np.bool_, "value": np.float32,
     "position": np.int64, "ghost": np.bool_, "withhold": np.float32,
 }  # fmt: skip
-NEWER_OUTCOMES = ("ghost", "withhold")  # examples of earlier releases lack them: none is withheld
+NEWER_OUTCOMES = ("ghost", "withhold")  # missing in examples of earlier releases: none is withheld
 CANDIDATE_DTYPES = {"item": np.int64, "source_mask": np.int64, "score": np.float32}
 LIST_SCORE_PREFIX = "candidate_list_score_"  # a column per source with lists
-# Columns of earlier releases → what scales them to today's scores.
+# Columns of earlier releases → the function that scales them to today's scores.
 EARLIER_LIST_SCORES = {"candidate_copurchase_score": 1.0, "candidate_ease_score": 50.0}
 
 
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     query: Query
     outcomes: Outcomes
     candidates: Candidates | None  # None where the file has none
-    order_id: pa.Array  # [B] string; Arrow, because only reports turn them into Python strings
+    order_id: pa.Array  # [B] string, in Arrow, because only reports need Python strings
     user_id: pa.Array  # [B] string
     n_prior_orders: Tensor  # [B] int64, earlier checkouts of the user
 
@@ -55,7 +55,7 @@ def read_batches(
 
     Args:
         max_history: keep only the latest events of every history.
-        with_candidates: read the candidates, where the file has any.
+        with_candidates: read the candidates if the file has any.
         options: fields of `StreamOptions`.
     """
     columns = _columns(column_names(Path(path)), with_candidates)
@@ -130,7 +130,7 @@ def _outcomes(table: pa.Table) -> Outcomes:
 
 
 def _outcome_dtypes(names: Iterable[str]) -> dict[str, Any]:
-    """OUTCOME_DTYPES without outcomes that files of an earlier release lack."""
+    """OUTCOME_DTYPES without the outcomes that the file, of an earlier release, lacks."""
     return {c: t for c, t in OUTCOME_DTYPES.items() if c not in NEWER_OUTCOMES or f"outcome_{c}" in names}
 
 
@@ -151,7 +151,7 @@ def _to_tensor(column: pa.ChunkedArray, dtype: Any) -> Tensor:
 
 
 def _offsets_and_values(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
-    """Offsets from 0 and the values between the first and the last of them.
+    """Offsets that start at 0, and the values between the first and the last offset.
 
     A sliced list array shares its parent's values: the offsets say which values belong to the slice.
     """

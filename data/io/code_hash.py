@@ -3,7 +3,7 @@
     code_hash(["training.retrieval_stage"]) → changes with any statement of these modules
 
 Comments, docstrings, formatting and modules that are not imported do not count. Versions of the libraries
-that compute results do.
+that compute results count.
 """
 
 import ast
@@ -35,10 +35,10 @@ RESULT_LIBRARIES = {
 
 
 def code_hash(modules: Iterable[str], root: Path = ROOT) -> str:
-    """A hash of `modules`, of all that they import below `root`, and of the versions of their libraries.
+    """A hash of `modules`, of all modules that they import below `root`, and of their libraries' versions.
 
-    A module outside `root`, such as a user's own network, counts with the modules that it imports from its
-    own package.
+    A module outside `root`, such as a user's network, counts together with the modules that it imports from
+    the same package.
     """
     files, libraries = module_closure(modules, root)
     digest = hashlib.blake2b(digest_size=16)
@@ -64,7 +64,7 @@ def module_closure(modules: Iterable[str], root: Path = ROOT) -> tuple[dict[str,
         if name in files:
             continue
         top = name.partition(".")[0]
-        if top in RESULT_LIBRARIES:  # its version counts
+        if top in RESULT_LIBRARIES:  # for a library, the version counts
             libraries.add(top)
             continue
         file = _module_file(roots.get(top, root), name)
@@ -75,7 +75,7 @@ def module_closure(modules: Iterable[str], root: Path = ROOT) -> tuple[dict[str,
         files[name] = file
         waiting += _imports(file.read_text(), name, file.name == "__init__.py")
         if "." in name:
-            waiting.append((name.rpartition(".")[0], True))  # packages run their __init__
+            waiting.append((name.rpartition(".")[0], True))  # an import runs the __init__ of packages
     return files, libraries
 
 
@@ -135,7 +135,7 @@ def _module_file(root: Path, name: str) -> Path | None:
 def _imports(source: str, module: str, is_package: bool) -> list[tuple[str, bool]]:
     """The modules that a source text imports anywhere, and the imported names that may be modules.
 
-    The second value is False where the name may also be a function or class of its module.
+    The second value is False if the name may also be a function or class of its module.
     """
     imports: list[tuple[str, bool]] = []
     for node in _runtime_nodes(ast.parse(source)):
@@ -161,7 +161,7 @@ def _is_type_checking(test: ast.expr) -> bool:
 
 
 def _absolute_name(node: ast.ImportFrom, module: str, is_package: bool) -> str:
-    """The module of a `from … import`, resolved against the module that it stands in."""
+    """The absolute name of the module in a `from … import`, resolved against the importing module."""
     if node.level == 0:
         return node.module or ""
     parts = module.split(".")

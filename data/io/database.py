@@ -27,13 +27,14 @@ from data.io.url_secrets import MASK, mask_message, mask_url
 
 ANSI_CODES = re.compile(r"\x1b\[\d*m")
 BATCH_ROWS = 50_000
-# Of DuckDB, which adds names of its catalog, and of PostgreSQL.
+# System schemas of DuckDB, which adds names of its catalog, and of PostgreSQL.
 MISSING_IN_QUERY = re.compile(r'(?:Table with name |relation ")([^\s"!]+)"? does not exist')
 CONNECT_SECONDS = 10
 DELTA = "delta"
-LOCAL_SCHEMES = ("duckdb", "sqlite")  # of files, which drivers create where they are missing
+LOCAL_SCHEMES = ("duckdb", "sqlite")  # schemes of files, which drivers create if they are missing
 IN_MEMORY = ("", ":memory:")
-TEXT_TYPES = (dt.UUID, dt.JSON, dt.INET, dt.MACADDR, dt.Interval, dt.GeoSpatial, dt.Unknown)  # text in Arrow
+# become text in Arrow
+TEXT_TYPES = (dt.UUID, dt.JSON, dt.INET, dt.MACADDR, dt.Interval, dt.GeoSpatial, dt.Unknown)
 
 
 class MissingTableError(LookupError):
@@ -82,7 +83,7 @@ class DuckDbSource:
         return rows.to_arrow_reader(BATCH_ROWS)
 
     def _register(self, name: str) -> bool:
-        """Let queries read the Delta table of this name; False where there is none."""
+        """Register the Delta table of this name for queries; return False if there is none."""
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError
 
@@ -98,7 +99,7 @@ class DuckDbSource:
 
 
 class IbisSource:
-    """A database that Ibis has a backend for."""
+    """A database for which Ibis has a backend."""
 
     def __init__(self, con: ibis.BaseBackend):
         self._con: Any = con
@@ -147,7 +148,7 @@ Source = DuckDbSource | IbisSource
 
 @contextlib.contextmanager
 def connect(url: str) -> Iterator[Source]:
-    """A connection to the database of a URL. Raises DataError where there is none, saying what to do."""
+    """Connect to the database of a URL. Raises DataError, with a remedy, if that fails."""
     try:
         source = _open(url)
     except ImportError as error:
@@ -156,7 +157,7 @@ def connect(url: str) -> Iterator[Source]:
         raise DataError(
             f"{mask_url(url)}: its driver is not installed: pip install -c requirements/lock.txt {package}"
         ) from error
-    except Exception as error:  # each driver has its own kinds
+    except Exception as error:  # each driver has its own exceptions
         if isinstance(error, DataError):
             raise
         hint = f": {MASK} stands for the password in a saved config" if MASK in url else ""
@@ -173,7 +174,7 @@ def connect(url: str) -> Iterator[Source]:
 def open_rows(source: Source, url: str, rows: str) -> pa.RecordBatchReader:
     """The rows of a table or query (`is_query`).
 
-    Raises MissingTableError for a table that does not exist, and DataError for what cannot be read.
+    Raises MissingTableError for a table that does not exist, and DataError for rows that cannot be read.
     """
     try:
         return source.run_query(rows) if is_query(rows) else source.read_table(rows)
@@ -202,7 +203,7 @@ def describe(url: str, rows: str) -> str:
 
 
 def missing_table_error(source: Source, url: str, canonical: str, name: str) -> DataError:
-    """The error for a table that does not exist, with the names that it may have."""
+    """The error for a table that does not exist. The message suggests similar names."""
     return DataError(
         f"{mask_url(url)}: there is no table {name}; set data.tables.{canonical} to a table or a SELECT"
         f".{_similar_tables(source, name)}"
@@ -219,12 +220,12 @@ def _similar_tables(source: Source, name: str) -> str:
 
 
 def is_query(rows: str) -> bool:
-    """Whether a setting is a SQL query, not the name of a table."""
+    """Whether a setting is a SQL query. Otherwise it is the name of a table."""
     return len(rows.split()) > 1
 
 
 def _with_arrow_types(rows: ir.Table) -> ir.Table:
-    """The rows, with types that Arrow lacks as text and numbers of any precision as doubles."""
+    """The rows, in which types that Arrow lacks become text, and numbers of any precision become doubles."""
     values: dict[str, ir.Value] = {}
     for name, kind in rows.schema().items():
         if kind.is_decimal() and kind.precision is None:

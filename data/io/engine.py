@@ -22,7 +22,7 @@ from data.errors import DataError
 from serving.table_files import TableFile
 
 ENGINES = ("duckdb", "spark")
-FILE_COLUMN = "_file"  # of the rows of several files: the path
+FILE_COLUMN = "_file"  # column with the path of each row's file
 DEFAULTS = {"engine": "duckdb", "memory_limit": "4GB", "threads": None, "master": "local[*]"}
 
 
@@ -73,7 +73,7 @@ def _spark(cfg: Mapping[str, Any], scratch: Path) -> ibis.BaseBackend:
         SparkSession.builder.master(cfg["master"])
         .appName("sextet prepare")
         .config("spark.sql.session.timeZone", "UTC")
-        .config("spark.sql.ansi.enabled", "false")  # a cell that does not parse becomes null, as on DuckDB
+        .config("spark.sql.ansi.enabled", "false")  # a cell that does not parse becomes null, as in DuckDB
         .config("spark.sql.warehouse.dir", str(scratch / "warehouse"))
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
@@ -107,7 +107,8 @@ def drop_tables(con: ibis.BaseBackend, *names: str) -> None:
 def read_parquet(con: ibis.BaseBackend, table_file: TableFile, keys: Sequence[str] = ()) -> ir.Table:
     """The rows of a table with `_row`, which rises in file order; on DuckDB from 1 and without gaps.
 
-    Of a folder, the rows of its files by name; a column that a file lacks is null in its rows.
+    For a folder, the files are read in the order of their names. A column that a file lacks is null in the
+    file's rows.
 
     Args:
         keys: the keys of partitions that become columns, as text.
@@ -153,7 +154,7 @@ def add_partitions(table: ir.Table, table_file: TableFile, keys: Sequence[str]) 
     """
     values: dict[str, ir.Value] = {}
     for key in keys:
-        if key not in table.columns:  # some programs write the key into the files too
+        if key not in table.columns:  # some programs also write the key into the files
             text = table[FILE_COLUMN].re_extract(f"/{re.escape(key)}=([^/]*)/", 1)
             values[key] = _decoded_values(text, table_file.partition_values(key))
     table = table.mutate(**values)

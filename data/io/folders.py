@@ -13,14 +13,14 @@ META_FILE = "meta.json"  # marks a complete prepared folder
 def publish_folder(folder: Path, marker: str) -> Iterator[Path]:
     """Yield a temporary folder next to `folder`; when the block ends, rename it to `folder` in one step.
 
-    If another process has published `folder` meanwhile (the file `marker` is in it), its folder stays. If the
-    block raises, nothing is left behind.
+    If another process has published `folder` meanwhile (the folder has the file `marker`), that folder is
+    kept. If the block raises, nothing is left behind.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)  # mkdtemp keeps other users out
+        temporary.chmod(0o755)  # because mkdtemp denies access to other users
         try:
             temporary.rename(folder)
         except OSError:

@@ -11,10 +11,10 @@ import ibis.expr.types as ir
 
 
 def collect_lists(t: ir.Table, by: str, columns: dict[str, str], order: list[str]) -> ir.Table:
-    """`by` and, per group, the lists `columns` (name → column of `t`), sorted by `order`, then by `columns`.
+    """For each group `by`, the lists `columns` (name → column of `t`), sorted by `order`, then by `columns`.
 
-    Structs are sorted once: on DuckDB several times cheaper than an ordered aggregate per list, which Spark
-    does not have.
+    Structs are sorted once. In DuckDB this is several times faster than an ordered aggregate per list, and
+    Spark lacks ordered aggregates.
     """
     names = list(dict.fromkeys([*order, *columns.values()]))
     field_of = {name: f"f{i}" for i, name in enumerate(names)}

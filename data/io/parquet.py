@@ -11,15 +11,15 @@ import pyarrow.parquet as pq
 
 from data.errors import DataError
 
-SAMPLED_ROWS = 128  # of a table of `sample_rows`
+SAMPLED_ROWS = 128  # rows of a table of `sample_rows`
 
 
 class RowGroup(NamedTuple):
     """A row group of a file, and the range of its rows to read."""
 
     file_index: int  # position in the list of files
-    group_index: int  # in that file
-    num_rows: int  # that are read
+    group_index: int  # position in the file
+    num_rows: int  # rows that are read
     offset: int  # rows of the group before them
 
 
@@ -48,7 +48,7 @@ def iter_slices(
 
 
 def sample_rows(path: Path, max_rows: int) -> Iterator[pa.Table]:
-    """At most `max_rows` rows of a file, evenly by position, in tables of some hundred rows."""
+    """At most `max_rows` rows of a file, evenly by position, in tables of a few hundred rows."""
     n_rows = count_rows(path)
     step = max(1, -(-n_rows // max_rows))
     start = 0
@@ -60,7 +60,7 @@ def sample_rows(path: Path, max_rows: int) -> Iterator[pa.Table]:
 
 
 def count_rows(path: Path) -> int:
-    """Rows of a file or a folder of them, from the footers."""
+    """The number of rows of a file or of a folder of files, from the footers."""
     counts = []
     for file_path in parquet_files(path):
         with open_parquet(file_path) as file:

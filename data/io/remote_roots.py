@@ -15,8 +15,8 @@ from serving.files import is_uri, write_text
 from serving.remote import RemoteFolder, join_uri, uri_key
 
 CACHE = Path("artifacts/remote")
-URI_FILE = ".remote"  # in the copy of a root: the URI
-UNSHARED = ("last.ckpt", ".", "mlflow_outbox")  # how names begin that only this machine needs
+URI_FILE = ".remote"  # file in the copy of a root that holds the URI
+UNSHARED = ("last.ckpt", ".", "mlflow_outbox")  # prefix of names that only this machine needs
 
 
 class RemotePath(NamedTuple):
@@ -52,7 +52,7 @@ def remote_path(folder: Path) -> RemotePath | None:
 
 
 def is_complete(folder: Path, marker: str) -> bool:
-    """Whether a folder has its marker, locally or remotely.
+    """Whether a folder has its marker file, locally or remotely.
 
     A folder that is only remote is copied here. A folder that is only local, because its upload was
     interrupted, is uploaded. Raises RemoteError.

@@ -4,12 +4,13 @@
     stream:   |   global batch 0   |   global batch 1   |   global batch 2   | …
                 rank 0   rank 1      rank 0   rank 1      rank 0   rank 1
 
-The stream depends on (seed, epoch) alone. Every rank takes its share of every global batch: all ranks see the
-same number of batches, each row goes to one rank, and a run can resume with another number of ranks. Global
-batches differ by at most one row. No rank's share is empty where there are as many rows as ranks.
+The stream depends on (seed, epoch) alone. Every rank takes a share of every global batch. So all ranks see
+the same number of batches, each row goes to one rank, and a run can resume with another number of ranks. The
+sizes of global batches differ by at most one row. No rank's share is empty if there are at least as many rows
+as ranks.
 
-Memory holds at most two buffers, the row groups of the second while they are read, and the prefetched
-batches, however many rows there are.
+Independent of the number of rows, memory holds at most two buffers, the row groups of the second buffer while
+they are read, and the prefetched batches.
 """
 
 import time
@@ -50,11 +51,12 @@ class BatchStream(Generic[T]):
 
     An iteration yields one epoch and then sets the next one (`epoch` + 1). `state_dict` counts the batches
     that the consumer has received; after `load_state_dict` the next iteration continues after them.
-    `wait_seconds` is how long the consumer waited for data, `rows_received` the rows that it received.
+    `wait_seconds` is the time that the consumer waited for data, and `rows_received` the number of rows that
+    it received.
 
     Args:
         decode: table with `columns` → batch.
-        batch_size: the most rows of a global batch, which the ranks share.
+        batch_size: the largest number of rows of a global batch, which the ranks share.
 
     Raises ValueError for a rank outside the world, DataError for files that cannot be read, lack a column or
     differ in type.
@@ -82,7 +84,7 @@ class BatchStream(Generic[T]):
         self._resume_at = 0
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, the same on every rank."""
+        """The number of batches of a whole epoch, which is the same on every rank."""
         return -(-self.num_rows // self.batch_size)
 
     def state_dict(self) -> dict[str, int]:
@@ -111,7 +113,7 @@ class BatchStream(Generic[T]):
                 rows, batch = item
                 self._received += 1
                 self.rows_received += rows
-                if self._received == len(self):  # a trainer takes that many and never asks for the end
+                if self._received == len(self):  # a trainer takes only so many batches
                     self.epoch, self._received = self.epoch + 1, 0
                 yield batch
         finally:
@@ -132,7 +134,7 @@ class BatchStream(Generic[T]):
                     part = max(low, buffer_start) - buffer_start, min(high, buffer_stop) - buffer_start
                     parts.append(buffer.take(*part))
                 if high > buffer_stop:
-                    break  # the next buffer has the other rows of this batch
+                    break  # the other rows of this batch are in the next buffer
                 yield high - low, self.decode(pa.concat_tables(parts or [buffer.take(0, 0)]))
                 parts = []
                 span = next(spans, None)
@@ -141,7 +143,7 @@ class BatchStream(Generic[T]):
                 low, high = span
 
     def _spans(self, first: int) -> list[tuple[int, int]]:
-        """This rank's rows of the stream, batch by batch from `first` on: from, to (exclusive)."""
+        """This rank's rows of the stream as (start, stop), batch by batch from batch `first` on."""
         spans = []
         rank, world_size = self.options.rank, self.options.world_size
         for batch in range(first, len(self)):
@@ -151,7 +153,10 @@ class BatchStream(Generic[T]):
         return spans
 
     def _buffers(self, epoch: int, first_row: int) -> Iterator[tuple[int, "ShuffleBuffer"]]:
-        """(position in the stream, buffer), from the buffer with `first_row` on; earlier ones stay unread."""
+        """(position in the stream, buffer), from the buffer with `first_row` on.
+
+        Earlier buffers are not read.
+        """
         seed, shuffle = self.options.seed, self.options.shuffle
         group_order = np.arange(len(self._groups))
         if shuffle:
@@ -163,13 +168,13 @@ class BatchStream(Generic[T]):
             if buffer_start + count > first_row:
                 row_order = np.arange(count)
                 if shuffle:
-                    # A generator per buffer: a resumed run draws nothing for the buffers that it skips.
+                    # A generator per buffer, so that a resumed run draws nothing for skipped buffers.
                     np.random.default_rng([seed, epoch, position]).shuffle(row_order)
                 yield buffer_start, ShuffleBuffer(self._read(groups), row_order)
             buffer_start += count
 
     def _read(self, groups: list[RowGroup]) -> pa.Table:
-        """The rows of these groups, in their order."""
+        """The rows of these groups, in the order of the groups."""
         parts = []
         for group in groups:
             path = self.files[group.file_index]

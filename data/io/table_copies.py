@@ -19,15 +19,15 @@ import pyarrow.parquet as pq
 from data.io import engine
 
 BATCH_ROWS = 50_000  # of a row group
-KEPT_COPIES = 2  # another process may still read the one before
+KEPT_COPIES = 2  # another process may still read the previous copy
 SCRATCH_PREFIX = ".copy-"
-MAX_SCRATCH_AGE_S = 86_400  # an older folder is that of a process that was killed
+MAX_SCRATCH_AGE_S = 86_400  # an older folder was left by a killed process
 
 
 def write_copy(rows: pa.RecordBatchReader, folder: Path, name: str, sort_first: Sequence[str]) -> Path:
-    """The copy of these rows, `<name>-<hash>.parquet` in `folder`; an equal one that exists stays.
+    """Write the copy of these rows, `<name>-<hash>.parquet` in `folder`. An equal copy that exists is kept.
 
-    It holds a few batches in memory; the sort spills into `folder`. Raises ValueError for two columns with
+    Only a few batches are in memory; the sort spills into `folder`. Raises ValueError for two columns with
     the same name.
 
     Args:
@@ -46,7 +46,7 @@ def write_copy(rows: pa.RecordBatchReader, folder: Path, name: str, sort_first: 
         _write(rows.schema, rows, unsorted)
         with engine.connect({}, Path(scratch) / "spill") as con:
             keys = ", ".join(f'"{c.replace(chr(34), chr(34) * 2)}"' for c in order)
-            # A relation streams; a result of `execute` would be in memory as a whole.
+            # A relation streams. The result of `execute` would be in memory as a whole.
             relation = con.con.from_parquet(str(unsorted)).order(keys)
             batches = relation.to_arrow_reader(BATCH_ROWS)
             _write(batches.schema, batches, ordered)
@@ -54,7 +54,7 @@ def write_copy(rows: pa.RecordBatchReader, folder: Path, name: str, sort_first: 
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=12)).hexdigest()
         target = folder / f"{name}-{digest}.parquet"
         if target.is_file():
-            os.utime(target)  # it is the newest again
+            os.utime(target)  # this copy is the newest again
         else:
             ordered.replace(target)
     copies = sorted(folder.glob(f"{name}-*.parquet"), key=lambda copy: copy.stat().st_mtime_ns)

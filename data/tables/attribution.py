@@ -1,13 +1,13 @@
-"""Joins the feedback of an impression log with its impressions, and both with checkouts.
+"""Joins the feedback of an impression log with impressions, and both with checkouts.
 
     click of (request, item)   ─▶ the impression of that item in that slate            ╮ within its window:
     click of (user, item)      ─▶ the latest impression of that item to that user      ├─▶ an event with the
     impression without order   ─▶ the latest checkout of its user at or before it      ╯   checkout's order_id
     ghost                      ─▶ its checkout, as an impression's; no feedback joins it
 
-Any table of events with a column `request_id` is an impression log; `serving.ImpressionLog` writes one. The
-rules stand in docs/reference/impression_log.md; every row that they exclude is counted.
-`data/examples/outcomes.py` makes outcomes of the result.
+Any table of events with a column `request_id` is an impression log; `serving.ImpressionLog` writes one.
+docs/reference/impression_log.md describes the rules. Every row that the rules exclude is counted.
+`data/examples/outcomes.py` derives outcomes from the result.
 """
 
 from collections.abc import Collection, Mapping
@@ -22,8 +22,8 @@ from data.tables.contract import EVENT_KINDS, SLATE_KINDS
 from serving.checkout import MAX_CLOCK_SKEW
 from serving.pipeline.exclusion import parse_duration
 
-VIEWED_KIND = "viewed"  # of events: the slate was really on screen
-NO_CHECKOUT = "none"  # order_id of events without a checkout: they enter the user's history, and no outcome
+VIEWED_KIND = "viewed"  # kind of events: the slate was on screen
+NO_CHECKOUT = "none"  # order_id of events without a checkout, which are history of the user but no outcome
 JOIN_STATES = ("joined", "repeated", "unknown", "early", "late")
 UNBOUNDED_WINDOW = 2**40  # seconds
 NO_WINDOWS: Mapping[str, int] = MappingProxyType({})
@@ -45,18 +45,18 @@ def attribute_feedback(
     purchase_window: int | None,
     further_windows: Mapping[str, int] = NO_WINDOWS,
 ) -> tuple[ir.Table, dict[str, dict[str, int]]]:
-    """The conformed table `events` with users, checkouts and times joined, and the row counts by kind and
-    join state.
+    """Join users, checkouts and times to the conformed table `events`; count rows by kind and join state.
 
     Rows without an item, a time, a valid kind or an owner stay unchanged, for `data/tables/checks.py` to
     reject.
 
     Args:
         log: the conformed table `events`, with `request_id`.
-        orders: conformed; may hold bad rows and returns.
+        orders: the conformed table `orders`, which may have bad rows and returns.
         click_window: seconds after the impression in which clicks and carts count.
-        purchase_window: the same for purchases; None where the horizon ends with the next order.
-        further_windows: the same for the kinds that labels of tasks name.
+        purchase_window: seconds after the impression in which purchases count; None if the horizon is the
+            next order.
+        further_windows: seconds after the impression for the kinds that labels of tasks name.
     """
     kinds = list(dict.fromkeys([*EVENT_KINDS, *further_windows]))
     is_event = _is_event(log, kinds)
@@ -86,9 +86,9 @@ def attribute_feedback(
 
 
 def keep_viewed_slates(log: ir.Table) -> ir.Table:
-    """The conformed table `events` of a log without the impressions of slates that were not on screen.
+    """Drop the impressions of slates that were not on screen from the conformed table `events` of a log.
 
-    A slate was if any of its items has an event VIEWED_KIND.
+    A slate was on screen if any of its items has an event VIEWED_KIND.
     """
     viewed = log.filter(log.kind == VIEWED_KIND, log.request_id.notnull())
     requests = viewed.select("request_id").distinct()
@@ -98,7 +98,7 @@ def keep_viewed_slates(log: ir.Table) -> ir.Table:
 
 
 def _is_event(log: ir.Table, kinds: Collection[str]) -> ir.BooleanValue:
-    """True for valid events; false, never null, for rows that the checks must see."""
+    """True for valid events; false, never null, for rows that the checks will reject."""
     is_event = (
         (log.item_id.fill_null("") != "")
         & log.ts.notnull()
@@ -126,9 +126,9 @@ def _checkouts(orders: ir.Table) -> ir.Table:
 def _join_slots(events: ir.Table, checkouts: ir.Table) -> ir.Table:
     """The first impression and the first ghost of every request and item, with its checkout and user.
 
-    Adds `slot` (number by time), `request`, `buyer` (the user; of a guest, the user of the order),
-    `checkout`, `has_checkout` (`orders` has it, of this user) and `event_ts`: its time, not before the
-    checkout's, because an earlier outcome would be part of the history.
+    Adds `slot` (number by time), `request`, `buyer` (the user; for a guest, the user of the order),
+    `checkout`, `has_checkout` (whether `orders` has this checkout of this user) and `event_ts`. `event_ts` is
+    not before the checkout's time, because an earlier outcome would be part of the history.
     """
     t = events.filter(events.kind.isin(list(SLATE_KINDS)))
     t = t.mutate(request=ibis.coalesce(t.request_id, ibis.literal("row ") + t["_row"].cast("string")))
@@ -173,14 +173,14 @@ def _join_feedback(events: ir.Table, impressions: ir.Table, windows: Mapping[str
         else_="joined",
     )
     t = t.mutate(state=state)
-    # The first of a kind counts: feedback that is sent twice is not two clicks or payments.
+    # Only the first of a kind counts, because feedback may be sent twice.
     number = ibis.row_number().over(group_by=["slot", "kind", "state"], order_by=["ts", "_row"])
     is_repeated = (t.state == "joined") & (number > 0)
     return t.mutate(state=ibis.ifelse(is_repeated, "repeated", t.state))
 
 
 def _attributed_events(slots: ir.Table, feedback: ir.Table) -> list[ir.Table]:
-    """Impressions and ghosts, joined feedback, and other feedback, a fact of its user but no outcome."""
+    """Impressions and ghosts, joined feedback, and other feedback, which is history but no outcome."""
     of_users = slots.filter(slots.buyer.notnull())
     joined = feedback.filter(feedback.state == "joined", feedback.buyer.notnull())
     unattributed = feedback.filter(
@@ -188,7 +188,7 @@ def _attributed_events(slots: ir.Table, feedback: ir.Table) -> list[ir.Table]:
     )
     user = ibis.coalesce(unattributed.user_id, unattributed.buyer)
     unattributed = unattributed.mutate(user_id=user).filter(ibis._.user_id.notnull())
-    # The checks would reject a second row of the same content.
+    # The checks would reject a second row with the same content.
     copies = ibis.window(group_by=["user_id", "item_id", "ts", "kind"], order_by="_row")
     unattributed = unattributed.mutate(copy=ibis.row_number().over(copies)).filter(ibis._.copy == 0)
     return [
@@ -206,7 +206,8 @@ def _attributed_events(slots: ir.Table, feedback: ir.Table) -> list[ir.Table]:
 def _asof_join(marks: ir.Table, events: ir.Table, keys: list[str]) -> ir.Table:
     """`_row` of `events` and `number` of the latest mark (`at, number`) with the same keys at or before it.
 
-    Numbers rise with time, so the running maximum is the latest so far; null where there is none.
+    Numbers rise with time, so the running maximum is the latest mark so far. `number` is null before the
+    first mark.
     """
     types = {"at": "int64", "rank": "int8", "number": "int64", "row": "int64"}
     null = ibis.null("int64")
@@ -235,7 +236,7 @@ def _count_join_states(
 
 
 def _count_slots(con: ibis.BaseBackend, events: ir.Table, slots: ir.Table, kind: str) -> dict[str, int]:
-    """Rows of `kind`, impression or ghost, by join state."""
+    """Counts of rows of `kind` (impression or ghost) by join state."""
     n_logged = int(con.execute((events.kind == kind).sum().fill_null(0)))
     t = slots.filter(slots.kind == kind)
     totals = con.to_pyarrow(

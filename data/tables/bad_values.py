@@ -1,4 +1,4 @@
-"""Texts of errors about values that cannot be read: examples, and the setting that may read them."""
+"""Texts of errors about unreadable values, with examples and the setting that may make them readable."""
 
 import json
 import re
@@ -13,12 +13,12 @@ from data.tables.contract import FALSE_TEXTS, TABLES, TRUE_TEXTS
 from data.tables.row_locations import describe_rows
 from serving.table_files import TableFile
 
-# Under quarantine, the share of a table's rows: a warning, and an error of a setting that is probably wrong.
+# Rejected share of a table under quarantine that is a warning, or an error: a setting is probably wrong.
 WARNED_SHARE, REFUSED_SHARE = 0.01, 0.2
-MIN_REFUSED_ROWS = 5  # a share of fewer rows is no sign of a setting
+MIN_REFUSED_ROWS = 5  # with fewer rows, a share does not indicate a wrong setting
 MAX_REPORTED_REASONS = 8  # per table
 MAX_SHOWN_VALUES = 2
-MAX_COMPARED_ROWS = 20_000  # rejected rows whose values are tried
+MAX_COMPARED_ROWS = 20_000  # rejected rows whose values are tried with other settings
 MAX_SUGGESTED_FORMATS = 3
 DATE_FORMATS = (
     "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m/%d/%y", "%d/%m/%y", "%d.%m.%y", "%d-%m-%Y", "%m-%d-%Y",
@@ -27,7 +27,7 @@ DATE_FORMATS = (
 TIME_FORMATS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", "T%H:%M:%S", ", %H:%M", ", %H:%M:%S")
 THOUSANDS = r"\s*[-+]?\d{1,3}([.,' \u00a0\u202f]\d{3})+([.,]\d+)?\s*"
 DECIMAL_COMMA = r"\s*[-+]?[\d.' \u00a0\u202f]*\d,\d+\s*"
-# Reasons that the value itself explains, so that it is shown.
+# Reasons for which the error shows the value.
 SHOWN_REASONS = ("cannot be read as", "is outside", "already given", "several users", "is not one of")
 
 
@@ -36,7 +36,7 @@ def describe_rejected(rejected: pa.Table, name: str, file: TableFile, has_gaps: 
 
     Args:
         rejected: `row, reason, content` (data/tables/checks.py).
-        has_gaps: whether row numbers have gaps, so that they do not lead to a file.
+        has_gaps: whether row numbers have gaps, so that the file of a row is unknown.
     """
     rows_of: dict[str, list[int]] = {}
     values_of: dict[str, dict[str, None]] = {}
@@ -99,7 +99,7 @@ def _count_reasons(rejected: pa.Table) -> str:
 
 
 def list_values(values: Sequence[str]) -> str:
-    """The first values in quotes, with … where there are more."""
+    """The first values in quotes, with … if there are more."""
     shown = [f"'{value}'" for value in values[:MAX_SHOWN_VALUES]]
     return ", ".join([*shown, "…"] if len(values) > MAX_SHOWN_VALUES else shown)
 
@@ -116,7 +116,7 @@ def reading_hint(logical_type: str, values: Sequence[str], file: TableFile) -> s
 
 
 def fitting_formats(values: Sequence[str]) -> list[str]:
-    """The usual formats of times, as in strptime, that fit every one of the values."""
+    """The usual time formats (strptime) that fit all values."""
     formats = (date + time for date, time in product(DATE_FORMATS, TIME_FORMATS))
     return [f for f in formats if values and all(_fits(value.strip(), f) for value in values)]
 
@@ -125,7 +125,7 @@ def _hint(reason: str, values: Sequence[str], name: str, file: TableFile) -> str
     column = reason.split(" ")[0]
     if "cannot be read as" in reason:
         return reading_hint(TABLES[name][column].logical_type, values, file)
-    # Digits are Unix seconds: 20091201 is a day of 1970.
+    # Digits alone are read as Unix seconds, so 20091201 is a day of 1970.
     if "is outside" in reason and TABLES[name][column].logical_type == "time" and file.csv is not None:
         formats = fitting_formats(values)
         return f"; give its format: {_setting(formats)}" if formats else ""
@@ -159,7 +159,7 @@ def _number_hint(values: Sequence[str], file: TableFile) -> str:
 
 def _fits(value: str, time_format: str) -> bool:
     if time_format.startswith("%Y%m%d") and not re.match(r"\d{8}(\D|$)", value):
-        return False  # strptime reads 2009121 too
+        return False  # strptime would also accept 2009121
     try:
         datetime.strptime(value, time_format)
     except ValueError:

@@ -2,9 +2,9 @@
 
 Bad rows of all tables and reasons are collected first. `bad_rows=fail` then raises one DataError;
 `bad_rows=quarantine` writes them to a separate file. A line with a negative quantity is a return or a
-cancellation: valid, but not a purchase. Returns are separated and counted; the returned line stays, because
+cancellation: valid, but not a purchase. Returns are separated and counted. The returned line is kept, because
 the shopper chose that item at that checkout. Events of a kind that no task names are left out and counted by
-kind. A misspelled kind is a bad row. A row that repeats another row in every column counts once.
+kind. A misspelled kind is a bad row. Rows that are equal in every column count once.
 """
 
 import time
@@ -36,7 +36,7 @@ from data.tables.row_locations import describe_rows
 from models.constants import SECONDS_PER_DAY
 from serving.table_files import TableFile
 
-UNIQUE_IDS = {"items": "item_id", "users": "user_id"}  # table → the column that names its rows
+UNIQUE_IDS = {"items": "item_id", "users": "user_id"}  # table → the column with the id of its rows
 MIN_TIMESTAMP = 631_152_000  # 1990-01-01
 SPARK = "pyspark"  # name of the backend
 QUARANTINE_REMEDY = (
@@ -46,13 +46,13 @@ QUARANTINE_REMEDY = (
 
 
 class CheckResult(NamedTuple):
-    tables: dict[str, ir.Table]  # clean, canonical; without returns
+    tables: dict[str, ir.Table]  # clean canonical tables, without returns
     rejected: pa.Table  # table, row, reason, content (JSON)
     returns: int
     return_lines: ir.Table | None  # the clean lines of `orders` with a negative quantity
-    unread_kinds: dict[str, int]  # kind of the events that are left out → rows
-    repeated: dict[str, int]  # table → rows that repeat another one, and were left out
-    warnings: list[str]  # of tables with many rejected rows
+    unread_kinds: dict[str, int]  # kind of events that are left out → number of rows
+    repeated: dict[str, int]  # table → number of repeated rows that were left out
+    warnings: list[str]  # about tables with many rejected rows
 
 
 def check_tables(
@@ -114,7 +114,7 @@ def check_tables(
 
 def reject_unreadable_values(con: ibis.BaseBackend, table: ir.Table, name: str, file: TableFile) -> None:
     """Raise DataError for rows of a conformed table with a number that is not finite, a value that does not
-    parse, or no time. For commands that read a log without the full checks of preparation.
+    parse, or no time. Commands that read a log without the full checks of preparation use this function.
     """
     conditions = {
         reason: condition
@@ -131,7 +131,7 @@ def reject_unreadable_values(con: ibis.BaseBackend, table: ir.Table, name: str, 
 def _split_rows(
     con: ibis.BaseBackend, table: ir.Table, name: str, file: TableFile, event_kinds: Collection[str]
 ) -> tuple[ir.Table, pa.Table]:
-    """The good rows and the rejected ones. Raises DataError where no row is good."""
+    """The good rows and the rejected rows. Raises DataError if no row is good."""
     flagged = table.mutate(**_flag_duplicates(con, table, name))
     conditions = _reject_conditions(flagged, name, int(time.time()), event_kinds)
     is_bad = ibis.or_(*conditions.values())
@@ -146,7 +146,7 @@ def _split_rows(
 
 
 def _split_returns(con: ibis.BaseBackend, lines: ir.Table, file: TableFile) -> tuple[ir.Table, ir.Table]:
-    """The purchases and the returns of order lines. Raises DataError where nothing was bought."""
+    """The purchases and the returns among order lines. Raises DataError if there are no purchases."""
     returns, purchases = lines.filter(lines.quantity < 0), lines.filter(lines.quantity > 0)
     if not con.execute(purchases.count()):
         count = con.execute(returns.count())
@@ -168,7 +168,7 @@ def _count_unread_kinds(
 
 
 def _reject_unparsed_columns(con: ibis.BaseBackend, table: ir.Table, name: str, file: TableFile) -> None:
-    """Raise DataError for a CSV column of which no value parses: its type is wrong."""
+    """Raise DataError for a CSV column in which no value parses, because its type is wrong."""
     columns = [c.removeprefix("_raw_") for c in table.columns if c.startswith("_raw_")]
     if not columns:
         return
@@ -192,7 +192,7 @@ def _reject_unparsed_columns(con: ibis.BaseBackend, table: ir.Table, name: str, 
 
 
 def _drop_repeated(con: ibis.BaseBackend, table: ir.Table, name: str) -> tuple[ir.Table, int]:
-    """The table without rows that repeat an earlier one in every column, and their number."""
+    """The table without rows that equal an earlier row in every column, and the number of such rows."""
     content = [c for c in (*TABLES[name], *attribute_columns(table, name)) if c in table.columns]
     content += [c for c in table.columns if c.startswith("_raw_")]
     # Counting groups is cheap; the window over all columns runs only where something repeats.
@@ -275,7 +275,7 @@ def _rejected_rows(
     reason = reasons.filter(lambda r: r.notnull()).join("; ")
     fields = {c: table[c] for c in table.columns if not c.startswith("_")}
     for c in fields:
-        if f"_raw_{c}" in table.columns:  # the text of the file, not the null that it became
+        if f"_raw_{c}" in table.columns:  # the text in the file, not the null that the text was converted to
             fields[c] = ibis.coalesce(table[f"_raw_{c}"], table[c].cast("string"))
     rows = bad.mutate(_reason=reason, **{f"_content_{c}": value for c, value in fields.items()})
     content = ibis.struct({c: rows[f"_content_{c}"] for c in fields}).cast("json").cast("string")

@@ -1,6 +1,6 @@
 """Selects the further columns to read, with a reason for each column that is not read.
 
-Preparation prints both.
+Preparation prints the columns and the reasons.
 """
 
 import re
@@ -14,12 +14,12 @@ import ibis.expr.types as ir
 from data.errors import DataError
 from data.tables.contract import TABLES, TABLES_WITH_ATTRIBUTES, attribute_columns, conform_attribute
 
-IGNORED = "ignored"  # by features.ignore_columns
+IGNORED = "ignored"  # reason: features.ignore_columns
 EMPTY = "empty"
 RESERVED = "the name begins with _: rename it"
 INDEX = "an index of pandas"
 PANDAS_INDEX = r"__index_level_\d+__|Unnamed: \d+"
-UNNAMED, NO_NAME = "no name in the header", r"column\d+"  # DuckDB's name for it
+UNNAMED, NO_NAME = "no name in the header", r"column\d+"  # DuckDB's name of the type
 PARTITION = "how its files are kept"
 UnreadColumns = dict[str, dict[str, str]]  # table → column → why it is not read
 
@@ -30,7 +30,7 @@ class SelectedTables(NamedTuple):
 
 
 def reject_unknown_columns(raw: Mapping[str, Collection[str]], ignored: Collection[str]) -> None:
-    """Raise DataError for names in `features.ignore_columns` that no table has or that the contract needs.
+    """Raise DataError for unknown names in `features.ignore_columns`, and for columns of the contract.
 
     `raw` maps tables to the columns of their files. A name is a column, or `table.column`.
     """
@@ -80,7 +80,7 @@ def ignored_columns(name: str, columns: Collection[str], ignored: Collection[str
 def _unreadable_columns(table: ir.Table, name: str) -> dict[str, str]:
     further = {c: table[c] for c in attribute_columns(table, name)}
     if name == "events":
-        from serving.events.impression_log import SCHEMA  # late: it needs torch, which takes seconds
+        from serving.events.impression_log import SCHEMA  # late: torch takes seconds to import
 
         further = {c: value for c, value in further.items() if c not in SCHEMA.names}
     unreadable = {

@@ -26,7 +26,7 @@ from data.errors import DataError
 from serving.column_names import suggest_columns
 from serving.table_files import NO_USER, OFFSET, STANDARD_OFFSET, TableFile
 
-EVENT_KINDS = ("impression", "click", "cart", "purchase", "ghost")  # of the table events, not of a history
+EVENT_KINDS = ("impression", "click", "cart", "purchase", "ghost")  # of the table events; not in histories
 # An item of a slate: shown, or of a slate that an experiment held back (a ghost ad: Johnson, Lewis and
 # Nubbemeyer 2017, Ghost Ads, Journal of Marketing Research 54).
 SLATE_KINDS = ("impression", "ghost")
@@ -40,7 +40,7 @@ class ColumnSpec(NamedTuple):
 
 ORDERS = {
     "order_id": ColumnSpec("id"),
-    "user_id": ColumnSpec("id", nullable=True),  # null: a guest's order
+    "user_id": ColumnSpec("id", nullable=True),  # null for a guest's order
     "item_id": ColumnSpec("id"),
     "ts": ColumnSpec("time"),
     "quantity": ColumnSpec("number"),
@@ -75,7 +75,7 @@ EVENTS = {
 TABLES = {"orders": ORDERS, "items": ITEMS, "users": USERS, "events": EVENTS}
 # Further columns are attributes: context of orders, attributes of items, the profile of users.
 TABLES_WITH_ATTRIBUTES = ("orders", "items", "users")
-ATTRIBUTES_BY_PARTITION = ("items", "users")  # tables whose keys of partitions are attributes
+ATTRIBUTES_BY_PARTITION = ("items", "users")  # tables whose partition keys are attributes
 
 ACCEPTED_TYPES = {
     "id": "string or integer",
@@ -91,14 +91,14 @@ CANONICAL_TYPES = {"id": "string", "time": "int64", "number": "float64", "text":
 
 
 def category_path(value: ir.StringValue) -> ir.StringValue:
-    """`/ food / dairy /` and `food > dairy` as `food/dairy`; null where nothing is left."""
+    """The path in one spelling: `/ food / dairy /` and `food > dairy` as `food/dairy`; null if empty."""
     path = value.cast("string").re_replace(r"\s+>\s+", "/")
     parts = path.split("/").map(lambda part: part.strip()).filter(lambda part: part != "")
     return parts.join("/").nullif("")
 
 
 def known_user(value: ir.StringValue) -> ir.StringValue:
-    """The user's id; null for a guest, also where a program wrote an empty text or a word such as `null`."""
+    """The user's id; null for a guest, also if a program wrote an empty text or a word such as `null`."""
     text = value.cast("string")
     return ibis.ifelse(text.strip().lower().isin(NO_USER), ibis.null("string"), text)
 
@@ -111,7 +111,7 @@ def attribute_columns(table: ir.Table, name: str) -> list[str]:
     return [c for c in table.columns if c not in TABLES[name] and not c.startswith("_")]
 
 
-# What one value may be written as → one spelling.
+# Other spellings of a value → the spelling that is used.
 NORMALIZED = {
     ("items", "category"): category_path,
     ("orders", "user_id"): known_user,
@@ -135,8 +135,8 @@ def conform(table: ir.Table, name: str, file: TableFile, required: Collection[st
 
     Columns of a type that cannot be an attribute are left out (data/tables/column_selection.py).
 
-    Missing optional columns become null. Where `file` is CSV, the text of a cell that does not parse is kept
-    in `_raw_<column>`. Raises DataError for a missing column or one of a wrong type.
+    Missing optional columns become null. If `file` is CSV, the text of a cell that does not parse is kept in
+    `_raw_<column>`. Raises DataError for a missing column or one of a wrong type.
 
     Args:
         required: the columns that must exist; by default those that the contract requires.
@@ -202,7 +202,7 @@ def _describe_missing(missing: Collection[str], name: str, present: list[str], f
 
 
 def _convert(value: ir.Value, logical_type: str, is_text: bool) -> ir.Value | None:
-    """The value in its canonical type, or None where its type does not fit `logical_type`."""
+    """The value in its canonical type, or None if its type does not fit `logical_type`."""
     t = value.type()
     if logical_type in ("id", "text"):
         return value.cast("string") if t.is_string() or t.is_integer() else None
@@ -216,14 +216,14 @@ def _convert(value: ir.Value, logical_type: str, is_text: bool) -> ir.Value | No
         return _flag(value) if is_text and t.is_string() else None
     if t.is_integer():
         return value.cast("int64")
-    if t.is_floating():  # of whole seconds with gaps
+    if t.is_floating():  # whole seconds in a column with gaps
         is_time = ~(value.isnan() | value.isinf())
         return ibis.ifelse(is_time, value, None).floor().cast("int64")
     if t.is_timestamp() or t.is_date():
         return unix_seconds(value)
     if t.is_string():
         is_number = value.re_search(r"^\s*-?\d+(\.\d+)?\s*$")
-        # The zoned type reads an offset, and takes UTC where there is none; the plain type drops the offset.
+        # The zoned type reads an offset, by default UTC. The plain type would drop the offset.
         text = value.strip().re_replace(OFFSET, STANDARD_OFFSET)
         timestamp = unix_seconds(text.try_cast("timestamp('UTC')"))
         return ibis.ifelse(is_number, value.try_cast("float64").floor().cast("int64"), timestamp)
@@ -249,7 +249,7 @@ def conform_attribute(value: ir.Value) -> ir.Value | None:
     if t.is_string() or t.is_boolean():
         return value.cast("string")
     if t.is_integer():
-        return value if isinstance(t, dt.UInt64) else value.cast("int64")  # half of uint64 is not an int64
+        return value if isinstance(t, dt.UInt64) else value.cast("int64")  # half of uint64 exceeds int64
     if t.is_numeric():
         return value.cast("float64")
     if t.is_timestamp() or t.is_date():

@@ -17,7 +17,10 @@ PURCHASE, CLICK, CART = (HISTORY_KINDS.index(k) for k in ("purchase", "click", "
 
 
 class EncodedTables(NamedTuple):
-    """`available_at` is when a fact became known: its time, or its ingestion time if that is later."""
+    """The encoded tables.
+
+    `available_at` is the time at which a row became known: its time, or its later ingestion.
+    """
 
     # item (1..N), item_id, listed, the columns of the canonical table, attribute_<name>
     items: ir.Table
@@ -37,7 +40,7 @@ class EncodedTables(NamedTuple):
     end: int  # last checkout
     clicks_logged: bool
     impressions_logged: bool
-    has_late_arrivals: bool  # some fact became available after its own time
+    has_late_arrivals: bool  # some row became available after its own time
 
 
 def encode_tables(
@@ -46,8 +49,8 @@ def encode_tables(
     """Encode the checked canonical tables and materialize the result in `con`.
 
     A checkout's ts is the latest ts of its lines. Lines of the same item in an order become one line with the
-    summed quantity and the mean price. An ordered item that is missing in `items` gets a row with only its
-    id.
+    summed quantity and the mean price. An ordered item that is missing in `items` gets a row that has only
+    the id.
 
     `return_lines` are the checked lines with a negative quantity. An order line is returned at the first
     return of its user and item at or after it. None leaves `returned_at` null.
@@ -129,7 +132,10 @@ def _checkouts(con: ibis.BaseBackend, headers: ir.Table, users: ir.Table, contex
 
 
 def _items(orders: ir.Table, items: ir.Table, events: ir.Table | None) -> ir.Table:
-    """Listed items in file order, then unlisted items by first use: new rows never change earlier codes."""
+    """Listed items in file order, then unlisted items by first use.
+
+    So new rows do not change earlier codes.
+    """
     used = orders.select("item_id", "ts")
     if events is not None:
         used = used.union(events.select("item_id", "ts"))

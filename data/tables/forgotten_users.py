@@ -20,7 +20,7 @@ TABLES_BY_USER = ("orders", "events", "users")
 
 
 def forgotten_users(setting: str | None) -> list[str]:
-    """The ids of the file that `data.forget` names, sorted; none without a file.
+    """The sorted ids of the file that `data.forget` names; empty without a file.
 
     A text file has one id per line (serving/forget/user_list.py); a Parquet or CSV file has a column user_id.
     Raises DataError for a file that cannot be used.
@@ -51,7 +51,8 @@ def drop_users(
 ) -> tuple[dict[str, ir.Table], int]:
     """The conformed tables without the users, and the number of rows dropped.
 
-    Events belong to a user by `user_id`, by an order of the user, or by the `request_id` of such an event.
+    An event belongs to a user by its `user_id`, by an order of the user, or by a `request_id` that it shares
+    with such an event.
     """
     if not user_ids:
         return dict(tables), 0

@@ -1,7 +1,8 @@
 """Checks that the ids of the canonical tables match, before anything is counted.
 
 Programs rewrite ids: pandas turns 17 into 17.0 in a column with a gap, and a spreadsheet turns 007 into 7.
-The tables are still readable, but their rows do not join, and the models know no user or item of a request.
+The tables are still readable, but their rows do not join, and users and items of requests are unknown to the
+models.
 
     orders.item_id  ─ in ─▶ items.item_id       refused if most lines name no listed item
     orders.user_id  ─ in ─▶ users.user_id       refused if most users have no profile and ids look rewritten
@@ -24,8 +25,8 @@ from serving.table_files import TableFile
 
 DECIMAL_ID = r"^-?\d+\.0+$"  # 17.0
 MAX_EXAMPLES = 3
-MAX_COMPARED, MAX_KNOWN = 200_000, 5_000_000  # unknown ids, and known ones, whose spellings are compared
-# Spellings that hide an id: what is wrong → the rewriting that mends it.
+MAX_COMPARED, MAX_KNOWN = 200_000, 5_000_000  # unknown and known ids whose spellings are compared
+# Spellings that differ from an id: the difference → the rewriting that removes it.
 SPELLINGS = ("blanks around the id", "upper and lower case", "leading zeros", "a decimal .0", "Unicode form")
 TableFiles = Mapping[str, TableFile]  # canonical table → where it lies
 
@@ -36,7 +37,7 @@ class Reference(NamedTuple):
     table: str
     column: str
     target: str
-    is_refused: bool  # where most rows name no row of the target
+    is_refused: bool  # the consequence if most rows name no row of the target
 
 
 REFERENCES = (
@@ -85,7 +86,7 @@ def check_references(con: ibis.BaseBackend, tables: dict[str, ir.Table], files: 
 
     Raises DataError if most ids of a column are missing.
 
-    The texts point out ids that differ from a known id only in their spelling.
+    The messages point out ids that differ from a known id only in spelling.
     """
     warnings: list[str] = []
     errors: list[str] = []
@@ -114,7 +115,7 @@ def _compare(
     rows = table.select(id=table[column]).filter(ibis._.id.notnull())
     counts = rows.group_by("id").agg(n=ibis._.count())
     if name == "orders" and column == "user_id":
-        counts = counts.mutate(n=1)  # users count, not their lines
+        counts = counts.mutate(n=1)  # count users, not lines
     unknown = counts.anti_join(known, "id")
     total, missing = (int(con.execute(t.n.sum().fill_null(0))) for t in (counts, unknown))
     if not missing:
@@ -124,7 +125,7 @@ def _compare(
     spelling = _rewritten(by_count, known_ids)
     is_error = 2 * missing > total and (reference.is_refused or bool(spelling) or missing == total)
     if target == "orders" and not spelling:
-        return None  # events of people who have not bought, and of other times than the orders
+        return None  # events may be of people who never bought, or of other times than the orders
     if target == "orders":
         is_error = False
     unit = "users" if column == "user_id" and name == "orders" else "rows"
@@ -139,7 +140,7 @@ def _compare(
 
 
 def _rewritten(unknown: pa.ChunkedArray, known: pa.ChunkedArray) -> dict[str, tuple[int, str]]:
-    """Spelling → the number of unknown ids that match a known id without it, and an example pair."""
+    """Spelling → the number of unknown ids that match a known id after its removal, and an example pair."""
     found: dict[str, tuple[int, str]] = {}
     unknown, known = unknown.combine_chunks(), known.combine_chunks()
     for what in SPELLINGS:

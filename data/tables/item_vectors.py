@@ -1,4 +1,4 @@
-"""Vectors of items: columns of the table `items` that hold a list of numbers of one length.
+"""Vectors of items: columns of the table `items` with lists of numbers, all of one length.
 
 Vectors do not pass through the engine, which would copy them several times. Preparation checks them in one
 pass over the file and reads them in a second pass.
@@ -57,7 +57,7 @@ def check_vectors(table_file: TableFile, names: Sequence[str]) -> list[VectorCol
     """The vector columns `names` of an items file that are not empty, with their dimensions.
 
     Raises DataError, which names the rows, for vectors of different lengths and for numbers that are not
-    finite. A null and an empty list are a missing vector.
+    finite. A null or an empty list is a missing vector.
     """
     lengths: dict[str, Counter[int]] = {name: Counter() for name in names}
     first_rows: dict[tuple[str, int], list[int]] = {}
@@ -114,7 +114,7 @@ def unit_vectors(table: pa.Table | pa.RecordBatch, columns: Sequence[VectorColum
         vectors = np.zeros((len(lists), column.dim), np.float64)
         vectors[_lengths(lists) > 0] = _numbers(lists).reshape(-1, column.dim)
         largest = np.abs(vectors).max(1, keepdims=True, initial=0)
-        vectors /= np.where(largest > 0, largest, 1)  # else the squares of huge numbers overflow
+        vectors /= np.where(largest > 0, largest, 1)  # otherwise the squares of huge numbers overflow
         norm = np.sqrt((vectors**2).sum(1, keepdims=True))
         parts.append((vectors / np.where(norm > 0, norm, 1)).astype(np.float32))
     return np.concatenate(parts, axis=1) if parts else np.zeros((table.num_rows, 0), np.float32)
@@ -157,7 +157,7 @@ def _read_parquet_batches(
 ) -> Iterator[pa.RecordBatch]:
     with ExitStack() as stack:
         if any(pa.types.is_fixed_size_list(field.type) for field in pq.read_schema(path)):
-            # Arrow cannot read lists of a fixed size where some are null.
+            # Arrow cannot read fixed-size lists if some are null.
             con = stack.enter_context(duckdb.connect())
             quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
             query = con.execute(f"SELECT {quoted} FROM read_parquet(?)", [str(path)])

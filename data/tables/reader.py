@@ -1,4 +1,4 @@
-"""The reader of the canonical tables for all commands: preparation, experiments, monitoring, item updates.
+"""Reads the canonical tables for all commands: preparation, experiments, monitoring, item updates.
 
 TableFile ─ read_table ─▶ raw table with canonical names and `_row` ─ contract.conform ─▶ canonical table
 """
@@ -53,7 +53,7 @@ def read_table(con: ibis.BaseBackend, name: str, file: TableFile) -> ir.Table:
         table = _whole_ids(table, file.integers)
         if file.csv:
             table = _standard_text(table, name, file.csv)
-        # Read once: CSV is slow to parse, and row numbers are valid for a single pass in file order.
+        # Read only once, because CSV is slow to parse, and row numbers are valid only within one pass.
         return _without_empty_columns(con, engine.materialize(con, f"raw_{name}", table), name)
     except (duckdb.Error, OSError, ValueError) as error:
         if isinstance(error, DataError):
@@ -78,7 +78,7 @@ def open_file(path: Path) -> TableFile:
 def unread_partitions(name: str, file: TableFile) -> list[str]:
     """Partition keys of orders and events that are not columns of the contract, such as month=2026-01.
 
-    They describe the storage and are not attributes.
+    These keys describe the storage and are not attributes.
     """
     canonical = {in_file: column for column, in_file in file.columns.items()}
     is_attribute = name in ATTRIBUTES_BY_PARTITION
@@ -102,7 +102,10 @@ def rename_columns(table: ir.Table, name: str, file: TableFile) -> ir.Table:
 
 
 def reject_missing_mapped(present: Sequence[str], name: str, file: TableFile) -> None:
-    """Raise DataError for columns of `data.columns` that the file lacks, with a similar column for each."""
+    """Raise DataError for columns of `data.columns` that the file lacks.
+
+    The message suggests similar columns.
+    """
     missing = {new: old for new, old in file.columns.items() if old not in present}
     if missing:
         lines = [f"data.columns.{name}.{new} is '{old}'" for new, old in missing.items()]
@@ -162,14 +165,14 @@ def try_strptime(text: str, time_format: str) -> dt.timestamp:
 
 
 def _standard_text(table: ir.Table, name: str, csv_format: CsvFormat) -> ir.Table:
-    """The numbers with a decimal point and the times as ISO 8601, both as text."""
+    """Numbers with a decimal point, and times as ISO 8601, both as text."""
     values: dict[str, ir.Value] = {}
     for c, spec in TABLES[name].items():
         if c not in table.columns or not table[c].type().is_string():
             continue
         if spec.logical_type == "number" and csv_format.decimal != ".":
             number = table[c].replace(csv_format.decimal, ".")
-            # Errors show the text of the file.
+            # The text of the file is kept for errors.
             values[c] = ibis.ifelse(number.try_cast("float64").isnull(), table[c], number)
         if spec.logical_type == "time" and csv_format.time_format is not None:
             time = try_strptime(table[c], csv_format.time_format)

@@ -17,7 +17,7 @@ TITLE = "title"
 
 
 def separate_tables(raw: Mapping[str, ir.Table], files: Mapping[str, TableFile]) -> dict[str, ir.Table]:
-    """The raw tables; tables that share a file keep only their own columns.
+    """Separate raw tables: of tables that share a file, each keeps only its own columns.
 
     Items and users get one row per id, with the latest value of each column. Titles take the most frequent
     value, because some lines hold staff notes such as "damaged" as title. Orders and events lack the columns
@@ -59,6 +59,6 @@ def _latest_values(table: ir.Table, key: str, own_columns: Sequence[str]) -> ir.
         return latest
     counts = rows.group_by([key, TITLE]).agg(n=ibis._.count(), last_row=ibis._["_row"].max())
     counts = counts.filter(counts[TITLE].notnull())
-    by_count = [counts.n.desc(), counts.last_row.desc()]  # of equally frequent ones the latest
+    by_count = [counts.n.desc(), counts.last_row.desc()]  # of equally frequent values the latest
     titles = counts.group_by(key).agg(**{TITLE: counts[TITLE].first(order_by=by_count)})
     return latest.left_join(titles, key).select(*latest.columns, TITLE)

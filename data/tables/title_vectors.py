@@ -2,9 +2,9 @@
 
     title, category path, brand ─ item_texts ─▶ texts ─ TextEncoder ─▶ [n, 384] ─ projection ─▶ [n, title_dim]
 
-Each distinct text is encoded once; `titles_minilm.parquet` beside the prepared folders keeps the vectors for
-later preparations. The projection depends only on the model, not on the shop. So the vectors of two
-preparations agree: a warm start can keep its weights, and an item update needs no training file.
+Each distinct text is encoded once. `titles_minilm.parquet` beside the prepared folders stores the vectors for
+later preparations. The projection depends only on the model, not on the shop. So two preparations give the
+same vectors: a warm start can keep its weights, and an item update needs no file of the training.
 """
 
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ if TYPE_CHECKING:  # the module needs torch, which takes seconds to import
 
 TITLE_ENCODERS = ("minilm",)
 CACHE_FILE = "titles_minilm.parquet"
-N_BASIS_PHRASES = 2048  # whose vectors give the projection
+N_BASIS_PHRASES = 2048  # phrases whose vectors define the projection
 
 
 def title_dim(features: dict[str, object]) -> int:
-    """Numbers of a title's vector by the settings `features`, 0 where titles have none.
+    """Length of a title's vector by the settings `features`; 0 if titles have no vectors.
 
     Raises DataError for an unknown encoder, or one whose packages are missing.
     """
@@ -45,8 +45,8 @@ def title_dim(features: dict[str, object]) -> int:
 def item_texts(items: pa.Table) -> list[str]:
     """[n] the text of each item, of the columns `item_id, title, category, brand`; "" for none.
 
-    The text is the title, then the category levels from the leaf up, then the brand; words that the text
-    already has are not repeated. A title that equals the id is ignored, and so is a brand without letters.
+    The text is the title, then the category levels from the leaf up, then the brand. Words are not repeated.
+    A title that equals the id is ignored, and so is a brand without letters.
     """
     columns = (items[name].to_pylist() for name in ("item_id", "title", "category", "brand"))
     return [_item_text(*row) for row in zip(*columns, strict=True)]
@@ -99,10 +99,11 @@ def projection(encoder: "TextEncoder", dim: int) -> tuple[np.ndarray, np.ndarray
     if dim > vectors.shape[1]:
         raise DataError(f"features.title_dim={dim}: expected 1 to {vectors.shape[1]}")
     mean = vectors.mean(0)
-    _, axes = np.linalg.eigh((vectors - mean).T @ (vectors - mean))  # ascending
+    _, axes = np.linalg.eigh((vectors - mean).T @ (vectors - mean))  # eigenvalues ascend
     axes = axes[:, ::-1][:, :dim]
     largest = np.take_along_axis(axes, np.abs(axes).argmax(0)[None], 0)
-    return mean.astype(np.float32), (axes * np.sign(largest)).astype(np.float32)  # a sign that is no chance
+    # the sign makes the direction of an axis deterministic
+    return mean.astype(np.float32), (axes * np.sign(largest)).astype(np.float32)
 
 
 def _encode_with_cache(encoder: "TextEncoder", texts: Sequence[str], folder: Path | None) -> np.ndarray:

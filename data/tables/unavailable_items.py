@@ -9,14 +9,14 @@ import ibis.expr.types as ir
 
 from data.errors import DataError
 
-MAX_COMPARED = 200_000  # known ids, among which near ones are looked for
+MAX_COMPARED = 200_000  # known ids that are searched for similar ids
 
 
 def mark_unavailable(con: Any, tables: Mapping[str, ir.Table], setting: Sequence[Any]) -> ir.Table:
-    """The items, with those of the setting marked as not available.
+    """Mark the items of the setting as not available.
 
-    They stay in histories and outcomes. Raises DataError for ids that neither items nor orders have, with
-    similar ids, and for a setting that is not a list.
+    These items stay in histories and outcomes. Raises DataError for a setting that is not a list, and for
+    unknown ids; the message suggests similar ids.
     """
     items = tables["items"]
     if isinstance(setting, str | Mapping):

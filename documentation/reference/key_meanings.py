@@ -1,14 +1,14 @@
-"""Meanings of config keys without a comment of their own in a config file.
+"""Meanings of the config keys that have no comment in a config file.
 
-Their name is a term of the field, or they share a line with other keys. A key here is the end of a config
-key: `split.test_start` is the meaning of `data.split.test_start`.
+The names of these keys are terms of the field, or several keys share a line. A key of KEY_MEANINGS is the end
+of a config key: `split.test_start` gives the meaning of `data.split.test_start`.
 """
 
 SOURCE = "largest number of candidates from this source; 0 turns it off"
 CLASS_SETTING = "argument of the logger's class"
-FILE = "file or folder of the table, if it is not named after the table in data.root"
+FILE = "file or folder of the table; null: the file in data.root that is named after the table"
 COLUMNS = "names of the table's columns in the files: '{order_id: Invoice}'"
-TABLE = "name of the table in the database, or a SELECT; null: the table of this name"
+TABLE = "name of the table in the database, or a SELECT; null: the canonical name"
 KEY_MEANINGS = {
     "files.orders": FILE,
     "files.items": FILE,
@@ -25,7 +25,7 @@ KEY_MEANINGS = {
     "csv.delimiter": "character between two columns of a CSV file",
     "csv.decimal": "decimal mark of numbers in CSV files",
     "csv.time_format": "format of times in CSV files, as in strptime; null: ISO 8601 or Unix seconds",
-    "frequency_cap.times": "slates of a user that may show an item without a click, cart or purchase of it",
+    "frequency_cap.times": "slates that may show an item to a user who does not click, cart or buy the item",
     "frequency_cap.window": "time before the checkout in which slates count for the frequency cap",
     "optimizer._target_": "class of the optimizer of the dense layers",
     "optimizer.weight_decay": "weight decay of the dense layers",
@@ -34,25 +34,25 @@ KEY_MEANINGS = {
     "item.id_dropout": "share of items whose id is hidden in training, so that features represent new items",
     "item.attribute_dim": "width of the embedding of each item attribute",
     "item.content_dim": "width of the projection of the items' own vectors",
-    "item.id_rows": "rows of a hashed table of item ids; null: a row per item",
-    "item.token_rows": "rows of a hashed table of title words; null: a row per word",
-    "item.hashes": "rows of a hashed table that an id or word sums",
+    "item.id_rows": "number of rows of a hashed table of item ids; null: one row per item, not hashed",
+    "item.token_rows": "number of rows of a hashed table of title words; null: one row per word, not hashed",
+    "item.hashes": "number of rows of a hashed table whose sum represents an id or word",
     "item.id_dim": "width of id vectors in runs before config version 4; null: as wide as item vectors",
     "multitask.hidden": "widths of an expert, or of the network of one task",
-    "blocks.heads": "attention heads of each layer; must divide retrieval.model.dim",
+    "blocks.heads": "number of attention heads of each layer; must divide retrieval.model.dim",
     "_target_": "dotted path of a class or function",
     "bundle.dir": "the bundle root: a folder, or s3://, gs://, abfs://",
     "data.days": "length of the simulated log in days",
     "data.items": "number of simulated items",
     "data.users": "number of simulated users",
     "data.name": "the source module in data/sources/",
-    "index.name": "name of this choice",
-    "split.validation_start": "first instant of the validation split; null: set by validation_share",
-    "split.test_start": "first instant of the test split; null: set by test_share",
+    "index.name": "name of this choice of index",
+    "split.validation_start": "first instant of the validation split; null: validation_share sets it",
+    "split.test_start": "first instant of the test split; null: test_share sets it",
     "split.test_end": "instant at which the test split ends; null: the end of the mature checkouts",
     "split.validation_share": "share of the mature checkouts in the validation split",
     "split.test_share": "share of the mature checkouts in the test split",
-    "features.tokens_per_item": "title words of an item that are kept",
+    "features.tokens_per_item": "largest number of title words that are kept per item",
     "csv.name": CLASS_SETTING,
     "csv.save_dir": CLASS_SETTING,
     "tensorboard.default_hp_metric": CLASS_SETTING,
@@ -99,23 +99,23 @@ KEY_MEANINGS = {
     "sources.transitions": SOURCE,
     "trainer.accelerator": "cpu or gpu",
     "trainer.progress": "whether progress is printed",
-    "extra.limit_train_batches": "Lightning: batches of a training epoch",
-    "extra.limit_val_batches": "Lightning: batches of a validation",
-    "extra.log_every_n_steps": "Lightning: steps between two log entries",
+    "extra.limit_train_batches": "largest number of batches of a training epoch (Lightning)",
+    "extra.limit_val_batches": "largest number of batches of a validation (Lightning)",
+    "extra.log_every_n_steps": "steps between two log entries (Lightning)",
     "kind": "kind of the task: binary, amount or count",
     "label": "label of the log that the task predicts",
     "given": "earlier binary task on which the task is conditional",
     "warm.run": "run folder whose weights a warm start continues, on checkouts since that run; null: none",
     "train.entire_space": "whether chained tasks learn from all candidates; false: where the parent happened",
     "joint": "whether the task reports p(parent) · p(task | parent); false: p(task | parent)",
-    "control": "binary task of the label without the slot; the task then reports an uplift",
+    "control": "binary task for the label without the slot; this task then reports the uplift over it",
     "weight": "weight of the task's loss",
     "ranking": "share of the ranking losses that order candidates by the task's output",
 }
 
 
 def meaning_of(path: str) -> str:
-    """The meaning of a key by the longest end that has one; empty where none has."""
+    """The meaning of a config key, by its longest end in KEY_MEANINGS; "" if no end is there."""
     parts = path.split(".")
     for start in range(len(parts)):
         if meaning := KEY_MEANINGS.get(".".join(parts[start:])):

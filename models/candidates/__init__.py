@@ -1,1 +1,1 @@
-"""Candidate sources, a module each, and their fusion."""
+"""Candidate sources, one module each, and the fusion of their proposals."""

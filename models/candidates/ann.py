@@ -1,6 +1,6 @@
 """`ann`: the items nearest to the query vector.
 
-Table: the index of item vectors, exact search in training. Seeds: the query vector.
+Table: the index of item vectors. Training searches exactly. Seeds: the query vector.
 """
 
 from models.candidates.source import Source

@@ -7,5 +7,5 @@ from models.candidates.source import OwnEvents, Source
 
 
 def source(limit: int, half_life: float = 60.0) -> Source:
-    """The source; a purchase loses half its weight in `half_life` days."""
+    """The source. A purchase loses half its weight in `half_life` days."""
     return Source(limit, own_events=OwnEvents(kinds=("purchase",), half_life=half_life, counts_basket=True))

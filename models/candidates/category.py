@@ -13,7 +13,7 @@ from models.candidates.source import BasketCategories, SeedLists, Source, Source
 
 
 def source(limit: int) -> Source:
-    """The source; each category's list also has at most `limit` items."""
+    """The source. Each category's list has at most `limit` items, too."""
     return Source(limit, seed_lists=SeedLists(BasketCategories(), partial(leaf_bestsellers, limit=limit)))
 
 

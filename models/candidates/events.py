@@ -1,6 +1,7 @@
 """Decayed counts of a user's own events, by ranking and item.
 
-A ranking is the `own_events` of one source. Rankings share a counter unless they count the same history kind.
+A ranking orders a user's items by the `own_events` of one source. Rankings of different history kinds share
+one counter.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from models.schema import HISTORY_KINDS, Query
 
 
 class EventCounter(nn.Module):
-    """Weights of events by key, for rankings of disjoint history kinds.
+    """Computes keys and weights of events, for rankings of disjoint history kinds.
 
     Args:
         rankings: position of the ranking → its events.
@@ -46,7 +47,7 @@ class EventCounter(nn.Module):
         self.register_buffer("counts_event", counts_event.flatten())  # [(N+1) · kinds], by item
 
     def forward(self, query: Query, checkout: Tensor, age: Tensor, n_items: int) -> tuple[Tensor, Tensor]:
-        """Keys and weights [n] of the events that count; an event counts 2^(-age / half-life).
+        """Keys and weights [n] of the counted events. The weight of an event is 2^(-age / half-life).
 
         Args:
             checkout: [ΣH] of each event.
@@ -67,7 +68,10 @@ class EventCounter(nn.Module):
 def build_event_counters(
     rankings: Mapping[str, OwnEvents], skipped: Mapping[str, Tensor], n_items: int
 ) -> list[EventCounter]:
-    """As few counters as the rankings' history kinds allow; arguments by source, in order of the rankings."""
+    """Builds as few counters as the rankings' history kinds allow.
+
+    Both arguments are by source, in the order of the rankings.
+    """
     groups: list[dict[int, OwnEvents]] = []
     for position, events in enumerate(rankings.values()):
         for group in groups:

@@ -25,10 +25,10 @@ class SourceRanking(NamedTuple):
 
 
 def key_positions(rankings: Sequence[str], lists: Mapping[str, str | None]) -> dict[str, int]:
-    """Position in keys of each list source; the rankings of own events have positions 0, 1, …
+    """Position in keys of each list source. The rankings of own events have the positions 0, 1, …
 
     A list source that leaves out the items of a ranking looks up that ranking's keys, shifted to its own
-    position. All rankings shift by the same number, so the positions on which they land are left free.
+    position. All rankings shift by the same number, so the positions after the shift are left free.
 
     Args:
         rankings: sources with own events.
@@ -47,7 +47,10 @@ def key_positions(rankings: Sequence[str], lists: Mapping[str, str | None]) -> d
 
 
 def rank_by_source(keys: Tensor, score: Tensor, n_items: int, n_checkouts: int) -> SourceRanking:
-    """Rising keys [n] by falling score [n] within their source and checkout; ties by item."""
+    """Rank rising keys [n] by falling score [n] within their source and checkout.
+
+    Equal scores are ordered by item.
+    """
     order, segment, rank = sort_by_segment_and_score(keys // n_items, score)
     source = segment if n_checkouts == 1 else segment // n_checkouts
     return SourceRanking(keys.index_select(0, order), rank, source)

@@ -1,6 +1,6 @@
 """`popularity`: the bestsellers of the last 28 days.
 
-Table: `SourceInputs.bestsellers`, from the catalog. Seeds: none, all checkouts get the same items.
+Table: `SourceInputs.bestsellers`, from the catalog. Seeds: none. All checkouts get the same items.
 """
 
 from models.candidates.source import Source

@@ -8,12 +8,12 @@ from torch import Tensor
 from models.candidates.source import OwnEvents, Source, SourceInputs
 from models.schema import SECONDS_PER_DAY
 
-NEW_ITEM_DAYS = 28  # an item is new for so long after its first sale
+NEW_ITEM_DAYS = 28  # days after its first sale for which an item is new
 VIEW_HALF_LIFE_DAYS = 7.0
 
 
 def source(limit: int) -> Source:
-    """The source; `limit` applies to new items and to viewed items separately."""
+    """The source. `limit` applies to new items and to viewed items separately."""
     return Source(
         limit,
         global_items=new_items,

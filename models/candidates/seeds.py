@@ -1,6 +1,6 @@
-"""Seeds of list sources, and the sums of their lists.
+"""Seeds of list sources, and the sums of the seeds' lists.
 
-A seed is a row of the concatenated lists, read for one checkout with a weight. The score of an item is the
+A seed is a row of the concatenated lists, which one checkout reads with a weight. The score of an item is the
 sum of weight · list score over the seeds of its source and checkout.
 """
 
@@ -69,11 +69,12 @@ class BasketCategorySeeds(nn.Module):
 
 
 class OwnItemSeeds(nn.Module):
-    """The user's top own items of one ranking; weight 1 / √(1 + rank).
+    """Up to `n` seeds per checkout: the best of the user's own items by one ranking.
 
-    A discount by age would treat users with many and with few orders a year differently.
+    A seed's weight is 1 / √(1 + rank). The weight does not depend on age, so users who order often and users
+    who order rarely are treated alike.
 
-    Args (further ones: see `BasketItemSeeds`):
+    Args (`position`, `first_row`: see `BasketItemSeeds`):
         ranking: position of the ranking.
         n_rankings: number of rankings.
         n: number of seeds.
@@ -100,10 +101,13 @@ class OwnItemSeeds(nn.Module):
 
 
 class RecentItemSeeds(nn.Module):
-    """The basket's items, weight 1, and the user's latest purchases, weight `decay` ^ orders after them.
+    """Seeds: the basket's items and the user's latest purchases.
 
-    Args (further ones: see `BasketItemSeeds`):
-        n: number of purchases; further items of the same orders are seeds too.
+    A basket item has the weight 1. A purchase's weight is `decay` to the power of the number of the user's
+    later orders, the basket included.
+
+    Args (`position`, `first_row`: see `BasketItemSeeds`):
+        n: number of purchases. Orders are not split: all items of the oldest order are seeds.
         decay: above 0, up to 1.
     """
 
@@ -117,14 +121,14 @@ class RecentItemSeeds(nn.Module):
         bought = (inputs.history_kind == 0).nonzero().squeeze(1)
         checkout = checkout.index_select(0, bought)  # [P], rising
         ts = inputs.history_ts.index_select(0, bought)
-        # Orders, of which a change of time begins one.
+        # A change of time begins a new order.
         end = torch.searchsorted(checkout, checkout, right=True)  # [P] of the checkout's purchases
         begins = torch.ones_like(checkout)
         begins[1:] = ((ts[1:] != ts[:-1]) | (checkout[1:] != checkout[:-1])).to(checkout.dtype)
         order = begins.cumsum(0)
         orders_after = order.index_select(0, end - 1) - order + 1  # the basket is an order, too
         order_end = torch.searchsorted(order, order, right=True)  # [P], `order` rises
-        latest = (end - order_end < self.n).nonzero().squeeze(1)  # whole orders: their lines have no order
+        latest = (end - order_end < self.n).nonzero().squeeze(1)  # whole orders: lines have no order within
         item = inputs.history_item.index_select(0, bought).index_select(0, latest)
         stride = self.position * inputs.source_stride
         base_key = checkout.index_select(0, latest) * inputs.n_items
@@ -157,11 +161,11 @@ def build_seeds(
     first_row: int,
     rankings: Mapping[str, int],
 ) -> nn.Module:
-    """The module of a source's seeds.
+    """Builds the module that gives a source's seeds.
 
     Args:
-        position: of the source in keys.
-        first_row: of the source's lists.
+        position: position of the source in keys.
+        first_row: first row of the source's lists.
         rankings: source with own events → its position in keys.
     """
     if isinstance(seeds, OwnItems):

@@ -1,4 +1,4 @@
-"""A candidate source: how it proposes, from which table, and how many items.
+"""A candidate source: how it proposes items, the table that it reads, and its limit.
 
 A source is a module of this folder, or of the user, with a function that returns its Source:
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from models.candidates.item_lists import ItemLists
 from models.schema import HISTORY_KINDS, Catalog
 
-INDEX_SOURCE = "ann"  # serving searches the index for it, and marks by bit 0 what the index alone proposes
+INDEX_SOURCE = "ann"  # serving searches the index for this source; bit 0 marks its proposals
 MAX_LIMIT = 10_000
 MAX_SOURCES = 31  # prepared source masks are int32
 WAYS = ("index", "global_items", "own_events", "seed_lists")
@@ -53,9 +53,9 @@ class SourceInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnEvents:
-    """Counts of the user's own events by item; an event loses half its weight in `half_life` days.
+    """Counts of the user's own events by item. An event loses half its weight in `half_life` days.
 
-    Events of items in the source's own `global_items` are ignored, because the source proposes these to
+    Events of items in the source's own `global_items` are ignored, because the source proposes these items to
     everyone.
     """
 
@@ -71,12 +71,12 @@ class BasketItems:
 
 @dataclass(frozen=True)
 class BasketCategories:
-    """The leaf categories of the basket's items are the seeds: the lists are by leaf category."""
+    """The leaf categories of the basket's items are the seeds. The source has one list per leaf category."""
 
 
 @dataclass(frozen=True)
 class OwnItems:
-    """The top `n` own items of the source `events`, by its `own_events`, are the seeds.
+    """The seeds are the user's top `n` own items, ranked by the `own_events` of the source `events`.
 
     The weight of a seed falls with its rank. The source proposes no item that the user's own events contain.
     """
@@ -99,7 +99,7 @@ class RecentItems:
 
 @dataclass(frozen=True)
 class SeedLists:
-    """Lists of items by seed; the score of an item is its sum of weight · list score over the seeds.
+    """Lists of items by seed. An item's score is the sum of weight · list score over the seeds.
 
     The scores of every source with lists are features of the ranker.
 
@@ -131,10 +131,10 @@ class SeedLists:
 
 @dataclass(frozen=True)
 class Source:
-    """How a source proposes at most `limit` items; 0 turns it off.
+    """How a source proposes at most `limit` items. The limit 0 turns the source off.
 
-    It proposes in one way, or by `global_items` and `own_events`. Raises ValueError for other combinations,
-    which could propose an item twice.
+    A source proposes in one way, or by `global_items` and `own_events`. Other combinations raise ValueError,
+    because they could propose an item twice.
     """
 
     limit: int
@@ -158,22 +158,22 @@ class Source:
 
     @property
     def neighbours_file(self) -> str | None:
-        """The prepared file that a running source reads; None for none."""
+        """The prepared file that the source reads; None if the source reads no file or is off."""
         if self.limit > 0 and self.seed_lists and isinstance(self.seed_lists.table, str):
             return self.seed_lists.table
         return None
 
     @property
     def seed_events(self) -> str | None:
-        """The source whose own items are the seeds of a running source; None for none."""
+        """The source whose own items are the seeds; None without such seeds, or if this source is off."""
         if self.limit > 0 and self.seed_lists and isinstance(self.seed_lists.seeds, OwnItems):
             return self.seed_lists.seeds.events
         return None
 
     def global_list(self, inputs: SourceInputs) -> Tensor:
-        """[n ≤ limit] items that the source proposes for all checkouts; none if it is off.
+        """[n ≤ limit] items that the source proposes for all checkouts; empty if the source is off.
 
-        Raises ValueError for a repeated item, and for one that the catalog lacks.
+        Raises ValueError for a repeated item, and for an item that the catalog lacks.
         """
         if self.global_items is None or self.limit == 0:
             return torch.zeros(0, dtype=torch.int64)
@@ -212,12 +212,12 @@ def check_sources(sources: Mapping[str, Source]) -> None:
 
 
 def scored_sources(sources: Mapping[str, Source]) -> list[str]:
-    """The sources whose scores are features of the ranker, in order: those with lists, also with limit 0."""
+    """The sources with lists, in order, also those with limit 0. Their scores are features of the ranker."""
     return [name for name, source in sources.items() if source.seed_lists]
 
 
 def own_event_rankings(sources: Mapping[str, Source]) -> dict[str, OwnEvents]:
-    """The own events to count, by source: those of running sources and of seeds."""
+    """The own events to count, by source: those of sources that are on, and those that give seeds."""
     seeds = {source.seed_events for source in sources.values()}
     return {
         name: source.own_events

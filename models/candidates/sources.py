@@ -53,7 +53,7 @@ class PersonalScores(NamedTuple):
     """Scores of the personalised sources, before their limits."""
 
     own_keys: Tensor  # [U] int64, rising: items of the user's own events
-    own_items: SourceRanking  # [U] the same, ranked
+    own_items: SourceRanking  # [U] these items, ranked
     neighbour_keys: Tensor  # [V] int64, rising: items in the lists of the seeds
     neighbour_scores: Tensor  # [V] float32
 
@@ -63,11 +63,11 @@ class CandidateSources(nn.Module):
 
     Args:
         sources: by name; bit i of `Candidates.source_mask` is the i-th. A source with limit 0 has a bit, but
-            does not run.
+            proposes nothing.
         inputs: of one snapshot date.
         max_candidates: candidates per checkout after fusion; None for all.
-        scored: sources by column of `Candidates.list_scores`; None for all with lists. The column of a source
-            that does not run is 0.
+        scored: sources by column of `Candidates.list_scores`; None for all sources with lists. The column of
+            a source with limit 0 is 0.
     """
 
     global_items: Tensor
@@ -109,7 +109,7 @@ class CandidateSources(nn.Module):
             build_seeds(seed_lists[name].seeds, positions[name], first_row, rankings)
             for name, first_row in zip(seed_lists, self.list_first_rows, strict=True)
         )
-        # From the keys of a ranking to those of a list source that leaves the ranking's items out.
+        # Shifts the keys of a ranking to a list source that leaves out the ranking's items.
         self.excluded_shifts = [
             positions[name] - rankings[ranking]
             for name in seed_lists
@@ -158,7 +158,7 @@ class CandidateSources(nn.Module):
     def proposals(
         self, personal: PersonalScores, ann: Tensor, n_checkouts: int, n_items: int
     ) -> tuple[Proposals, Proposals]:
-        """The proposals of the index and the global lists, then the proposals of the personalised sources.
+        """The proposals of the index and the global lists, followed by those of the personalised sources.
 
         Args:
             ann: [B, K] item rows of the index, -1 for none.
@@ -279,7 +279,7 @@ class CandidateSources(nn.Module):
 
 
 def _named(name: str, read: Callable[[SourceInputs], T], inputs: SourceInputs) -> T:
-    """The tables that the source `name` reads from `inputs`. A ValueError names the source."""
+    """The tables that the source `name` reads from `inputs`. Raises ValueError, which names the source."""
     try:
         return read(inputs)
     except ValueError as error:

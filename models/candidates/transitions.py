@@ -10,5 +10,5 @@ MAX_SEED_ITEMS = 50  # latest purchases
 
 
 def source(limit: int, decay: float = 0.7) -> Source:
-    """The source; each later order of the user multiplies the weight of a purchase by `decay`."""
+    """The source. Each later order of the user multiplies the weight of a purchase by `decay`."""
     return Source(limit, seed_lists=SeedLists(RecentItems(MAX_SEED_ITEMS, decay), "transition_neighbours"))

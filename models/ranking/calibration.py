@@ -1,4 +1,7 @@
-"""Calibration of the tasks' logits: fitted on validation after training, and exported with the ranker."""
+"""Calibration of the tasks' logits.
+
+It is fitted on validation after training, and exported with the ranker.
+"""
 
 from collections.abc import Sequence
 from math import log
@@ -56,13 +59,15 @@ class TaskCalibration(nn.Module):
         position_bias: PositionBias | None = None,
         weight: Tensor | None = None,
     ) -> None:
-        """Minimise each task's own loss: logits [n, T], labels [n, T]. Amounts and counts keep their scale.
+        """Fit each binary task by its own loss, from logits [n, T] and labels [n, T].
 
-        With the trained `position_bias`, which is not fitted, outcomes observed at a `position` [n] calibrate
-        the probabilities of an item that is seen instead of the mean over the positions of the log. `weight`
-        [n, T] is the number of pairs that a row represents for each task: 0 for an unknown outcome, 1 by
-        default. A task without both outcomes in the sample, or with `calibration: false`, keeps its
-        parameters.
+        Amounts and counts keep their scale.
+
+        With the trained `position_bias`, which stays unchanged, outcomes observed at a `position` [n]
+        calibrate the probabilities of seen items. Without it they calibrate the mean over the positions of
+        the log. `weight` [n, T] is the number of pairs that a row represents for each task: 0 for an unknown
+        outcome, 1 by default. A task without both outcomes in the sample, or with `calibration: false`, keeps
+        its parameters.
         """
         weight = torch.ones_like(labels) if weight is None else weight
         parents, is_known = parent_labels(labels, tasks), weight > 0
@@ -99,7 +104,9 @@ def level_shifts(
     position: Tensor | None = None,
     position_bias: PositionBias | None = None,
 ) -> Tensor:
-    """Shifts [T] of calibrated logits [n, T] that multiply each task's weighted sum of outputs by its level.
+    """Shifts [T] of calibrated logits [n, T].
+
+    They multiply each task's weighted sum of outputs by the task's level.
 
     The outputs predict the labels: joint probabilities, conditional probabilities, and means given the
     parent. A parent is shifted before its children, and a child's shift takes the parent's shift into
@@ -119,13 +126,13 @@ def level_shifts(
         if not is_shifted[t]:
             continue
         previous, error = 0.0, log_sum(t) - targets[t]
-        step = -error  # the logarithm of rare events rises as the logit does
+        step = -error  # for rare events, log p rises as fast as the logit
         while abs(error) > LEVEL_TOLERANCE and abs(step) > LEVEL_TOLERANCE:
             shifts[t] = min(max(previous + step, -MAX_LEVEL_SHIFT), MAX_LEVEL_SHIFT)
             change, last_error = float(shifts[t]) - previous, error
             previous, error = float(shifts[t]), log_sum(t) - targets[t]
             slope = (error - last_error) / change if change else 0.0
-            step = -error / slope if slope > 0 else 0.0  # the secant
+            step = -error / slope if slope > 0 else 0.0  # secant method
     return shifts
 
 
@@ -160,7 +167,8 @@ def label_logits(
 
     The position bias acts on tasks without a parent; their children inherit it. In a task with a control c
     the bias acts on the part that the slot adds: p(label) = c + (1 - c) · p(seen | position) · σ(logit). An
-    organic purchase has no position. The control is a constant here, because its own labels train it.
+    organic purchase has no position. The control is a constant here, because the control's own labels train
+    it.
     """
     controls = control_indices(tasks)
     has_position = position_bias is not None and position is not None

@@ -22,12 +22,12 @@ from torch.nn import functional as F
 
 from models.ranking.losses import weighted_mean
 
-MIN_PROPENSITY = 0.05  # of ô in o / ô: one click weighs 20 candidates at most (clipped, section 4.1)
+MIN_PROPENSITY = 0.05  # least ô in o / ô: one click weighs at most as much as 20 candidates (section 4.1)
 IMPUTATION_WIDTH = 16
 
 
 def inverse_propensity(parent: Tensor, parent_log_probability: Tensor) -> Tensor:
-    """o / ô [n], without gradient; ô counts as MIN_PROPENSITY at least."""
+    """o / ô [n], without gradient. ô is clipped to at least MIN_PROPENSITY."""
     return parent / parent_log_probability.detach().exp().clamp_min(MIN_PROPENSITY)
 
 
@@ -42,7 +42,7 @@ class InversePropensityRisk(nn.Module):
         Args:
             parent_log_probability: [n] log p(parent).
             label, parent: [n] outcomes of the task and of its parent.
-            weight: [n] number of pairs that each stands for.
+            weight: [n] number of pairs that each candidate represents.
         """
         error = F.binary_cross_entropy_with_logits(logit, label, reduction="none")
         return weighted_mean(inverse_propensity(parent, parent_log_probability) * error, weight)
@@ -52,15 +52,15 @@ class DoublyRobustRisk(nn.Module):
     """The risk of ESCM²-DR (section 3.4): unbiased if the propensities or the imputed errors are right.
 
     The paper's imputation is a tower over the input's features. Here the imputation is a small network over
-    two numbers: the task's logit and the log propensity. So the ranker and its export do not change. It
-    imputes a probability r̃, as in doubly robust joint learning (Wang et al., ICML 2019), so that δ̂ depends
-    on r̂; a directly imputed error would have the gradient of IPS. Initially r̃ = r̂.
+    two numbers: the task's logit and the log propensity. So the ranker and its export do not change. The
+    network imputes a probability r̃, as in doubly robust joint learning (Wang et al., ICML 2019), so that δ̂
+    depends on r̂; a directly imputed error would have the gradient of IPS. Initially r̃ = r̂.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.hidden, self.output = nn.Linear(2, IMPUTATION_WIDTH), nn.Linear(IMPUTATION_WIDTH, 1)
-        # The same in every process of a distributed run, whatever its random state.
+        # The same initial weights in every process of a distributed run.
         self.hidden.weight.data.uniform_(-0.7, 0.7, generator=torch.Generator().manual_seed(0))
         for parameter in (self.hidden.bias, self.output.weight, self.output.bias):
             nn.init.zeros_(parameter)
@@ -74,7 +74,7 @@ class DoublyRobustRisk(nn.Module):
     def forward(
         self, logit: Tensor, parent_log_probability: Tensor, label: Tensor, parent: Tensor, weight: Tensor
     ) -> Tensor:
-        """The risk, a scalar; arguments as in InversePropensityRisk.
+        """The risk, a scalar. The arguments are those of InversePropensityRisk.
 
         The imputation's loss has no gradient for r̂, and the risk has none for r̃.
         """

@@ -5,7 +5,7 @@ All have the arguments
     score    [n]      orders the candidates of a checkout
     gain     [n] ≥ 0  value of a candidate at the top (1 for a purchase, or the money spent)
     segment  [n]      checkout of each candidate, rising
-    weight   [n]      number of candidates that each one represents (0: its outcome is unknown)
+    weight   [n]      number of candidates that each row represents (0: unknown outcome)
 
 Checkouts without gain are ignored; a batch without gain has the loss 0. These losses determine the order of
 candidates, not their probabilities: a softmax does not change when all scores of a checkout shift. A
@@ -52,8 +52,8 @@ def lambda_loss(
 ) -> Tensor:
     """NDCG-Loss2++ of the LambdaLoss framework (Wang et al., CIKM 2018), for NDCG cut at `k`.
 
-    Every pair of candidates with different gains, one of them among the first k by score, has a logistic
-    loss. The weight of a pair is the effect of a swap: (ρ + mu · δ) · difference in gain / ideal DCG. ρ is
+    A pair has a logistic loss if its gains differ and at least one of its candidates is among the first k by
+    score. The weight of a pair is the effect of a swap: (ρ + mu · δ) · difference in gain / ideal DCG. ρ is
     the difference of the discounts at the two ranks, and δ is the difference of the discounts at their
     distance and the next rank. A candidate's rank counts the candidates that the rows above it represent.
     """

@@ -1,7 +1,7 @@
 """Pointwise losses of the tasks. Pure functions of tensors.
 
-`weight` [n] is the number of pairs that each pair represents: 1 / rate for a sampled negative, 0 for an
-unknown outcome, 1 for all by default.
+`weight` [n] is the number of pairs that each row represents: 1 / rate for a sampled negative, 0 for an
+unknown outcome. The default is 1.
 """
 
 import torch

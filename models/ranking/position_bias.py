@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from models.ranking.losses import log1mexp
 
 POSITION_BIAS_FORMS = ("none", "product", "sum")
-# Multiplies the parameters, which have far to go in the steps of an optimizer that is tuned for weights.
+# Multiplies the parameters: the optimizer's steps are tuned for weights, and would move these too slowly.
 BIAS_SCALE = 10.0
 
 
@@ -24,12 +24,12 @@ class PositionBias(nn.Module):
              "Recommending what video to watch next", RecSys 2019, on selection bias)
 
     The first position is the reference: p(seen) = 1 and b = 0 there and at unknown positions. Unlike Zhao et
-    al., neither form drops positions at random in training: most dropped positions are first ones, so the
-    relevance would absorb their bias.
+    al., neither form drops positions at random in training. Most dropped positions would be first positions,
+    so the relevance would absorb the position bias.
 
     Args:
         form: product or sum.
-        positions: number of positions; deeper ones share the parameter of the last.
+        positions: number of positions. Deeper positions share the parameter of the last.
     """
 
     def __init__(self, form: str, positions: int = 32) -> None:
@@ -48,8 +48,9 @@ class PositionBias(nn.Module):
         return torch.where(position > 1, at_position, click)
 
     def log_examination(self, position: Tensor) -> Tensor:
-        """log p(seen | position) of positions [n], 0 at the first and unknown ones; of `sum` the log of the
-        click odds relative to the first, at most 0.
+        """log p(seen | position) of positions [n], 0 at first and unknown positions.
+
+        With the form `sum`: the log of the click odds relative to the first position, at most 0.
         """
         bias = BIAS_SCALE * self.bias[(position.clamp_max(self.positions) - 2).clamp_min(0)]
         log_seen = F.logsigmoid(bias) if self.product else bias.clamp_max(0.0)

@@ -17,13 +17,16 @@ from models.retrieval.query_encoder import time_of_week
 from models.retrieval.two_tower import attribute_bags, empty_attributes, make_attribute_embeddings
 from models.schema import Candidates, Catalog, Query, TableSizes
 
-# Standard deviations at which features are clipped. Few candidates lie far out, and they are informative.
+# Features are clipped at this number of standard deviations. The few candidates far out are informative.
 FEATURE_CLIP = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankerWidths:
-    """Widths of the ranker's embedding tables; `attribute_dim` for attributes of orders, users, items."""
+    """Widths of the ranker's embedding tables.
+
+    `attribute_dim` is for attributes of orders, users and items.
+    """
 
     leaf_dim: int = 8
     brand_dim: int = 4
@@ -33,8 +36,8 @@ class RankerWidths:
 class Ranker(nn.Module):
     """Interaction features, small embeddings and a multi-task network with an output per task.
 
-    Items have no id embedding here: with few users it overfits, and the two-tower score carries what ids
-    contribute. Category and brand tables are small for the same reason.
+    Items have no id embedding here: with few users an id embedding overfits, and the two-tower score already
+    contains the contribution of ids. Category and brand tables are small, because large tables overfit too.
 
     Args:
         sizes: rows of the tables.
@@ -66,7 +69,7 @@ class Ranker(nn.Module):
             selection=selection,
         )
         n_features = len(self.interactions.feature_names)
-        # momentum=None: the mean over all steps, right also after a few; the features do not drift.
+        # momentum=None: the mean over all steps, correct after a few steps already. Features do not drift.
         self.normalize = nn.BatchNorm1d(n_features, affine=False, momentum=None)
         self.feature_clip = FEATURE_CLIP
         item_attributes = [f"item_attribute_{i}" for i in range(len(sizes.item_attributes))]
@@ -92,7 +95,7 @@ class Ranker(nn.Module):
         self.position_bias: PositionBias | None = None  # only in training, and if positions are logged
 
     def forward(self, query: Query, query_vector: Tensor, candidates: Candidates, catalog: Catalog) -> Tensor:
-        """Uncalibrated logits [ΣC, T], each given the parent (models/ranking/tasks.py).
+        """Uncalibrated logits [ΣC, T], each given the task's parent (models/ranking/tasks.py).
 
         The logarithm of spend is the network's correction of the expected spend of a purchase.
         """

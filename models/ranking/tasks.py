@@ -1,4 +1,4 @@
-"""Tasks of the ranker, as a config declares them: kind, label, window and parent of each.
+"""Tasks of the ranker, as a config declares them: each with its kind, label, window and parent.
 
     click:    {kind: binary, label: click}
     purchase: {kind: binary, label: purchase, given: click}      p(purchase) = p(click) · p(purchase | click)
@@ -7,10 +7,10 @@
     organic:  {kind: binary, label: organic}                     p(bought | not shown)
     uplift:   {kind: binary, label: bought, control: organic}    p(bought | shown) - p(bought | not shown)
 
-A multi-task network has one logit per task. It is the log-odds of a binary task given its parent, and the
-logarithm of the mean of an amount or a count given its parent.
+A multi-task network has one logit per task. The logit of a binary task is its log-odds given the parent. The
+logit of an amount or a count is the logarithm of its mean given the parent.
 
-A task with a control reports an uplift, what showing an item adds to the probability of its label:
+A task with a control reports an uplift: the probability that showing an item adds to the label.
 
     p(label | shown) = p(parent) · (c + (1 - c) · σ(logit))      c: the control, p(label | not shown)
     uplift           = p(parent) · (1 - c) · σ(logit)
@@ -18,9 +18,9 @@ A task with a control reports an uplift, what showing an item adds to the probab
 So the logit describes the event "the slot sells the item to someone who would not have bought it". The model
 assumes that showing an item never prevents a purchase, so uplifts are positive. The labels `bought` and
 `organic` (of the control) count all purchases, with or without a click, because a click on an item that would
-be bought anyway adds nothing. p(click and purchase) - p(organic) would be too low: it misses purchases of
-shown items without a click. With `given: click` an uplift would be too high, because users who need an item
-click it more often.
+be bought anyway adds nothing. p(click and purchase) - p(organic) would be too low, because p(click and
+purchase) excludes purchases of shown items without a click. With `given: click` an uplift would be too high,
+because users who need an item click it more often.
 """
 
 import re
@@ -35,18 +35,18 @@ from torch.nn import functional as F
 from models.suggestions import suggest
 
 KINDS = ("binary", "amount", "count")
-# The pointwise losses that a kind can have; the first is the default of a task without parent.
+# The pointwise losses of each kind. The first is the default of a task without parent.
 LOSSES = {
     "binary": ("cross_entropy", "entire_space", "conditional", "escm2_ips", "escm2_dr"),
     "amount": ("gamma",),
     "count": ("poisson",),
 }
 LABEL_KINDS = {"spend": ("amount",), "quantity": ("amount", "count")}  # other labels are true or false
-# Of purchases by any way, with or without a click, where an item was shown and where it was not.
+# Purchases with or without a click: of items that were shown, and of items that were not shown.
 BOUGHT, ORGANIC = "bought", "organic"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")  # also any kind of events
-# An objective gives these names another meaning (serving/pipeline/objective.py).
+# Names with another meaning in an objective (serving/pipeline/objective.py).
 RESERVED_NAMES = ("min", "max", "log", "exp", "margin", "price", "revenue_weight")
 
 
@@ -55,18 +55,19 @@ class Task:
     """A prediction of the ranker: the meaning of one logit.
 
     Args:
-        name: of its output, in the objective, in serving and in reports.
+        name: name of the task's output in the objective, in serving and in reports.
         kind: binary, amount (a positive number) or count.
         label: click, purchase, spend, quantity, return, bought, organic, or another kind of event.
-        window: after the checkout in which the label counts, as 12h or 7d; None for `data.horizon`.
+        window: time after the checkout in which the label counts, such as 12h or 7d; None for `data.horizon`.
         given: an earlier binary task that must have happened first.
-        joint: a binary task with a parent reports p(parent) · p(task | parent), else p(task | parent).
+        joint: whether a binary task with a parent reports p(parent) · p(task | parent) instead of p(task |
+            parent).
         control: an earlier binary task, the probability of the label without the slot. A binary task with a
             control reports the uplift over it.
         loss: one of LOSSES, or the dotted path of a function (training/task_losses.py); None for the default.
-        weight: of its loss, relative to the other tasks.
-        counterfactual_weight: of the counterfactual risk in the losses escm2_ips and escm2_dr, relative to
-            the loss over the entire space (λ_c / λ_g of models/ranking/escm2.py's paper).
+        weight: weight of the task's loss, relative to the other tasks.
+        counterfactual_weight: weight of the counterfactual risk in the losses escm2_ips and escm2_dr,
+            relative to the loss over the entire space (λ_c / λ_g in the paper of models/ranking/escm2.py).
         calibration: whether its output is calibrated on the validation split.
         ranking: share of the ranking losses (`ranker.train.loss`) that order candidates by its output.
     """
@@ -107,7 +108,7 @@ def parse_tasks(tasks: Mapping[str, Any]) -> tuple[Task, ...]:
         raise ValueError("tasks is empty: the ranker needs one task at least, as in tasks=purchase_only")
     parsed: list[Task] = []
     for name, settings in tasks.items():
-        if settings is not None:  # null takes a task out
+        if settings is not None:  # null removes a task
             parsed.append(_parse_task(str(name), settings, parsed))
     if not any(task.is_binary for task in parsed):
         raise ValueError(
@@ -217,9 +218,9 @@ def default_objective(tasks: Sequence[Task]) -> str:
 
 
 def incremental_objective(tasks: Sequence[Task]) -> str | None:
-    """The expected spend that the slot adds, uplift · E[spend | purchase]; the uplift without a spend task.
+    """The expected spend that the slot adds: uplift · E[spend | purchase].
 
-    None where no task reports an uplift.
+    Without a spend task the objective is the uplift. None if no task reports an uplift.
     """
     uplifts = [task.name for task in tasks if task.control is not None and task.joint]
     spends = [task.name for task in tasks if task.label == "spend" and task.window is None]
@@ -227,28 +228,31 @@ def incremental_objective(tasks: Sequence[Task]) -> str | None:
 
 
 def parent_indices(tasks: Sequence[Task]) -> list[int]:
-    """By task the position of its parent, -1 for none."""
+    """The position of each task's parent, -1 for none."""
     names = [task.name for task in tasks]
     return [-1 if task.given is None else names.index(task.given) for task in tasks]
 
 
 def control_indices(tasks: Sequence[Task]) -> list[int]:
-    """By task the position of its control, -1 for none."""
+    """The position of each task's control, -1 for none."""
     names = [task.name for task in tasks]
     return [-1 if task.control is None else names.index(task.control) for task in tasks]
 
 
 def parent_labels(labels: Tensor, tasks: Sequence[Task]) -> list[Tensor]:
-    """By task [n]: 1 where its parent happened, by the labels [n, T]; 1 throughout without a parent."""
+    """For each task [n]: 1 where its parent happened, by the labels [n, T].
+
+    All 1 for a task without a parent.
+    """
     everywhere = torch.ones_like(labels[:, 0])
     return [everywhere if p < 0 else labels[:, p] for p in parent_indices(tasks)]
 
 
 def log_probabilities(logits: Tensor, parents: list[int], binary: list[bool]) -> list[Tensor]:
-    """By task [n]: log p(task and all its ancestors), from logits [n, T] given the parents.
+    """For each task [n]: log p(task and all its ancestors), from logits [n, T] given the parents.
 
-    That is log p(parent) for an amount or a count. Products are sums of logarithms, as in ESMM (Ma et al.,
-    SIGIR 2018, equation 1).
+    For an amount or a count the value is log p(parent). Products are sums of logarithms, as in ESMM (Ma et
+    al., SIGIR 2018, equation 1).
     """
     logs: list[Tensor] = []
     for task, parent in enumerate(parents):
@@ -260,7 +264,7 @@ def log_probabilities(logits: Tensor, parents: list[int], binary: list[bool]) ->
 class TaskOutputs(nn.Module):
     """Turns logits into the outputs of tasks: probabilities, uplifts, and means given the parent.
 
-    The joint probability of a task never exceeds that of its parent, to the last bit.
+    The joint probability of a task never exceeds that of its parent, not even by a rounding error.
 
     Args:
         of_labels: whether the logits come from `calibration.label_logits`. Then the outputs predict the

@@ -6,8 +6,8 @@
     item vector   [ v  D-K | s  K ]     s: logarithms of the item's sales at the checkout's snapshot
 
 `v` describes the item and does not change; `s` is updated with every snapshot, in training, evaluation and
-export. An item that was never a positive has no trained id, so its sales distinguish it from items with the
-same features. Query encoders pool histories and baskets from v alone.
+export. An item that was never a positive has no trained id. Its sales distinguish it from items with the same
+features. Query encoders pool histories and baskets from v alone.
 """
 
 import torch
@@ -18,13 +18,13 @@ from models.embeddings import pack_int8, unpack_int8
 from models.schema import Catalog
 
 N_SALES = 2  # K: sales in 28 days, and in 7 days
-SALES_SCALE = 0.05  # of logarithms in item vectors: with v they share the 8 bits of a row
+SALES_SCALE = 0.05  # of logarithms in item vectors, which share the int8 scale of a row with v
 MAX_LOG_SALES = 8.0
-SMOOTHING = 0.1  # sales of the shop's usual item that are added to every item
+SMOOTHING = 0.1  # share of the usual item's sales that is added to every item
 
 
 def item_sales(catalog: Catalog, snapshot: Tensor, item: Tensor) -> Tensor:
-    """The columns s of items at snapshots (int64 tensors that broadcast to a shape [...]): [..., K].
+    """The columns s [..., K] of items at snapshots (int64 tensors that broadcast to a shape [...]).
 
     Sales are relative to the shop's usual item (row 0), so they do not depend on the volume of the shop. The
     unknown item, which is the zero vector, has zeros.
@@ -39,12 +39,12 @@ def item_sales(catalog: Catalog, snapshot: Tensor, item: Tensor) -> Tensor:
 
 
 def with_sales(packed: Tensor, sales: Tensor) -> Tensor:
-    """Packed item vectors [n, D+8] with their columns of sales replaced by `sales` [n, K]."""
+    """Packed item vectors [n, D+8], in which `sales` [n, K] replace the columns of sales."""
     return pack_int8(torch.cat([unpack_int8(packed)[:, :-N_SALES], sales], dim=1))
 
 
 def catalog_at_snapshot(catalog: Catalog, snapshot: int, n_sales: int) -> Catalog:
-    """The catalog with vectors that hold the sales of a snapshot; unchanged where `n_sales` is 0."""
+    """The catalog with vectors that hold the sales of a snapshot; unchanged if `n_sales` is 0."""
     if n_sales == 0:
         return catalog
     items = torch.arange(catalog.leaf.numel(), device=catalog.leaf.device)
@@ -53,7 +53,7 @@ def catalog_at_snapshot(catalog: Catalog, snapshot: int, n_sales: int) -> Catalo
 
 
 def without_sales(values: Tensor, n_sales: int) -> Tensor:
-    """Item vectors, or sums of some, [..., D] with zeros in the columns of sales."""
+    """Item vectors [..., D], or sums of item vectors, with zeros in the columns of sales."""
     if n_sales == 0:
         return values
     return F.pad(values.narrow(-1, 0, values.shape[-1] - n_sales), [0, n_sales])
@@ -62,8 +62,8 @@ def without_sales(values: Tensor, n_sales: int) -> Tensor:
 def scaled_query(out: Tensor, log_length: Tensor, sales_weights: Tensor | None) -> Tensor:
     """Query vectors of an encoder's output [..., D]: a direction times a learned length, and sales weights.
 
-    `sales_weights` [K] are the mean exponents of sales: with 1, an item that sells twice as much is twice as
-    likely. None for towers without sales.
+    `sales_weights` [K] are the mean exponents of sales; None for towers without sales. With the exponent 1,
+    an item that sells twice as much is twice as likely.
     """
     if sales_weights is None:
         return F.normalize(out, dim=-1) * log_length.exp()

@@ -16,7 +16,7 @@ from models.jagged import gather_segments
 from models.retrieval.item_sales import without_sales
 from models.schema import Catalog, ItemText, TableSizes
 
-ID_STD = 0.1  # of the initial ids: small, so that few steps turn them
+ID_STD = 0.1  # of the initial ids: small, so that few steps change their direction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,11 @@ class ItemTowerSettings:
         hashes: rows of a hashed table that an id or token sums. Two ids that collide in one hash seldom
             collide in the others (hash embeddings, Svenstrup et al., NeurIPS 2017, section 3;
             compositional embeddings, Shi et al., KDD 2020, section 4).
-        id_dim: None: ids are as wide as the item vector and pass the perceptron by too, and prices are
-        relative. A number, in runs before config version 4: ids of that width enter only the perceptron, and
-            prices are absolute.
-        n_sales: columns at the end of item vectors that hold sales (models/retrieval/item_sales.py); here 0.
+        id_dim: None: ids are as wide as the item vector and also bypass the perceptron; prices are relative.
+            A number (runs before config version 4): ids of that width enter only the perceptron; prices are
+            absolute.
+        n_sales: columns at the end of item vectors that hold sales (models/retrieval/item_sales.py). The item
+            tower sets them to 0.
     """
 
     category_dim: int = 16
@@ -150,7 +151,7 @@ class ItemEncoder(nn.Module):
         return F.normalize(without_sales(vectors.float(), self.n_sales), dim=1)  # [U, dim]
 
     def _price_inputs(self, features: ItemFeatures) -> Tensor:
-        """The logarithm of the price, 0 for unknown, and whether it is known: [U, 2]."""
+        """[U, 2]: the logarithm of the price, 0 for unknown, and whether the price is known."""
         price, is_priced = features.price, features.price > 0
         if self.id_passes:
             unit = torch.where(features.usual_price > 0, features.usual_price, 1.0)
@@ -161,7 +162,7 @@ class ItemEncoder(nn.Module):
 
 
 class ContentProjection(nn.Module):
-    """The items' own vectors [U, E] to [U, dim + 1]: a linear projection, and 1 where a vector is known.
+    """Maps the items' own vectors [U, E] to [U, dim + 1]: a linear projection, and 1 where a vector is known.
 
     A missing vector (zeros) gives zeros. The initial projection of a unit vector has a norm of about 1, as a
     row of an embedding table has.
@@ -180,7 +181,7 @@ class ContentProjection(nn.Module):
 def hash_bags(
     ids: Tensor, lengths: Tensor, weights: Tensor, table_rows: int, hashes: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A bag of ids [n] as a bag of `hashes` rows per id, in one table of `table_rows`: [n · hashes] each.
+    """Hash a bag of ids [n] to a bag [n · hashes] of `hashes` rows per id, in one table of `table_rows`.
 
     Row = 1 + ((a·id + b) mod p) mod (table_rows - 1), a universal family (Carter and Wegman 1979, section 2)
     with p = 2^31 - 1 above every id, so that int64 holds the products. Row 0 is reserved for the unknown id.

@@ -18,7 +18,7 @@ class SampledItems(NamedTuple):
 
     vectors: Tensor  # [K, D]
     item: Tensor  # [K] int64, item rows
-    group: Tensor  # [K] int64, the group of the query whose positive it is; -1 if uniform
+    group: Tensor  # [K] int64, the group of the query that has this positive; -1 if uniform
     n_items: int  # N
     sales_score: Tensor | None = None  # [Q, K] what sales add to the queries' scores
 
@@ -40,12 +40,12 @@ def sampled_softmax_loss(
         E[count of j] = (in-batch draws of other groups) · p_j + (uniform draws) / N
 
     This makes the sampled sum an unbiased estimate of the full one. A query's own positives are never its
-    negatives. In-batch draws of its group (the orders of one history) are not negatives either, because the
-    user buys these items far more often than p_j assumes.
+    negatives. In-batch draws of the query's group (the orders of one history) are no negatives either,
+    because the user buys these items far more often than p_j assumes.
 
     Args:
         query: [Q, D] query vectors of this process.
-        probability: [N+1] probability that an in-batch draw is this item.
+        probability: [N+1] probability that an in-batch draw is the item of this row.
         group: [Q] int64, the group of each query, numbered across processes.
 
     Returns: the sum over this process's positives, a scalar.

@@ -17,7 +17,7 @@ class MeanEncoder(nn.Module):
         dims: widths of item vectors and attribute embeddings.
         hidden: width of the hidden layer.
         max_events: number of latest events that are read.
-        half_lives: days in which an event loses half its weight, one mean each.
+        half_lives: days in which an event loses half its weight. Each half-life gives a mean.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""A user's orders as a padded sequence, which sequence encoders read: one row per order, the basket last.
+"""A user's orders as a padded sequence for sequence encoders: one row per order, the basket last.
 
     history   [a b] [c]   [d e f]
     basket                          [g]
     rows      0     1     2         3
 
-Events of one time are one order (clicks and carts too). Shorter sequences are padded at the end.
+Events (clicks and carts too) with the same time are one order. Shorter sequences are padded at the end.
 """
 
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class OrderRows(NamedTuple):
     the basket is known.
     """
 
-    event: Tensor  # [n] int64, position in the flat history; -1 - position in the flat basket for a line
+    event: Tensor  # [n] int64, position p in the flat history; -1 - p for position p in the flat basket
     cell: Tensor  # [n] int64, checkout * T + row
     ts: Tensor  # [B, T] int64, Unix seconds; of padding: the time of the checkout
     last: Tensor  # [B] int64, the row of the basket
@@ -36,7 +36,7 @@ class OrderSequence(NamedTuple):
 
     items: Tensor  # [B, T, D] float32, sum of the item vectors
     lines: Tensor  # [B, T] float32, number of known items
-    purchases: Tensor  # [B, T] float32, of these bought (not clicked, not put into a cart)
+    purchases: Tensor  # [B, T] float32, number of bought items (not clicked, not put into a cart)
     ts: Tensor  # [B, T] int64, Unix seconds; of padding: the time of the checkout
     last: Tensor  # [B] int64, the row of the basket
 
@@ -109,7 +109,8 @@ def order_sequence(
 def groups_by_length(last: Tensor) -> list[Tensor]:
     """Checkouts in groups of similar length: positions [n] each, of `last` [B].
 
-    Each group is padded to its own longest sequence: a few long ones would make all others as long.
+    Each group is padded to its longest sequence. In one group, a few long sequences would lengthen all
+    others.
     """
     order, count = last.argsort(), last.numel()
     ends = [count // 2, count * 3 // 4, count * 9 // 10]
@@ -129,5 +130,5 @@ def select_checkouts(sequence: OrderSequence, checkouts: Tensor) -> OrderSequenc
 
 
 def _select_or_zero(values: Tensor, index: Tensor) -> Tensor:
-    """values[index], or zeros where there are no values at all."""
+    """values[index]; zeros if `values` is empty."""
     return values.index_select(0, index) if values.numel() > 0 else torch.zeros_like(index)

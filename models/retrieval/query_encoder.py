@@ -1,7 +1,9 @@
-"""The parts that all query encoders share. A query encoder maps history, basket, context, profile and time to
-a vector in item space. The score of an item is the inner product with its vector, a log-odds.
+"""The parts that all query encoders share.
 
-`MeanEncoder` and `SequenceEncoder` have a file each and are called the same way:
+A query encoder maps history, basket, context, profile and time to a vector in item space. The score of an
+item is the inner product of query vector and item vector, a log-odds.
+
+`MeanEncoder` and `SequenceEncoder` are called the same way:
 
     encoder(query, vectors, history, basket, attributes) → [B, D]
 
@@ -31,14 +33,14 @@ class EncoderDims:
 
     item: int  # D, of the item vectors
     attributes: int  # A, of the context and profile embeddings
-    sales: int = 0  # K, of the last columns of the item vectors (models/retrieval/item_sales.py)
+    sales: int = 0  # K, last columns of the item vectors (models/retrieval/item_sales.py)
 
 
 class Readout(nn.Module):
     """Bags of item vectors [B, D] to the query vector: their learned weighted sum plus an MLP's correction.
 
-    The weighted sum makes an untrained encoder point at the items in its bags. The length of the query vector
-    is the same for all checkouts, and learned: it is the inverse temperature of the softmax over items.
+    Because of the weighted sum, the query vector of an untrained encoder points at the items in the bags. All
+    query vectors have the same learned length, the inverse temperature of the softmax over items.
     """
 
     def __init__(self, num_bags: int, dims: EncoderDims, hidden: int) -> None:

@@ -8,9 +8,9 @@ from models.schema import Query
 
 
 def mask_users(query: Query, user_mask: Tensor) -> Query:
-    """The same checkouts with unknown users where `user_mask` [B] is True.
+    """Hide the users of the checkouts for which `user_mask` [B] is True.
 
-    They have no history and unknown profile codes; basket and context stay.
+    These checkouts lose their history, and their profile codes become unknown. Basket and context stay.
     """
     checkout = segment_ids(query.history_offsets)
     kept = ~user_mask[checkout]
@@ -26,7 +26,7 @@ def mask_users(query: Query, user_mask: Tensor) -> Query:
 
 
 def hide_profiles(query: Query, user_mask: Tensor) -> Query:
-    """The same checkouts with unknown profile codes where `user_mask` [B] is True."""
+    """Make the profile codes unknown for the checkouts for which `user_mask` [B] is True."""
     return query._replace(profile=query.profile.masked_fill(user_mask.unsqueeze(1), 0))
 
 

@@ -1,7 +1,8 @@
 """A query encoder that reads orders as a sequence, trained at every order: causal self-attention with time.
 
-SASRec (Kang and McAuley, ICDM 2018, section III) over orders instead of single items. The time and the number
-of orders between two orders replace positions, and decayed means of the history are added.
+The encoder is SASRec (Kang and McAuley, ICDM 2018, section III) over orders instead of single items. Instead
+of positions it uses the time and the number of orders between two orders. Decayed means of the history are
+added.
 """
 
 import math
@@ -23,7 +24,7 @@ from models.retrieval.query_encoder import (
 from models.schema import Query, seconds_to_days
 
 N_GAP_BUCKETS = 16  # log2 buckets of hours: 2^15 hours are nearly four years
-N_DISTANCE_BUCKETS = 32  # orders back; the last bucket holds all that are further
+N_DISTANCE_BUCKETS = 32  # distances in orders; the last bucket holds all larger distances
 N_ORDER_FEATURES = 7  # of `order_features`
 
 
@@ -33,9 +34,9 @@ class BlockSettings:
 
     Args:
         layers: number of blocks; 0 for decayed means alone.
-        heads: of each block; must divide the width of the item vectors.
-        dropout: in training.
-        gated: LiGR blocks instead of plain ones.
+        heads: attention heads of a block. The number must divide the width of the item vectors.
+        dropout: dropout probability in training.
+        gated: whether blocks are LiGR blocks instead of plain blocks.
     """
 
     layers: int = 1
@@ -48,10 +49,10 @@ DEFAULT_BLOCKS = BlockSettings()
 
 
 class Relation(NamedTuple):
-    """How R orders of each checkout attend to all T orders."""
+    """Distances and mask with which R orders of each checkout attend to all T orders."""
 
-    days: Tensor  # [B, R, T] float32, days from a row back to a column; 0 for a later column
-    distance: Tensor  # [B, R, T] int64, orders between them, at most N_DISTANCE_BUCKETS - 1
+    days: Tensor  # [B, R, T] float32, days from the column's order to the row's; 0 for a later column
+    distance: Tensor  # [B, R, T] int64, orders between the two, at most N_DISTANCE_BUCKETS - 1
     hidden: Tensor  # [B, R, T] bool, columns that a row must not see
 
 
@@ -59,7 +60,7 @@ class SequenceBlock(nn.Module):
     """Pre-norm self-attention and MLP; each head adds a bias by time and by orders between two orders.
 
     The biases replace position embeddings (Li et al., "TiSASRec", WSDM 2020, section 3.2; Zhai et al.,
-    "HSTU", ICML 2024, section 3.3). `gated` multiplies what attention and MLP add by a sigmoid of their
+    "HSTU", ICML 2024, section 3.3). `gated` multiplies the outputs of attention and MLP by a sigmoid of their
     input (LiGR: Borisyuk et al., "From features to transformers", 2025, section 3.2).
     """
 
@@ -79,7 +80,7 @@ class SequenceBlock(nn.Module):
         nn.init.zeros_(self.distance.weight)
 
     def forward(self, x: Tensor, rows: Tensor, relation: Relation) -> Tensor:
-        """New states of `rows` [B, R, W], which are some of all states x [B, T, W]."""
+        """New states of `rows` [B, R, W], a selection of all states x [B, T, W]."""
         batch, n_rows, width = rows.shape
         size = width // self.heads
         q = self.query(self.before_attention(rows)).view(batch, n_rows, self.heads, size).transpose(1, 2)
@@ -103,14 +104,15 @@ class SequenceBlock(nn.Module):
 
 
 class SequenceEncoder(nn.Module):
-    """Blocks over the orders; the query vector adds decayed means of the items to the state of an order.
+    """Encodes orders with SequenceBlocks. A query vector is an order's state plus decayed means of the items.
 
     Args:
         dims: widths of item vectors and attribute embeddings.
         hidden: width of the layer that corrects the means.
-        max_events: latest events that are read.
-        max_orders: latest orders, the basket included; training time grows with its square.
-        half_lives: days in which an order loses half its weight, one mean each.
+        max_events: number of latest events that are read.
+        max_orders: number of latest orders, the basket included. Training time grows with the square of this
+            number.
+        half_lives: days in which an order loses half its weight. Each half-life gives a mean.
         blocks: number, heads and kind of the blocks.
     """
 
@@ -151,7 +153,7 @@ class SequenceEncoder(nn.Module):
         return self.encode_rows(sequence, sequence.last.unsqueeze(1), attributes, is_user_hidden)[:, 0]
 
     def encode_orders(self, sequence: OrderSequence, attributes: Tensor, is_user_hidden: Tensor) -> Tensor:
-        """The query vector after each order, from earlier orders only: [B, T, D]; see `encode_rows`."""
+        """The query vector after each order, which reads no later order: [B, T, D]; see `encode_rows`."""
         n_checkouts, length = sequence.ts.shape
         row = torch.arange(length, device=is_user_hidden.device).expand(n_checkouts, length)
         return self.encode_rows(sequence, row, attributes, is_user_hidden)
@@ -162,11 +164,11 @@ class SequenceEncoder(nn.Module):
         """The query vectors after the orders `row` [B, R] of each checkout: [B, R, D].
 
         Args:
-            attributes: [B, A], of the checkout: rows before the basket do not read them.
+            attributes: [B, A] of the checkout. Rows before the basket do not read them.
             is_user_hidden: [B] bool, users whose orders are read without their earlier orders.
         """
         relation = self.relate(sequence, row, is_user_hidden)
-        # Means and blocks read the same dropout: what one hides, the other would give away.
+        # One dropout for means and blocks: otherwise the means would reveal items that the blocks do not see.
         items = without_sales(sequence.items, self.n_sales)
         items = F.dropout(items, self.dropout, self.training)
         sequence = OrderSequence(items, sequence.lines, sequence.purchases, sequence.ts, sequence.last)
@@ -180,7 +182,7 @@ class SequenceEncoder(nn.Module):
         out: Tensor = self.mlp(torch.cat(bags + [known, own_features], dim=2))
         for i, bag in enumerate(bags):
             out = out + self.bag_weights[i] * bag
-        out = scaled_query(out, self.log_length, self.sales_weights)  # a mean of many items is short
+        out = scaled_query(out, self.log_length, self.sales_weights)  # means of many items are short
         if len(self.blocks) > 0:
             x = order_mean * self.scale + self.project_features(features)
             all_rows = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], x.shape[1])
@@ -202,7 +204,7 @@ class SequenceEncoder(nn.Module):
         return Relation(days, distance.clamp(0, self.max_distance), hidden)
 
     def decayed_means(self, sequence: OrderSequence, relation: Relation) -> list[Tensor]:
-        """Means [B, R, D] of the items until each row's order, one per half-life."""
+        """For each half-life the means [B, R, D] of the items up to each row's order."""
         means: list[Tensor] = []
         for half_life in self.half_lives:
             weight = torch.exp2(-relation.days / half_life).masked_fill(relation.hidden, 0.0)  # [B, R, T]

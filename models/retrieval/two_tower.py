@@ -1,7 +1,7 @@
 """Two-tower retrieval: the training model, and the query tower alone over frozen int8 item vectors.
 
-Item vectors are used twice: as points in the index and as the inputs that represent a query's history.
-One table call therefore encodes every item of a step, and a new item needs only its vector for both uses.
+Item vectors are used twice: as points in the index, and as inputs that represent a query's history. One table
+call therefore encodes all items of a step. A new item needs only a vector for both uses.
 """
 
 import torch
@@ -53,8 +53,8 @@ class TwoTower(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Query vectors [B, D] and the vectors of item `rows` [R, D].
 
-        With `is_user_hidden` [B] bool, a SequenceEncoder gives a query vector after every order instead, [B,
-        T, D]; the orders of a hidden user are read without their earlier orders.
+        With `is_user_hidden` [B] bool, a SequenceEncoder returns a query vector after every order instead:
+        [B, T, D]. Each order of a hidden user is then read without the orders before it.
         """
         unique_rows, inverse = torch.unique(
             torch.cat([query.history_item, query.basket_item, rows]), return_inverse=True
@@ -106,7 +106,7 @@ class QueryTower(nn.Module):
     def forward(self, query: Query, vectors: Tensor) -> Tensor:
         """Query vectors [B, D]; `vectors` is Catalog.vectors [N+1, D+8]."""
         attributes = empty_attributes(query)
-        if self.attribute_embeddings is not None:  # not a function: TorchScript takes no module arguments
+        if self.attribute_embeddings is not None:  # no function: TorchScript takes no module arguments
             attributes = self.attribute_embeddings(*attribute_bags(query))
         vector: Tensor = self.query_encoder(query, vectors, query.history_item, query.basket_item, attributes)
         return vector
@@ -122,7 +122,10 @@ def make_attribute_embeddings(sizes: list[int], dim: int) -> EmbeddingTables | N
 
 
 def attribute_bags(query: Query) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """The arguments of `EmbeddingTables` for the context and profile codes of B checkouts: one id per bag."""
+    """The arguments of `EmbeddingTables` for the context and profile codes of B checkouts.
+
+    A bag has one id.
+    """
     codes = torch.cat([query.context, query.profile], dim=1)  # [B, n]
     one_id = torch.ones_like(query.ts)  # lengths of bags of one id
     ids = [codes[:, i].contiguous() for i in range(codes.shape[1])]

@@ -14,7 +14,7 @@ from operations.loop.simulate import ROOT, SimulationPlan, run_simulation, summa
 from serving.command_line import argument, option, run
 from serving.files import write_json, write_text
 
-MIN_USERS = 100  # so that some order every day
+MIN_USERS = 100  # enough users that some order every day
 MIN_RULE_DAYS = 30
 DEFAULT_PLAN = SimulationPlan()
 
@@ -59,7 +59,7 @@ def simulate(options: LoopOptions) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the loop with these arguments. Returns the exit code."""
+    """Run the loop with the command line's arguments; return the exit code."""
     return run("python -m operations.loop", simulate, arguments=arguments)
 
 

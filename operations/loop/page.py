@@ -1,4 +1,4 @@
-"""The page of the simulated loop: its values for reporting's template."""
+"""The page of the simulated loop: the values for the template of `reporting`."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""The shop around the simulated users: tables on disk, the event store of serving, the impression log.
+"""The simulated shop: its tables on disk, its event store and its impression log.
 
     orders of a day ─▶ a slate each ─▶ events/     (impressions and clicks, as they happen)
           ╰─ arrive, some days late ─▶ orders.parquet, store, and purchases in events/
@@ -21,7 +21,7 @@ from simulation.catalog import BRANDS, LEAVES, SECONDS_PER_DAY, SIMULATION_START
 from simulation.population import Population, SimulatedOrders
 
 TABLES_FOLDER = "tables"
-LATE_ORDER_SHARE, MAX_DELAY_DAYS = 0.15, 3  # orders that reach the shop's systems late, and by how much
+LATE_ORDER_SHARE, MAX_DELAY_DAYS = 0.15, 3  # share and longest delay of late orders
 CLICK_DELAY_SECONDS = 60  # from the checkout to a click on the first slot
 RULE_POLICY = "rule_policy"  # candidate source and bundle version of the rule policy's slates
 ORDER_COLUMNS = ("order_id", "user_id", "item_id", "ts", "quantity", "price", "ingested_at")
@@ -35,14 +35,14 @@ class OrderArrival(NamedTuple):
 
 
 class SimulatedShop:
-    """The shop's files below `folder`, which must not have any yet."""
+    """The shop's files below `folder`. The folder must not hold a shop yet."""
 
     def __init__(self, folder: Path, population: Population) -> None:
         self.tables_folder = folder / TABLES_FOLDER
         self.tables_folder.mkdir(parents=True)
         self.population = population
         self.titles = item_titles(population.items)
-        self.store: Store | None = None  # of serving; orders and clicks enter it once it is set
+        self.store: Store | None = None  # once set, it gets the orders and clicks
         self.rng = np.random.default_rng([population.cfg["seed"], 3])
         self.order_columns: dict[str, list[Any]] = {name: [] for name in ORDER_COLUMNS}  # of orders.parquet
         self.arrivals_by_day: dict[int, list[OrderArrival]] = defaultdict(list)
@@ -52,7 +52,10 @@ class SimulatedShop:
         pq.write_table(users, self.tables_folder / "users.parquet")
 
     def make_checkouts(self, day: int, orders: SimulatedOrders) -> list[Checkout]:
-        """Return the checkouts of a day. Their lines reach tables and store today, or some days late."""
+        """Return the checkouts of a day.
+
+        Their lines reach tables and store on that day, or some days late.
+        """
         line_offsets = np.searchsorted(orders.line_order, np.arange(len(orders.user) + 1))
         is_late = self.rng.random(len(orders.user)) < LATE_ORDER_SHARE
         delay = np.where(is_late, self.rng.integers(1, MAX_DELAY_DAYS + 1), 0)
@@ -75,7 +78,7 @@ class SimulatedShop:
         return checkouts
 
     def make_rule_slate(self, orders: SimulatedOrders, row: int) -> Slate:
-        """The rule policy's slate after the order in this row."""
+        """Return the rule policy's slate after the order in this row."""
         catalog = self.population.items
         items = tuple(
             Item(
@@ -104,7 +107,7 @@ class SimulatedShop:
         slates: list[Slate],
         clicked: Array,
     ) -> float:
-        """Log slates, clicks and today's arrivals; return the spend attributed to slates."""
+        """Log the day's slates, clicks and arrivals; return the spend attributed to slates."""
         log = ImpressionLog(self.tables_folder / "events", capacity=8 * len(slates) + 10_000)
         for row, (checkout, slate) in enumerate(zip(checkouts, slates, strict=True)):
             log.log_slate(checkout, slate)
@@ -126,7 +129,7 @@ class SimulatedShop:
         return attributed_spend
 
     def _ingest(self, arrival: OrderArrival, day: int, log: ImpressionLog) -> float:
-        """Add an order to store, tables and log; return its spend attributed to slates."""
+        """Add an order to store, tables and log; return the order's spend that is attributed to slates."""
         checkout, attributed_spend = arrival.checkout, 0.0
         user, ts = str(checkout.user_id), int(checkout.ts or 0)
         if self.store is not None:

@@ -4,8 +4,8 @@
          ▲                        ▲                                              │
          ╰── clicks, purchases ◀──┴── publish ◀── gates ◀── python retrain.py ◀──╯
 
-Before day 1 a rule policy fills the slates. On one day the labels are shuffled before training, like by a
-broken join; the next day they are right again.
+Before day 1 a rule policy fills the slates. On one day the labels are shuffled before training, as a broken
+join would do. On the next day the labels are correct again.
 """
 
 import shutil
@@ -29,9 +29,9 @@ from simulation.population import Population, SimulatedOrders
 
 ROOT = Path(__file__).resolve().parents[2]
 SALES_WINDOW_DAYS = 28  # of the bestsellers
-DEADLINE_MS = 10_000.0  # slates must not depend on the load of the machine
-PUBLISHED = "published"  # the start of retrain.py's decision
-POLICIES = ("revenue", "popularity", "rule_policy", "oracle")  # columns of revenue; `revenue` is Sextet's
+DEADLINE_MS = 10_000.0  # long, so that slates do not depend on the load of the machine
+PUBLISHED = "published"  # how the line of retrain.py's decision begins
+POLICIES = ("revenue", "popularity", "rule_policy", "oracle")  # columns of revenue; `revenue`: Sextet
 # Small models; windows of days, not weeks, because training does not see them.
 RETRAIN_OVERRIDES = (
     "experiment=simulated", "data=tables", "data.horizon=next_order", "data.split.validation_share=0.06",
@@ -45,18 +45,19 @@ class SimulationPlan(NamedTuple):
 
     rule_days: int = 90  # before day 1
     days: int = 30
-    poisoned_day: int = 15  # whose labels are shuffled
+    poisoned_day: int = 15  # the day whose labels are shuffled
     exploration_rate: float = 0.2  # probability that the last slot of a slate explores
 
 
 def run_simulation(
     cfg: Mapping[str, Any], plan: SimulationPlan, folder: Path, overrides: Sequence[str] = ()
 ) -> list[Row]:
-    """Return a row for every day of the loop; `overrides` are for retrain.py. Prints a line a day.
+    """Run the loop; return one row per day and print one line per day. `overrides` are for retrain.py.
 
-    `cfg` is a simulated market (configs/data/simulated.yaml); `folder` is emptied. Revenue is per session:
-    the true expected spend on the six at their slots, without the noise of clicks. `attributed_spend` is the
-    actual spend on items from slates, on the day on which the order arrives.
+    `cfg` is a simulated market (configs/data/simulated.yaml). `folder` is emptied. Revenue is per session:
+    the true expected spend on a slate's six items in their slots, without the noise of clicks.
+    `attributed_spend` is the actual spend on items from slates, counted on the day on which the order
+    arrives.
     """
     _empty_folder(folder)
     population = Population({**cfg, "days": plan.rule_days + plan.days})
@@ -133,9 +134,9 @@ def _run_loop_day(shop: SimulatedShop, recommender: Recommender, day: int, sales
 
 
 def retrain(tables: Path, folder: Path, overrides: Sequence[str]) -> str:
-    """Run `retrain.py` on the shop's tables. Returns its last line: the decision and its reason.
+    """Run `retrain.py` on the shop's tables; return its last line, the decision with its reason.
 
-    Raises RuntimeError with the end of its error output if it fails.
+    Raises RuntimeError with the end of the error output if `retrain.py` fails.
     """
     paths = [
         f"data.root={tables}", f"bundle.dir={folder / 'bundle'}", f"paths.prepared={folder / 'prepared'}",
@@ -149,7 +150,7 @@ def retrain(tables: Path, folder: Path, overrides: Sequence[str]) -> str:
 
 
 def format_day(row: Row) -> str:
-    """A day in a line."""
+    """The line that is printed for a day."""
     return (
         f"day {row['day']:2d}: {row['sessions']} sessions, revenue {row['revenue']:.2f} "
         f"(popularity {row['popularity']:.2f}, rule policy {row['rule_policy']:.2f}, "
@@ -187,7 +188,7 @@ def _slate_items(slates: Sequence[Slate], slots: int) -> Array:
 
 
 def summary(rows: Sequence[Row]) -> Row:
-    """Revenue per session over all days, and its ratios."""
+    """Revenue per session over all days by policy, and ratios between policies."""
     sessions = np.array([row["sessions"] for row in rows], float)
     mean = {name: float(np.average([row[name] for row in rows], weights=sessions)) for name in POLICIES}
     return mean | {

@@ -1,8 +1,7 @@
-"""The daily report: drift against a reference window, and limits.
+"""The daily report: tests for drift against a reference window, and checks of fixed limits.
 
-operations/monitoring/drift.py tests the metrics of daily_metrics.py.
-
-Ages, index recall, and the share of buyers whose checkout is missing from the store have fixed limits.
+operations/monitoring/drift.py tests the metrics of daily_metrics.py. Fixed limits apply to ages, to index
+recall, and to the share of buyers whose checkout is missing from the store.
 """
 
 import math
@@ -23,9 +22,9 @@ from serving.storage.bundle import Bundle
 from serving.stores.base import Store
 
 MAX_MISSING_BUYER_SHARE = 0.05  # of the day's buyers may be missing from the store
-MAX_RECALL_LOSS = 0.02  # of the exported index recall
+MAX_RECALL_LOSS = 0.02  # least share of the exported index recall
 SAMPLE_SIZE = 200  # checkouts that are replayed
-NEXT_ORDER_MATURITY_DAYS = 28  # for a horizon until the next order
+NEXT_ORDER_MATURITY_DAYS = 28  # where the horizon is the next order
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class ThresholdCheck(NamedTuple):
     name: str
     value: float
     threshold: float
-    is_upper_bound: bool  # the alarm is above the threshold; else below
+    is_upper_bound: bool  # True: alarm above the threshold; False: below
     unit: str = ""
 
     @property
@@ -72,12 +71,12 @@ class DailyReport(NamedTuple):
     threshold_checks: list[ThresholdCheck]
     untested: list[str]  # a line each, with the reason
     slates: int
-    bundle_versions: tuple[str, ...]  # that answered on the day
-    monitored_version: str  # of the bundle that the command was given
+    bundle_versions: tuple[str, ...]  # bundle versions that answered on the day
+    monitored_version: str  # version of the monitored bundle
 
     @property
     def further_versions(self) -> list[str]:
-        """The versions that answered on the day and are not the monitored one."""
+        """The bundle versions that answered on the day, except the monitored version."""
         return [version for version in self.bundle_versions if version not in ("", self.monitored_version)]
 
     @property
@@ -130,18 +129,18 @@ def daily_report(
 
 
 def first_required_day(windows: AttributionWindows, day: int, reference_days: int) -> int:
-    """The first day that a report reads; outcomes reach back the furthest."""
+    """The first day that a report reads. Outcomes need the earliest days."""
     return day - reference_days - max(maturity_days(window) for window in outcome_windows(windows).values())
 
 
 def outcome_windows(windows: AttributionWindows) -> dict[str, int | None]:
-    """Task → the seconds after which its outcome is known; None: the next order."""
+    """Task → the seconds after which its outcome is known; None if it is known at the next order."""
     further = {task.name: task.window for task in windows.further}
     return {"click": windows.click, "purchase": windows.purchase, **further}
 
 
 def maturity_days(window: int | None) -> int:
-    """Days until the outcomes of a day's slates are complete; None is a horizon until the next order."""
+    """Days until the outcomes of a day's slates are complete. The window None ends with the next order."""
     return NEXT_ORDER_MATURITY_DAYS if window is None else math.ceil(window / SECONDS_PER_DAY)
 
 
@@ -182,7 +181,7 @@ def _metric_sets(
 def _age_checks(
     log: AttributedLog, bundle: Bundle, day: int, config: DailyReportConfig
 ) -> list[ThresholdCheck]:
-    """Ages at the end of the day."""
+    """Checks of the ages of bundle and events at the end of the day."""
     end = (day + 1) * SECONDS_PER_DAY
     bundle_age = (end - bundle.manifest["data"]["window"]["end"]) / SECONDS_PER_DAY
     checks = [
@@ -198,7 +197,7 @@ def _age_checks(
 def _replay_checks(
     orders: OrderHistory, recommender: Recommender, store: Store | None, day: int
 ) -> list[ThresholdCheck]:
-    """Checks on a sample of the day's checkouts, the same for the same day."""
+    """Checks on a sample of the day's checkouts. The same day gives the same sample."""
     rows = np.flatnonzero(orders.ts // SECONDS_PER_DAY == day)
     if not len(rows):
         return []

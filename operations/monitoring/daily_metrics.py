@@ -1,8 +1,8 @@
 """Daily metrics of inputs, scores, slates and outcomes, for the tests of operations/monitoring/drift.py.
 
-`days` are numbers of days since 1970 (UTC); the last one is tested. Shares are stabilized as
-2 asin √((x + 3/8) / (n + 3/4)), whose variance is 1 / (n + 1/2) even for small x (Anscombe, Biometrika 35,
-1948), and ratios as logarithms.
+`days` are numbers of days since 1970 (UTC). The last day is tested. The variance of shares is stabilized by 2
+asin √((x + 3/8) / (n + 3/4)), whose variance is 1 / (n + 1/2) even for small x (Anscombe, Biometrika 35,
+1948). Ratios are tested as logarithms.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from serving.checkout import SECONDS_PER_DAY
 from serving.pipeline.encode import FeatureEncoder
 from serving.storage.bundle import Bundle
 
-RECENT_ORDERS_SECONDS = 28 * SECONDS_PER_DAY  # all orders would grow with the age of the log
-MAX_GAP_DAYS = 90  # longer times since the last order count as this
+RECENT_ORDERS_SECONDS = 28 * SECONDS_PER_DAY  # the count of all orders would grow with the log
+MAX_GAP_DAYS = 90  # longer times since the last order count as MAX_GAP_DAYS
 NUMERIC_BINS = 100
 CATEGORY_BINS = 12  # the most frequent values, and one bin for the others
 PSEUDO_COUNT = 0.5  # added to counts before taking logarithms
@@ -100,7 +100,7 @@ def score_metrics(log: AttributedLog, days: range) -> list[DailyMetric]:
     return [
         _numeric_distribution(name, "scores", values, day, days)
         for name, values in predictions.items()
-        if np.isfinite(values).any()  # the bundle has such a task
+        if np.isfinite(values).any()  # the bundle has a task of this name
     ]
 
 
@@ -123,7 +123,7 @@ def slate_metrics(log: AttributedLog, bundle: Bundle, days: range) -> list[Daily
 
 
 def click_metrics(log: AttributedLog, days: range) -> list[DailyMetric]:
-    """Click rate and calibration of slates whose click window is over."""
+    """Click rate and click calibration of slates whose click window is over."""
     day = _day_index(log.slates.ts, days)[log.impressions.slate_row]
     clicked = np.isfinite(log.impressions.click_delay)
     return [
@@ -145,7 +145,7 @@ def purchase_metrics(log: AttributedLog, days: range) -> list[DailyMetric]:
 
 
 def feedback_metrics(log: AttributedLog, task: str, days: range) -> list[DailyMetric]:
-    """Rate and calibration of a further feedback task, for slates whose window is over."""
+    """Rate and calibration of a further feedback task, for slates whose window of that task is over."""
     day = _day_index(log.slates.ts, days)[log.impressions.slate_row]
     prediction, delay = logged_outcomes(log, task)
     has_outcome = np.isfinite(delay)
@@ -156,7 +156,10 @@ def feedback_metrics(log: AttributedLog, task: str, days: range) -> list[DailyMe
 
 
 def gini(rows: NDArray, available: NDArray) -> float:
-    """Gini coefficient of impressions over the available items: 0 uniform, near 1 on few. NaN for none."""
+    """Gini coefficient of impressions over the available items.
+
+    It is 0 if impressions are uniform, near 1 if few items have all impressions, and NaN without impressions.
+    """
     if not len(rows):
         return float("nan")
     count = np.sort(np.bincount(rows, minlength=len(available))[available])
@@ -165,13 +168,13 @@ def gini(rows: NDArray, available: NDArray) -> float:
 
 
 def _day_index(ts: NDArray, days: range) -> NDArray:
-    """[n] index into `days`, -1 for another day."""
+    """[n] index into `days`, -1 for a day outside `days`."""
     index = ts // SECONDS_PER_DAY - days.start
     return np.where((index >= 0) & (index < len(days)), index, -1)
 
 
 def _order_recency(orders: OrderHistory) -> tuple[NDArray, NDArray, NDArray]:
-    """Of each checkout [C]: the user's earlier orders, days since the last, and recent orders."""
+    """Each checkout's user [C]: number of earlier orders, days since the last, number of recent orders."""
     n_before, gap_days, n_recent = (np.zeros(len(orders.ts)) for _ in range(3))
     for start, stop in orders.user_rows.values():
         ts = orders.ts[start:stop]
@@ -184,7 +187,7 @@ def _order_recency(orders: OrderHistory) -> tuple[NDArray, NDArray, NDArray]:
 
 
 def _numeric_distribution(name: str, group: str, values: NDArray, day: NDArray, days: range) -> Distribution:
-    """Counts in up to NUMERIC_BINS bins of about equal mass in the reference; NaN is not counted."""
+    """Counts by day in up to NUMERIC_BINS bins of about equal mass in the reference. NaN is not counted."""
     is_counted = np.isfinite(values) & (day >= 0)
     values, day = values[is_counted], day[is_counted]
     reference = values[day < len(days) - 1]
@@ -199,7 +202,7 @@ def _numeric_distribution(name: str, group: str, values: NDArray, day: NDArray, 
 def _categorical_distribution(
     name: str, group: str, values: NDArray, day: NDArray, days: range, label: Callable[..., str]
 ) -> Distribution:
-    """Counts of the reference's most frequent values, and of all other values together."""
+    """Counts by day of the reference's most frequent values, and of all other values together."""
     values, day = values[day >= 0], day[day >= 0]
     categories, code = np.unique(values, return_inverse=True)
     reference_counts = np.bincount(code[day < len(days) - 1], minlength=len(categories))
@@ -249,7 +252,7 @@ def _mean(name: str, group: str, values: NDArray, day: NDArray, days: range) -> 
 
 
 def _count_scalar(name: str, group: str, day: NDArray, days: range) -> Scalar:
-    """Rows per day; the variance is estimated from the days alone."""
+    """Rows per day. The variance is estimated from the counts of the days."""
     n = _sum_by_day(np.ones(len(day)), day, days)
     stabilized = np.where(n > 0, np.log(np.maximum(n, 1)), np.nan)
     return Scalar(name, group, n, stabilized, np.ones(len(days)), 0.0, ",.0f")
@@ -258,7 +261,7 @@ def _count_scalar(name: str, group: str, day: NDArray, days: range) -> Scalar:
 def _calibration_scalars(
     task: str, label: NDArray, prediction: NDArray, day: NDArray, days: range
 ) -> list[Scalar]:
-    """Observed over predicted outcomes; none if the log has no prediction of the task."""
+    """The daily ratio of observed to predicted outcomes. Empty if the log has no prediction of the task."""
     is_predicted = np.isfinite(prediction)
     if not is_predicted.any():
         return []

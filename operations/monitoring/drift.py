@@ -3,12 +3,12 @@
     the day ─────── distance to the reference days of its weekday ────────────────────────╮
     reference days ─ the same, each left out in turn ─▶ distances of quiet days ─▶ p-value
 
-The tests use no fixed threshold for PSI or KS. The reference days provide the threshold, including their
-clustering by user and their day effects. A few dozen distances give a mean and a variance; the tail follows F
-or t, whose degrees of freedom account for the few days (Satterthwaite, Biometrics Bulletin 2, 1946; for
-counts of clustered samples Rao and Scott, Annals of Statistics 12, 1984). Each of the statistics may raise a
-false alarm with FALSE_ALARM_RATE divided by their number (Bonferroni). `python -m benchmarks.monitoring`
-counts false alarms.
+Thresholds for PSI and KS are not fixed: they are estimated from the reference days. So they include the
+clustering by user and the effects of single days. A few dozen distances give a mean and a variance. The tail
+is that of F or t, whose degrees of freedom account for the small number of days (Satterthwaite, Biometrics
+Bulletin 2, 1946; for counts of clustered samples Rao and Scott, Annals of Statistics 12, 1984). Each
+statistic's false-alarm rate is FALSE_ALARM_RATE divided by the number of statistics (Bonferroni). `python -m
+benchmarks.monitoring` counts false alarms.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-FALSE_ALARM_RATE = 0.005  # of quiet days raise any alarm
+FALSE_ALARM_RATE = 0.005  # share of quiet days that raise any alarm
 MIN_REFERENCE_DAYS = 3  # earlier days of the same weekday that a test needs
 PSI_BINS = 10
 
@@ -40,13 +40,13 @@ class Scalar(NamedTuple):
     group: str
     raw_value: NDArray  # [D] for reports
     stabilized_value: NDArray  # [D] on a scale where its variance does not depend on it; NaN if unknown
-    variance: NDArray  # [D] of `stabilized_value` for independent draws, up to a factor (overdispersion)
-    min_overdispersion: float  # lower bound of that factor: 1, or 0 where only the days can tell
+    variance: NDArray  # [D] of `stabilized_value` for independent draws; overdispersion is a factor of it
+    min_overdispersion: float  # least overdispersion: 1, or 0 if it is estimated from the days alone
     format_spec: str = ".3f"  # of `raw_value`
 
 
 class DriftStatistic(NamedTuple):
-    """A test statistic of the day."""
+    """The test statistic of a metric on the tested day."""
 
     name: str
     group: str
@@ -67,7 +67,7 @@ def reference_mask(weekday: NDArray, is_known: NDArray) -> NDArray:
 def drift_statistics(
     metrics: Sequence[Distribution | Scalar], weekday: NDArray
 ) -> tuple[list[DriftStatistic], list[str]]:
-    """Return all statistics, and the names of metrics with too few reference days. weekday: [D]."""
+    """Return all statistics, and the names of metrics with too few reference days. `weekday` is [D]."""
     statistics: list[DriftStatistic] = []
     untested = []
     for metric in metrics:
@@ -88,7 +88,7 @@ def drift_statistics(
 def alarms(statistics: Sequence[DriftStatistic]) -> list[DriftStatistic]:
     """The statistics that raise an alarm, the smallest p-value first.
 
-    On quiet days all of them together raise one with probability FALSE_ALARM_RATE.
+    On a quiet day the probability of any alarm is FALSE_ALARM_RATE.
     """
     level = FALSE_ALARM_RATE / len(statistics) if statistics else 0.0
     raised = [statistic for statistic in statistics if statistic.p < level]
@@ -133,7 +133,7 @@ def _scalar_statistic(metric: Scalar, mask: NDArray) -> DriftStatistic:
 
 
 def _distribution_statistics(metric: Distribution, mask: NDArray) -> list[DriftStatistic]:
-    """PSI, and KS where bins are ordered."""
+    """The statistics of a distribution: PSI, and KS if bins are ordered."""
     reference = mask @ metric.counts
     n, m = metric.counts.sum(1), reference.sum(1)
     size = n * m / np.maximum(n + m, 1)  # [D]
@@ -149,10 +149,11 @@ def _distribution_statistics(metric: Distribution, mask: NDArray) -> list[DriftS
 def _distance_statistic(
     metric: Distribution, statistic: str, squared: NDArray, size: NDArray, mask: NDArray, min_mean: float
 ) -> DriftStatistic:
-    """Tests the day's squared distance against the distances of the reference days, which shrink as 1 / size.
+    """Test the day's squared distance against the reference days.
 
-    A squared distance behaves as a sum of about mean² / variance · 2 squared normals. The tail uses half as
-    many, because estimates from few days overstate their number. `min_mean` is the mean of independent draws.
+    Distances are multiplied by `size`, because they shrink as 1 / size. The scaled distance behaves like a
+    sum of 2 · mean² / variance squared normals. The test uses half that number, because few days overstate
+    it. `min_mean` is the least mean to assume: that of independent draws for PSI, 0 for KS.
     """
     has_reference, df = mask[:-1].any(1), degrees_of_freedom(mask)
     quiet = (squared * size)[:-1][has_reference]
@@ -179,7 +180,7 @@ def degrees_of_freedom(mask: NDArray) -> int:
 
 
 def _coarse_counts(metric: Distribution) -> NDArray:
-    """[D, ≤ PSI_BINS] counts of bins with about equal mass in the reference if bins are ordered, else all."""
+    """[D, ≤ PSI_BINS] counts: ordered bins are merged to about equal mass in the reference, others stay."""
     if not metric.ordered:
         return metric.counts
     mass = metric.counts[:-1].sum(0)

@@ -1,4 +1,4 @@
-"""Statistics and limits as text, the same on the page and in the terminal."""
+"""Statistics and limits as text, for the page and for the terminal."""
 
 import time
 
@@ -9,8 +9,8 @@ from operations.monitoring.drift import FALSE_ALARM_RATE, Distribution, DriftSta
 from reporting.formatting import MINUS, format_duration, format_number
 from serving.checkout import SECONDS_PER_DAY
 
-SECONDS_PER_UNIT = {" days": SECONDS_PER_DAY, " h": 3600}  # of the limits that are ages
-MIN_P_VALUE = 1e-4  # smaller ones are not distinguished
+SECONDS_PER_UNIT = {" days": SECONDS_PER_DAY, " h": 3600}  # units of limits that are ages
+MIN_P_VALUE = 1e-4  # smaller p-values are printed as `<` this
 LAST_BIN = "more"  # label of the values above the last edge
 
 
@@ -20,7 +20,7 @@ def format_date(day: int) -> str:
 
 
 def statistic_rows(report: DailyReport) -> list[dict[str, str]]:
-    """Return a row per statistic, alarms first, then by p-value."""
+    """Return a row per statistic, ordered by alarms first, then by p-value."""
     metrics = {metric.name: metric for part in report.metric_sets for metric in part.metrics}
     days = {metric.name: part.day for part in report.metric_sets for metric in part.metrics}
     alarms = {id(statistic) for statistic in report.alarms}
@@ -51,7 +51,10 @@ def alarm_threshold(statistic: DriftStatistic, report: DailyReport) -> float:
 
 
 def describe_change(metric: Distribution | Scalar) -> tuple[str, str]:
-    """Return a metric on its day and over the reference, or the category whose share changed most."""
+    """Return two texts: the metric on its day and over the reference.
+
+    For a distribution of categories, the texts give the category whose share changed most.
+    """
     if isinstance(metric, Scalar):
         mean = float(np.nanmean(metric.raw_value[:-1]))
         return format(metric.raw_value[-1], metric.format_spec), format(mean, metric.format_spec)
@@ -76,7 +79,7 @@ def check_row(check: ThresholdCheck) -> dict[str, str]:
 
 
 def report_summary(report: DailyReport) -> str:
-    """Return the day in a sentence."""
+    """Return a sentence that sums up the day."""
     names = [check.name for check in report.threshold_checks if check.alarm]
     names += dict.fromkeys(statistic.name for statistic in report.alarms)
     if names:
@@ -87,7 +90,7 @@ def report_summary(report: DailyReport) -> str:
 
 
 def version_warning(report: DailyReport) -> str | None:
-    """Return a sentence where another bundle than the monitored one answered on the day."""
+    """Return a warning if another bundle than the monitored bundle answered on the day."""
     if not report.further_versions:
         return None
     only = "" if report.monitored_version in report.bundle_versions else ", and the monitored bundle none"

@@ -1,6 +1,7 @@
 """Calibration on live slates with complete outcomes: overall, and by tenths of the prediction.
 
-Intervals are clustered by user: one user's clicks are not independent (Liang and Zeger, Biometrika 73, 1986).
+Intervals are clustered by user, because the clicks of one user are not independent (Liang and Zeger,
+Biometrika 73, 1986).
 """
 
 from typing import NamedTuple
@@ -26,7 +27,7 @@ class CalibrationBin(NamedTuple):
 
 
 class CalibrationRatio(NamedTuple):
-    """Observed over predicted of a task."""
+    """Observed over predicted outcomes of a task."""
 
     task: str  # click, purchase or a further task
     day: int  # days since 1970
@@ -78,7 +79,7 @@ def logged_outcomes(log: AttributedLog, task: str) -> tuple[NDArray, NDArray]:
 
 
 def user_codes(log: AttributedLog) -> NDArray:
-    """[n] an integer for the user of each slate; every guest counts as a user."""
+    """[n] an integer for the user of each slate. Every guest counts as a user."""
     names = np.array(
         [user if user is not None else f" {row}" for row, user in enumerate(log.slates.user_id.tolist())]
     )
@@ -86,5 +87,5 @@ def user_codes(log: AttributedLog) -> NDArray:
 
 
 def clustered_se(residual: NDArray, user: NDArray) -> float:
-    """Standard error of a sum of residuals [n] that are independent between users only."""
+    """Standard error of a sum of residuals [n], which may depend on each other within a user."""
     return float(np.sqrt((np.bincount(user, residual) ** 2).sum()))

@@ -1,4 +1,4 @@
-"""Logged slates with their outcomes, by the rules of training labels.
+"""Reads logged slates with their outcomes, by the rules of training labels.
 
 `data/tables/attribution.py` joins clicks and purchases. A conversion is defined as for the ranker: a click,
 followed by a purchase event or (if orders are given) an order line inside the horizon.
@@ -33,8 +33,8 @@ PREDICTION_COLUMNS = {  # of impressions, besides the canonical columns of event
     "bundle_version": "string",
 }  # fmt: skip
 FURTHER_PREDICTIONS = "predictions"  # map: task → its prediction
-PREDICTION_PREFIX, FEEDBACK_PREFIX = "prediction of ", "feedback of "  # columns, with the name of a task
-GUEST_PREFIX = "guest "  # with the request_id: the user of a guest in the attribution
+PREDICTION_PREFIX, FEEDBACK_PREFIX = "prediction of ", "feedback of "  # columns that are named for a task
+GUEST_PREFIX = "guest "  # before the request_id: the user_id of a guest in the attribution
 ORDER_LINE_SCHEMA = {
     "order_id": "string",
     "user_id": "string",
@@ -89,15 +89,15 @@ class ImpressionColumns(NamedTuple):
     p_purchase: NDArray  # [m]
     expected_value: NDArray  # [m]
     click_delay: NDArray  # [m] seconds from the impression to the click, NaN for none
-    purchase_delay: NDArray  # [m] the same of the purchase after a click: by order line, else by event
-    purchase_event_delay: NDArray  # [m] the same of the purchase event alone
+    purchase_delay: NDArray  # [m] seconds to the purchase after a click: by order line, else by event
+    purchase_event_delay: NDArray  # [m] seconds to the purchase event
     spent: NDArray  # [m] float64, 0 for no purchase
-    further_predictions: dict[str, NDArray]  # of tasks without a column above, [m] float64 each
-    further_delays: dict[str, NDArray]  # of AttributionWindows.further, [m] seconds to the feedback
+    further_predictions: dict[str, NDArray]  # task without a column above → [m] float64
+    further_delays: dict[str, NDArray]  # task of AttributionWindows.further → [m] seconds to the feedback
 
 
 class AttributedLog(NamedTuple):
-    """A log of some time, with outcomes."""
+    """The slates, impressions and outcomes of a period."""
 
     slates: SlateColumns
     impressions: ImpressionColumns
@@ -121,7 +121,7 @@ def open_duckdb() -> Iterator[ibis.BaseBackend]:
 
 
 def attribution_windows(manifest: Mapping[str, Any]) -> AttributionWindows:
-    """The windows of a bundle's labels."""
+    """The attribution windows of a bundle's labels."""
     days = horizon_days(manifest["data"]["horizon"])
     click = manifest["run"]["config"]["data"].get("click_window", "1d")  # sources without clicks have none
     horizon = None if days is None else days * SECONDS_PER_DAY
@@ -134,7 +134,10 @@ def attribution_windows(manifest: Mapping[str, Any]) -> AttributionWindows:
 
 
 def read_orders(con: ibis.BaseBackend, file: TableFile, end: int) -> ir.Table:
-    """Read the canonical table `orders` before `end`. Raises DataError for files that cannot be used."""
+    """Read the rows before `end` of the canonical table `orders`.
+
+    Raises DataError for files that cannot be used.
+    """
     orders = conform(read_table(con, "orders", file), "orders", file)
     reject_unreadable_values(con, orders, "orders", file)
     return engine.materialize(con, "orders", orders.filter(orders.ts < end))
@@ -156,7 +159,7 @@ def read_attributed_log(
 ) -> AttributedLog:
     """Return the slates and outcomes of start ≤ ts < end.
 
-    Raises DataError for a folder that is not an impression log, or has no slate of that time.
+    Raises DataError for a folder that is not an impression log, or that has no slate in this period.
     """
     raw, file = _read_raw_log(con, folder)
     further = _further_predictions(con, raw)
@@ -207,7 +210,7 @@ def _further_predictions(con: ibis.BaseBackend, raw: ir.Table) -> dict[str, ir.V
 
 
 def _name_guests(log: ir.Table, orders: ir.Table) -> ir.Table:
-    """Give guests a user_id made from order or request: attribution drops rows without one."""
+    """Give guests a user_id made from order or request, because attribution drops rows without a user_id."""
     buyers = orders.filter(orders.order_id.notnull()).group_by("order_id").agg(_buyer=orders.user_id.max())
     t = log.left_join(buyers, "order_id").drop("order_id_right")
     is_guest = (t.kind == "impression") & (t.user_id.nullif("").isnull())
@@ -216,7 +219,7 @@ def _name_guests(log: ir.Table, orders: ir.Table) -> ir.Table:
 
 
 def _join_outcomes(events: ir.Table, orders: ir.Table | None, windows: AttributionWindows) -> ir.Table:
-    """A row per impression, with `click_ts`, `purchase_event_ts`, `purchase_ts` and `paid`."""
+    """One row per impression, with `click_ts`, `purchase_event_ts`, `purchase_ts` and `paid`."""
     impressions = events.filter(events.kind == "impression")
     horizon = windows.purchase or UNBOUNDED_WINDOW
     clicks = _first_feedback(events, impressions, "click", windows.click).drop("paid")
@@ -243,7 +246,7 @@ def _left_join(left: ir.Table, right: ir.Table) -> ir.Table:
 
 def _first_feedback(events: ir.Table, impressions: ir.Table, kind: str, window: int) -> ir.Table:
     """`request_id, item_id, feedback_ts, paid` of the first event of a kind inside its window."""
-    # Attribution keeps early and late events as history of their user.
+    # Attribution keeps events outside the window, as history of their user.
     slots = impressions.select(*SLATE_KEYS, impression_ts="ts")
     t = (
         events.filter(events.kind == kind)

@@ -1,4 +1,4 @@
-"""The page of a day: its values for reporting's template."""
+"""The page of a daily report: the values for the template of `reporting`."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,7 +29,7 @@ STATISTIC_NUMBERS = ("day", "value", "alarm at", "p")
 
 
 def daily_page(report: DailyReport, calibrations: Sequence[CalibrationRatio]) -> str:
-    """Return the page of a day."""
+    """Return the page of a daily report."""
     alarms = {statistic.name for statistic in report.alarms}
     changed = [
         metric
@@ -117,7 +117,7 @@ def _text_table(
 
 
 def _distribution_figure(metric: Distribution) -> Figure:
-    """The day and the reference: shares of categories, or cumulative shares of a number."""
+    """A figure of the day and the reference: shares of categories, or cumulative shares of a number."""
     on_day, reference = (
         counts / max(counts.sum(), 1) for counts in (metric.counts[-1], metric.counts[:-1].sum(0))
     )
@@ -140,7 +140,7 @@ def _distribution_figure(metric: Distribution) -> Figure:
 def _cumulative_chart(
     metric: Distribution, shares: tuple[np.ndarray, np.ndarray], name: str, width: int
 ) -> Markup:
-    """Cumulative shares of the reference and of the day."""
+    """A chart of the cumulative shares of the reference and of the day."""
     edges = [float(label) for label in metric.labels[:-1]]  # the last bin has no upper edge
     plot = Chart(linear_axis(metric.name, edges), linear_axis("share up to this value", [0, 1]), width, 300)
     for share, colour in zip(shares, ("grey", "blue"), strict=True):
@@ -186,7 +186,7 @@ def _reliability_diagram(calibration: CalibrationRatio, width: int) -> Markup:
 
 
 def _scalar_chart(metric: Scalar, last_day: int, alarm: bool, width: int) -> Markup:
-    """A metric by day; the tested day is a dot."""
+    """A chart of a metric by day. A dot marks the tested day."""
     points = [
         (k - len(metric.raw_value) + 1, float(value))
         for k, value in enumerate(metric.raw_value)

@@ -1,4 +1,4 @@
-"""A shop's orders as checkouts: each with its basket, its context and the user's earlier purchases."""
+"""A shop's orders as checkouts, each with its basket, its context and the user's earlier purchases."""
 
 from typing import Any, NamedTuple
 
@@ -23,14 +23,14 @@ class OrderHistory(NamedTuple):
     context: dict[str, NDArray]  # attribute → [C] values, None where missing
     item_id: NDArray  # [L] str
     quantity: NDArray  # [L] float64
-    price: NDArray  # [L] float64, of a unit
+    price: NDArray  # [L] float64, unit price
     line_ts: NDArray  # [L] int64, the checkout's ts
     line_known_ts: NDArray  # [L] int64, `line_ts`, or when the line was ingested if that is later
     order_row: dict[str, int]  # order_id → row
-    user_rows: dict[str, tuple[int, int]]  # user_id → the user's first row, and the row after the last
+    user_rows: dict[str, tuple[int, int]]  # user_id → the user's first row, and the row after the last row
 
     def history_before(self, user_id: str | None, ts: int) -> UserHistory:
-        """The user's purchases strictly before an instant, as far as they were known by then."""
+        """The user's purchases strictly before an instant, without purchases that were not yet known then."""
         if user_id not in self.user_rows:
             return EMPTY_HISTORY
         start, stop = self.user_rows[user_id]
@@ -46,7 +46,7 @@ class OrderHistory(NamedTuple):
         )
 
     def checkout(self, row: int, ts: int | None = None, profile: dict[str, Any] | None = None) -> Checkout:
-        """A checkout as it was sent, by default at its own time; without its history."""
+        """The checkout in this row as it was sent, without its history. `ts` replaces its time."""
         lines = range(self.line_offsets[row], self.line_offsets[row + 1])
         return Checkout(
             self.user_id[row],
@@ -94,7 +94,7 @@ def read_order_history(con: ibis.BaseBackend, orders: ir.Table) -> OrderHistory:
 
 
 def _run_starts(values: NDArray) -> NDArray:
-    """Rows at which a run of equal values starts."""
+    """The rows at which a run of equal values starts."""
     if not len(values):
         return np.zeros(0, np.int64)
     return np.flatnonzero(np.r_[True, values[1:] != values[:-1]])

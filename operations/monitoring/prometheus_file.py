@@ -15,7 +15,10 @@ from serving.checkout import SECONDS_PER_DAY
 
 
 def build_registry(report: DailyReport, calibrations: Sequence[CalibrationRatio]) -> CollectorRegistry:
-    """Return the gauges of a report. Metrics are labels, so that one rule covers all of them."""
+    """Return the gauges of a report.
+
+    The metric's name is a label, so that one alert rule covers all metrics.
+    """
     registry = CollectorRegistry()
 
     def gauge(name: str, description: str, *labels: str) -> Gauge:
@@ -48,5 +51,5 @@ def build_registry(report: DailyReport, calibrations: Sequence[CalibrationRatio]
 
 
 def write_metrics(report: DailyReport, calibrations: Sequence[CalibrationRatio], file: Path) -> None:
-    """Write the file atomically. Raises OSError."""
+    """Write a report's gauges to a file atomically. Raises OSError."""
     write_to_textfile(str(file), build_registry(report, calibrations))

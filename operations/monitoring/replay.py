@@ -19,7 +19,10 @@ ReplayRequest = tuple[Checkout, UserHistory]  # a checkout with its time, and th
 
 
 class CandidateScores(NamedTuple):
-    """The ranker's predictions for one request's n candidates, sorted by row; NaN without such a task."""
+    """The ranker's predictions for one request's n candidates, sorted by row.
+
+    NaN if the bundle lacks the task.
+    """
 
     item_row: NDArray  # [n] int64
     p_click: NDArray  # [n] float32
@@ -52,7 +55,7 @@ def score_requests(recommender: Recommender, requests: Sequence[ReplayRequest]) 
 
 @torch.inference_mode()
 def index_recall(recommender: Recommender, requests: Sequence[ReplayRequest], k: int = 300) -> NDArray:
-    """[n] the share of each request's exact `k` nearest available items that the index returns."""
+    """[n] recall per request: the share of the exact `k` nearest available items that the index returns."""
     bundle = recommender.bundle
     rows = np.flatnonzero(bundle.available)
     k = min(k, len(rows))
@@ -69,14 +72,17 @@ def index_recall(recommender: Recommender, requests: Sequence[ReplayRequest], k:
 def _encode_eligible(
     recommender: Recommender, checkout: Checkout, history: UserHistory
 ) -> tuple[tuple[torch.Tensor, ...], EligibleItems]:
-    """The query of a request and its eligible items; earlier impressions are unknown to a log."""
+    """The query of a request and its eligible items.
+
+    Earlier impressions count as none, because a log lacks them.
+    """
     columns = recommender.feature_encoder.encode_arrays(checkout, history, checkout.ts or 0)
     eligible = recommender.eligibility_filter.eligible_items(checkout, recommender.policy, columns)
     return to_tensors(columns), eligible
 
 
 def task_product(outputs: NDArray, rows: Sequence[int] | None) -> NDArray:
-    """[n] the product of some rows of the ranker's outputs [T, n]; NaN for None."""
+    """[n] the product of some rows of the ranker's outputs [T, n]; NaN if a row is None."""
     if rows is None:
         return np.full(outputs.shape[1], np.nan, np.float32)
     return outputs[list(rows)].prod(0)

@@ -1,12 +1,12 @@
-"""Offline evaluation of a bundle: predictions of its own modules for the newest checkouts of a log.
+"""Offline evaluation of a bundle: the bundle's modules predict for the newest checkouts of a log.
 
     checkouts of a prepared folder ─ item ids, attribute values ─▶ rows and codes of the bundle
       ─▶ query tower ─▶ its nearest items ─╮
     candidates of today's item lists ──────┴▶ ranker ─▶ predictions ─▶ rows of the prepared folder
 
-It needs no code of the release that trained the bundle. Prices, popularity and item lists are taken from the
-log at each checkout's time, because the bundle's own tables are from its export and may contain outcomes of
-the window.
+The evaluation needs no code of the release that trained the bundle. Prices, popularity and item lists are
+taken from the log at each checkout's time, because the bundle's tables date from its export and may contain
+outcomes of the window.
 """
 
 from collections.abc import Sequence
@@ -36,13 +36,13 @@ from training.source_settings import scored_source_names, source_names
 from training.trained_run import Run
 from training.warm_start import map_attribute_values, map_vocabulary
 
-MIN_PROBABILITY = 1e-7  # of the logits of a bundle's probabilities, which may be 0 or 1
+MIN_PROBABILITY = 1e-7  # bound of logits, because a bundle's probabilities may be 0 or 1
 
 
 class AttributeMap(NamedTuple):
     """The place of a bundle's attribute in a prepared folder."""
 
-    column: int | None  # of the folder's codes; None if the log has no such attribute
+    column: int | None  # column of the folder's codes; None if the log lacks the attribute
     codes: Tensor  # [values + 1] int64, the bundle's code by the folder's
 
 
@@ -53,26 +53,27 @@ class RowMaps(NamedTuple):
     log_item: Tensor  # [M+1] int64, by item row of the bundle
     context: list[AttributeMap]  # by context attribute of the bundle
     profile: list[AttributeMap]
-    source_bits: list[tuple[int, int]]  # of each source that both have: its bit in the run, in the bundle
+    source_bits: list[tuple[int, int]]  # for each source of both: its bit in the run, its bit in the bundle
     score_columns: list[int | None]  # by list score of the bundle: its column in the run, None for none
 
 
 class BundleModel(NamedTuple):
-    """A bundle over the log of a run."""
+    """A bundle, opened for an evaluation on the log of a run."""
 
     bundle: Bundle
     maps: RowMaps
     catalog: Catalog  # of the bundle's rows, with the snapshots of the log
     scores: ItemScores  # of all items, with the sales of the log
-    tasks: tuple[Task, ...]  # those whose label the log has
-    output_rows: list[int]  # of these tasks in the ranker's output
+    tasks: tuple[Task, ...]  # tasks whose label the log has
+    output_rows: list[int]  # positions of these tasks in the ranker's output
 
 
 def evaluate_bundle(folder: Path, run: Run) -> RunMetrics:
     """The metrics of a bundle's version on the test split of a run's log.
 
-    The run is a challenger. Its candidates of all sources except the index, and its position bias, are used
-    for the bundle too, because a bundle has no position bias. Raises BundleError for a damaged bundle.
+    The run is a challenger. The bundle is evaluated with the run's candidates of all sources except the
+    index, and with the run's position bias, because a bundle has none. Raises BundleError for a damaged
+    bundle.
     """
     model = open_model(folder, run)
     return scored_metrics(folder.name, run, model.tasks, score_bundle(model, run))
@@ -82,7 +83,7 @@ def open_model(folder: Path, run: Run) -> BundleModel:
     """The bundle's version in a folder, with the prices and sales of a run's log."""
     bundle = open_bundle(folder)
     maps = map_rows(bundle, run)
-    is_listed = maps.log_item > 0  # row 0 of the log is its usual item, which no other item is
+    is_listed = maps.log_item > 0  # row 0 of the log is the shop's usual item
     is_listed[0] = True
     snapshots = {name: getattr(run.catalog, name)[:, maps.log_item] * is_listed for name in SNAPSHOT_FIELDS}
     known = set(label_policy_from_meta(run.prepared.meta).names)
@@ -241,7 +242,7 @@ def _outputs_at_position(outputs: Tensor, tasks: Sequence[Task], run: Run, label
 
 
 def output_logits(outputs: Tensor, tasks: Sequence[Task]) -> Tensor:
-    """Logits [n, T] given the parents, of outputs [T, n]: the inverse of TaskOutputs."""
+    """Logits [n, T] given the parents, from outputs [T, n]. This is the inverse of TaskOutputs."""
     joint: dict[str, Tensor] = {}
     columns = []
     for task, output in zip(tasks, outputs, strict=True):

@@ -29,11 +29,14 @@ class Champion(NamedTuple):
 
     version: str
     folder: Path
-    training: TrainingRun | None  # None if its run is gone, or cannot be read
+    training: TrainingRun | None  # None if the run is missing or cannot be read
 
 
 def load_champion(root: Path, cfg: DictConfig) -> Champion | None:
-    """The bundle that `current` names; None if there is none or it cannot be read (the reason is printed)."""
+    """The bundle that `current` names.
+
+    None if the bundle is missing or cannot be read; the reason is printed.
+    """
     try:
         folder = version_folder(root)
         manifest = read_manifest(folder)

@@ -1,4 +1,4 @@
-"""Compares challenger and champion in the same window."""
+"""Compares challenger and champion on the same window of checkouts."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -46,10 +46,10 @@ def compare(cfg: DictConfig, folder: Path, bundle: Path, champion: Champion | No
 
 
 def evaluate_champion(champion: Champion, cfg: DictConfig, challenger: Run) -> tuple[RunMetrics, str]:
-    """The champion in the challenger's window, and a description of how it was evaluated.
+    """The champion's metrics in the challenger's window, and a description of how it was evaluated.
 
     The champion's weights predict with today's prices, popularity and neighbours. If today's code cannot
-    rebuild the run, the champion's bundle predicts with its own tables.
+    rebuild the run, the modules of the champion's bundle predict instead.
     """
     if champion.training is None:
         reason = "its run cannot be read"

@@ -24,11 +24,11 @@ def evaluate_gates(
     manifest: dict[str, Any],
     limits: Any,
 ) -> list[Gate]:
-    """All conditions, passed or not. Without a champion the challenger must only beat bestsellers.
+    """All gates, passed or not. Without a champion the challenger must only beat bestsellers.
 
     Args:
         popularity_ndcg: [m] NDCG@6 of bestsellers in the same window.
-        manifest: of the challenger's bundle.
+        manifest: manifest of the challenger's bundle.
         limits: `retrain.gates` of the config.
     """
     ndcg, bestseller_ndcg = float(challenger.ndcg.mean()), float(popularity_ndcg.mean())
@@ -57,7 +57,7 @@ def evaluate_gates(
 def _calibration_slope_gate(slope: Slope, limit: float) -> Gate:
     """Fails if outcomes significantly deviate from the champion's predictions.
 
-    Then neither the challenger's training on these outcomes nor its evaluation can be trusted.
+    Such outcomes cannot be trusted, neither for the challenger's training nor for its evaluation.
     """
     high = slope.slope + 1.96 * slope.stderr
     detail = (
@@ -70,8 +70,8 @@ def _calibration_slope_gate(slope: Slope, limit: float) -> Gate:
 def _quality_gates(challenger: RunMetrics, champion: RunMetrics, margin: float) -> list[Gate]:
     """Gates of the slates, or of the predictions for logged impressions.
 
-    If only impressions have an outcome, the champion's own slates would look best, so both models are
-    compared on the same shown items.
+    If only impressions have an outcome, a comparison of slates would favour the champion, which chose the
+    impressions. So both models are compared on the same shown items.
     """
     if challenger.impressions is not None and champion.impressions is not None:
         users = challenger.impressions.users
@@ -97,7 +97,7 @@ def _non_inferiority(name: str, challenger: Array, champion: Array, users: Array
 
 
 def gate_summary(gates: list[Gate]) -> str:
-    """One sentence: why a challenger is published or not."""
+    """A sentence that says why a challenger is published or not."""
     failed = [gate for gate in gates if not gate.passed]
     if not failed:
         return f"all {len(gates)} gates passed"

@@ -1,4 +1,4 @@
-"""Offline evaluation of a run: its slates and predictions on the newest checkouts of a log."""
+"""Offline evaluation of a run's slates and predictions on the newest checkouts of a log."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -25,15 +25,15 @@ class ImpressionLoss(NamedTuple):
 
 
 class RunMetrics(NamedTuple):
-    """A run on the newest mature window: m checkouts with a later purchase, P candidates."""
+    """Metrics of a run on the newest mature window: m checkouts with a later purchase, P candidates."""
 
     run: str
     users: Array  # [m]
     ndcg: Array  # [m] NDCG@6, by p(purchase)
-    revenue: Array  # [m] spent inside the horizon on the six of the highest expected value, else p(purchase)
+    revenue: Array  # [m] spent inside the horizon on the six items of highest value, else p(purchase)
     purchase_probability: Array  # [P] p(purchase)
     predicted_over_observed: float  # purchases predicted / observed over the candidates
-    calibration_slope: Slope  # of the logits of purchases, by the predicted ones
+    calibration_slope: Slope  # of purchases, regressed on their predicted logits
     impressions: ImpressionLoss | None  # None unless impressions are logged
 
 
@@ -82,7 +82,7 @@ def _impression_loss(
 
 
 def popularity_ndcg(run: Run) -> Array:
-    """[m] NDCG@6 of bestsellers in the window of `evaluate_run`, which any model must beat."""
+    """[m] NDCG@6 of bestsellers in the window of `evaluate_run`. Every model must beat bestsellers."""
     split, part = _evaluation_window(run)
     ranked = popular_items(run.prepared.folder, split)
     return protocol.metrics_per_checkout(ranked, split, [part])["all"]["ndcg6"]

@@ -1,4 +1,4 @@
-"""One retraining: trains a challenger on today's log, checks its gates, and publishes it or keeps it back.
+"""One retraining: trains a challenger on today's log, checks its gates, and publishes or rejects it.
 
     log ─ nothing new? ─────────────────────────────────────────────▶ kept
            ╰▶ prepare ─▶ full, or from the champion's weights ─ train ─▶ challenger ─ export ─╮
@@ -40,7 +40,7 @@ DECISIONS_FILE = "decisions.jsonl"
 class Decision(NamedTuple):
     """The outcome of a retraining."""
 
-    published_version: str | None  # None if the champion keeps serving
+    published_version: str | None  # None if the champion stays in service
     reason: str
 
 
@@ -74,7 +74,7 @@ def _retrain(cfg: DictConfig, root: Path) -> Decision:
     challenger = export(challenger_export_config(cfg, folder, root / CHALLENGER_FOLDER))
     comparison = compare(cfg, folder, challenger, champion)
     is_passed, reason = all(gate.passed for gate in comparison.gates), gate_summary(comparison.gates)
-    # Before it serves: a kill must not leave a champion that the registry lacks.
+    # Before the challenger serves, so that a kill cannot leave a champion that the registry lacks.
     registry.register_challenger(cfg, folder, challenger.name, reason)
     if is_passed:
         promote_challenger(challenger, root)
@@ -135,7 +135,10 @@ def append_decision(root: Path, record: dict[str, Any]) -> None:
 
 
 def previous_decision(root: Path, run_name: str) -> dict[str, Any] | None:
-    """The decision on a run; None without one, and for one to publish, which a kill may have prevented."""
+    """The decision on a run.
+
+    None if there is none, or if it was to publish, because a kill may have prevented that.
+    """
     file = root / DECISIONS_FILE
     lines = file.read_text().splitlines() if file.is_file() else []
     for line in reversed(lines):

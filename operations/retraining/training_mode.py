@@ -27,8 +27,8 @@ class TrainingPlan(NamedTuple):
     """How a challenger is trained."""
 
     mode: str  # full or incremental
-    cfg: DictConfig  # of its training
-    reason: str  # why it is full where `retrain.mode` wants incremental; "" otherwise
+    cfg: DictConfig  # config of the challenger's training
+    reason: str  # why training is full although `retrain.mode` wants incremental; else ""
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -45,7 +45,7 @@ def check_settings(cfg: DictConfig) -> None:
 
 
 def plan_training(cfg: DictConfig, champion: Champion | None) -> TrainingPlan:
-    """The plan that `retrain.mode` wants; "auto" decides by the age of the last full training.
+    """The plan that `retrain.mode` wants. "auto" decides by the age of the last full training.
 
     If today's models cannot load the champion's weights, the training is full. Raises ConfigError for an
     incremental training without a champion.
@@ -75,7 +75,7 @@ def _needs_full_training(cfg: DictConfig, training: TrainingRun) -> bool:
 def _incremental_error(cfg: DictConfig) -> str:
     """The reason why the models of `cfg` cannot continue from the weights of `cfg.warm.run`; "" if they can.
 
-    Reasons are too few new checkouts, or different layers.
+    The reason is that there are too few new checkouts, or that layers differ.
     """
     window_cfg = with_training_window(cfg)
     try:

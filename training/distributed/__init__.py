@@ -1,1 +1,1 @@
-"""Several processes: their group, and embedding tables sharded by TorchRec."""
+"""Training in several processes: their group, and embedding tables sharded by TorchRec."""

@@ -23,7 +23,7 @@ from training.errors import ConfigError
 from training.stage_folders import lock_folder
 
 T = TypeVar("T")
-RANK_ZERO_TIMEOUT = timedelta(days=7)  # for work of the first process; if it dies, torchrun ends the others
+RANK_ZERO_TIMEOUT = timedelta(days=7)  # for work of the first process; if that dies, torchrun ends the others
 
 
 def init_processes(cfg: DictConfig) -> None:
@@ -61,8 +61,8 @@ def init_single_process_group(backend: str) -> None:
 def shutdown() -> None:
     """Leave the process group.
 
-    Unreachable sharded models keep the group alive in reference cycles. Garbage collection frees it;
-    otherwise its threads outlive the interpreter and abort the process.
+    Unreachable sharded models keep the group alive in reference cycles, so garbage collection runs first.
+    Otherwise the group's threads outlive the interpreter and abort the process.
     """
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -70,7 +70,7 @@ def shutdown() -> None:
 
 
 def backend(cfg: DictConfig) -> str:
-    """The backend of the collectives: gloo, and with GPUs also NCCL."""
+    """The backend of the collectives: gloo; with GPUs, gloo and NCCL."""
     return "cpu:gloo,cuda:nccl" if cfg.trainer.accelerator == "gpu" else "gloo"
 
 
@@ -90,12 +90,15 @@ def stream_share() -> dict[str, Any]:
 
 
 def lock_on_rank_zero(folder: Path) -> AbstractContextManager[None]:
-    """The lock of a folder, which the first process holds for all processes."""
+    """Lock a folder. The first process holds the lock for all processes."""
     return lock_folder(folder) if rank() == 0 else nullcontext()
 
 
 def on_rank_zero(work: Callable[[], T]) -> T:
-    """Run `work` in the first process and return its result in all processes; it must be picklable."""
+    """Run `work` in the first process and return its result in all processes.
+
+    The result must be picklable.
+    """
     if world_size() == 1:
         return work()
     group = dist.new_group(backend="gloo", timeout=RANK_ZERO_TIMEOUT)

@@ -1,8 +1,8 @@
 """TorchRec under Lightning: sharded tables with fused optimizers, and checkpoints by DCP.
 
-One code path for one process and for many. Lightning's DDP wrapper cannot hold a `DistributedModelParallel`
-(DMP) module and saves only its local shards. The strategy here leaves the wrapping to DMP and the saving to
-`torch.distributed.checkpoint` (DCP).
+One process and many processes use the same code. Lightning's DDP wrapper cannot hold a
+`DistributedModelParallel` (DMP) module and saves only its local shards. The strategy here leaves the wrapping
+to DMP and the saving to `torch.distributed.checkpoint` (DCP).
 """
 
 import os
@@ -38,7 +38,7 @@ from training.distributed import processes
 from training.errors import ConfigError
 
 TRAINER_STATE = "trainer.pt"
-STEP_FILE = "step"  # readable without loading anything
+STEP_FILE = "step"  # holds the number of steps, readable without the checkpoint
 SHARDINGS = ("table_wise", "column_wise", "row_wise")
 TABLE_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "rowwise_adagrad": RowWiseAdagrad,
@@ -63,14 +63,14 @@ def shard(
     """Fuse an optimizer into every table of `module`, shard the tables, replicate the other parameters.
 
     Args:
-        sharding: auto (TorchRec's planner decides), table_wise, column_wise or row_wise. A table too narrow
-            for columns is not cut.
-        initial_weights: whole tensors by name; without them sharded tables are initialised again.
+        sharding: auto (TorchRec's planner decides), table_wise, column_wise or row_wise. A table that is too
+            narrow for column_wise is not cut.
+        initial_weights: whole tensors by name. Without them sharded tables are initialised again.
         external_parameters: names of parameters that are used outside of the module's forward. The caller
             averages their gradients over the processes.
         table_optimizer: a name of TABLE_OPTIMIZERS.
 
-    Raises ConfigError for another `sharding`.
+    Raises ConfigError for any other value of `sharding`.
     """
     if sharding not in ("auto", *SHARDINGS):
         raise ConfigError(f"trainer.sharding={sharding}: expected auto, {', '.join(SHARDINGS)}")
@@ -102,7 +102,7 @@ class PadToMaxRows:
     """Pads the lookups of tables to the same number of rows in every process.
 
     Processes look up different numbers of items, and a row-wise table scatters its sums in equal parts. The
-    added rows are empty and cut off again.
+    added rows are empty, and are cut off after the lookup.
     """
 
     def __init__(self, tables: EmbeddingTables) -> None:
@@ -146,7 +146,7 @@ def _plan_automatic(module: nn.Module, sharders: list[Any], device: torch.device
 
 
 def _plan_uniform(module: nn.Module, sharder: Any, device: torch.device, sharding: str) -> ShardingPlan:
-    """A plan that shards every table alike: the planner does not offer row-wise on CPUs."""
+    """A plan that shards every table alike. TorchRec's planner does not offer row-wise sharding on CPUs."""
     world = torch.distributed.get_world_size()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     plan: dict[str, Any] = {}
@@ -163,7 +163,7 @@ def _plan_uniform(module: nn.Module, sharder: Any, device: torch.device, shardin
 def _table_sharding(sharding: str, dim: int, rank: int, world: int) -> Any:
     if sharding == "row_wise":
         return row_wise()
-    if sharding == "column_wise" and dim % (4 * world) == 0:  # the kernels take columns by four
+    if sharding == "column_wise" and dim % (4 * world) == 0:  # kernels need a multiple of four columns
         return column_wise(ranks=list(range(world)))
     return table_wise(rank=rank)
 
@@ -174,7 +174,7 @@ def to_device(tensors: N, device: torch.device) -> N:
 
 
 def sharding_constraints(module: nn.Module) -> dict[str, ParameterConstraints]:
-    """Constraints that shard and fuse every table, because data-parallel tables have no fused optimizer."""
+    """Constraints by which every table is sharded and fused: data-parallel tables have no fused optimizer."""
     kinds = [ShardingType.TABLE_WISE.value, ShardingType.COLUMN_WISE.value, ShardingType.ROW_WISE.value]
     fused = [EmbeddingComputeKernel.FUSED.value]
     tables = [part for part in module.modules() if isinstance(part, EmbeddingBagCollection)]
@@ -185,7 +185,7 @@ def sharding_constraints(module: nn.Module) -> dict[str, ParameterConstraints]:
 def dense_parameters(model: DistributedModelParallel) -> list[nn.Parameter]:
     """The parameters of the ordinary optimizer: all except the tables, whose optimizer is fused.
 
-    The list is the same in every process: a table of another process has an empty parameter here.
+    The list is the same in every process, because a table of another process has an empty parameter.
     """
     tables = {
         id(parameter)
@@ -197,15 +197,15 @@ def dense_parameters(model: DistributedModelParallel) -> list[nn.Parameter]:
 
 
 class ShardedStrategy(DDPStrategy):
-    """DDP's processes and collectives; DMP's wrapping; DCP's checkpoints."""
+    """A Lightning strategy: DDP for processes and collectives, DMP for wrapping, DCP for checkpoints."""
 
     def configure_ddp(self) -> None:
-        """Wrap nothing: `configure_model` of the Lightning module built a DMP."""
+        """Return the model unwrapped, because `configure_model` of the Lightning module has built a DMP."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Write a folder: tables and weights by DCP from every rank, the trainer's state by rank 0.
 
-        The folder gets its name when it is complete, so a process that dies leaves the older checkpoint
+        The folder gets its final name when it is complete, so a process that dies leaves the older checkpoint
         intact.
         """
         path, partial = Path(filepath), Path(f"{filepath}.partial")
@@ -223,7 +223,7 @@ class ShardedStrategy(DDPStrategy):
         self.barrier()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """The trainer's part; `load_model_state_dict` reads model and table optimizer in place."""
+        """Read the trainer's state. `load_model_state_dict` reads model and table optimizer in place."""
         path = Path(checkpoint_path)
         checkpoint = torch.load(path / TRAINER_STATE, weights_only=False)
         return checkpoint | {"state_dict": {"path": path}}
@@ -275,7 +275,8 @@ class _ResizedTensor(NamedTuple):
 def _pop_resized_tensors(state: dict[str, Any], path: Path) -> list[_ResizedTensor]:
     """Remove from `state` the tensors whose size differs in the checkpoint.
 
-    Row-wise Adagrad keeps one number per row, and for a table cut into columns one per row and piece.
+    Row-wise Adagrad keeps one number per row. For a table that is cut into columns it keeps one number per
+    row and piece.
     """
     saved = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     resized = []
@@ -290,7 +291,7 @@ def _pop_resized_tensors(state: dict[str, Any], path: Path) -> list[_ResizedTens
 
 
 def _reshard_tensor(entry: _ResizedTensor, state: dict[str, Any], path: Path) -> Any:
-    """The tensor with the mean over the saved pieces of each row in every current piece of the row."""
+    """Reshard a tensor: every current piece of a row gets the mean over the saved pieces of this row."""
     key = f"tables.state.{entry.table}.{entry.name}"
     saved: Any = _load_state_dict_from_keys({key}, checkpoint_id=path)
     for part in ("tables", "state", entry.table, entry.name):

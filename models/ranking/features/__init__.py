@@ -1,1 +1,1 @@
-"""Features of (checkout, candidate) pairs, in named blocks: a file per block, composed in interactions.py."""
+"""Features of (checkout, candidate) pairs, in named blocks. interactions.py composes the blocks."""

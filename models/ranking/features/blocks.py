@@ -1,7 +1,7 @@
 """Blocks of features: NamedTuples whose fields are the features of (checkout, candidate) pairs.
 
-A feature has its name and its value in one place, the field. Names and order of the columns follow from the
-fields of the blocks (`block_columns`), and TorchScript resolves fields at compile time.
+A field defines a feature's name and holds its value. The fields of the blocks give names and order of the
+columns (`block_columns`). TorchScript resolves fields at compile time.
 """
 
 from typing import NamedTuple, get_type_hints
@@ -24,6 +24,9 @@ class PairInputs(NamedTuple):
 
 
 def block_columns(blocks: type) -> list[FeatureColumn]:
-    """The features in a NamedTuple of blocks, in order; the field of a block is the block's name."""
+    """The features in a NamedTuple of blocks, in order.
+
+    The name of a block is its field in that NamedTuple.
+    """
     types = get_type_hints(blocks)
     return [FeatureColumn(block, name) for block in types for name in types[block]._fields]

@@ -36,8 +36,8 @@ def content_features(pairs: PairInputs, max_events: int) -> ContentFeatures:
     basket = member_vectors(
         pairs, query.basket_item.index_select(0, line), line_checkout, torch.ones_like(line).to(decay.dtype)
     )
-    first_line = history.shape[1]  # of the members, where those of the history end
-    members = torch.cat([history, basket], dim=1)  # [B, M, E]: a mean and its vectors, twice
+    first_line = history.shape[1]  # position among the members at which those of the history end
+    members = torch.cat([history, basket], dim=1)  # [B, M, E]: mean and vectors, twice
 
     position, width = padded_positions(pairs.candidates.offsets, pairs.checkout)
     item = torch.zeros([members.shape[0] * width], dtype=torch.int64, device=position.device)

@@ -51,20 +51,23 @@ from models.ranking.features.user import (
 )
 from models.schema import Candidates, Catalog, Query, seconds_to_days
 
-# Tenure and age of items that differ by more are alike: a log that begins later would cut them.
+# Upper bound of tenure and item age, so that they do not depend on the day on which the log begins.
 MAX_LOG_DAYS = 60.0
 MAX_CONTENT_EVENTS = 64  # latest events, and basket lines, whose vectors the block `content` reads
 
 
 class CountBlocks(NamedTuple):
-    """Blocks of positive amounts, which enter as log(1 + x): rows [ΣC], in the order of the columns."""
+    """Blocks of amounts x > 0, which the ranker reads as log(1 + x).
+
+    Rows [ΣC] are in the order of the columns.
+    """
 
     purchases: PurchaseCounts
     market: MarketCounts
 
 
 class ValueBlocks(NamedTuple):
-    """Blocks that enter unchanged: rows [ΣC], in the order of the columns."""
+    """Blocks that the ranker reads unchanged: rows [ΣC], in the order of the columns."""
 
     purchases: PurchaseRatios
     views: ViewFeatures
@@ -75,14 +78,14 @@ class ValueBlocks(NamedTuple):
 class InteractionFeatures(nn.Module):
     """Features of (checkout, candidate) pairs; `feature_names` names the columns.
 
-    Raises ValueError for a selection with a name that no feature has, or that leaves no feature.
+    Raises ValueError for a selection with an unknown feature, or without any feature.
 
     Args:
         categories, brands: numbers of category and brand codes, the unknown code included.
         horizon_days: days inside which an outcome counts.
-        half_lives: days in which a purchase loses half its weight, one decayed count each.
+        half_lives: days in which a purchase loses half its weight. Each half-life gives a decayed count.
         missing_log_age: log-age of an event that never happened; log1p(1000 days) is 6.9.
-        has_content: items have vectors of their own, so that the block `content` exists.
+        has_content: whether items have vectors of their own, so that the block `content` exists.
         selection: the features to keep, by default all but those of the candidate sources.
     """
 
@@ -143,7 +146,7 @@ class InteractionFeatures(nn.Module):
     def forward(self, query: Query, candidates: Candidates, catalog: Catalog) -> tuple[Tensor, Tensor]:
         """Features [ΣC, F], and the log of the expected spend of a purchase [ΣC].
 
-        The ranker's spend tasks correct this spend. Features are rows until the end, because rows are
+        The ranker's spend tasks correct this spend. Features are rows until the last step, because rows are
         concatenated faster than columns.
         """
         event_checkout = segment_ids(query.history_offsets)  # [ΣH]

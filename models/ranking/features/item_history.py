@@ -11,7 +11,10 @@ from models.ranking.features.purchase_levels import LevelSums
 
 
 class OwnPurchases(NamedTuple):
-    """The user's purchases of the candidate and of its leaf category; means are 0 for no line."""
+    """The user's purchases of the candidate and of the candidate's leaf category.
+
+    Means are 0 without any line.
+    """
 
     lines: Tensor  # [ΣC]
     leaf_lines: Tensor  # [ΣC], 1 at least
@@ -22,7 +25,7 @@ class OwnPurchases(NamedTuple):
 
 
 def own_purchases(sums: LevelSums) -> OwnPurchases:
-    """Lines, spend and quantity of the first two levels."""
+    """The user's lines, spend and quantity of the first two levels: the item and its leaf category."""
     lines, leaf_lines = sums.lines[0], sums.lines[1].clamp_min(1)
     lines_or_one = lines.clamp_min(1)
     return OwnPurchases(
@@ -68,7 +71,7 @@ class ViewFeatures(NamedTuple):
 
 
 def view_features(pairs: PairInputs, missing_log_age: float) -> ViewFeatures:
-    """Count and age of the clicks and carts of the item; a view loses half its weight in 10 days."""
+    """Count and age of the clicks and carts of the item. A view loses half its weight in 10 days."""
     n_items = pairs.catalog.leaf.numel()
     viewed = (pairs.query.history_kind != 0).nonzero()[:, 0]
     age = pairs.event_age.index_select(0, viewed)

@@ -1,8 +1,8 @@
-"""Price, sales and age of the candidate, and the spend to expect of a purchase.
+"""Price, sales and age of the candidate, and the expected spend of a purchase.
 
-Sales are relative to the sales of the shop's usual item, and money is relative to its price. So the network's
-inputs keep their range when a shop grows, closes for a week or changes its prices. With `relative` False they
-are absolute (FeatureSelection.relative).
+Sales are relative to the sales of the shop's usual item, and money is relative to that item's price. So the
+network's inputs keep their range when a shop grows, closes for a week or changes its prices. With `relative`
+False, sales and money are absolute (FeatureSelection.relative).
 """
 
 from typing import NamedTuple
@@ -51,7 +51,7 @@ def item_market(pairs: PairInputs, money_unit: Tensor, relative: bool) -> ItemMa
 
 
 def usual_price(query: Query, catalog: Catalog) -> Tensor:
-    """The price of the shop's usual item at each checkout [B]: the unit of money; 1 where it is unknown."""
+    """The unit of money at each checkout [B]: the price of the shop's usual item, or 1 if that is unknown."""
     price = gather_snapshot_values(catalog.price, query.snapshot * catalog.leaf.numel())
     return torch.where(price > 0, price, 1.0)
 
@@ -88,9 +88,9 @@ class MarketRatios(NamedTuple):
 def market_features(
     market: ItemMarket, own: OwnPurchases, user_mean_spend: Tensor, relative: bool
 ) -> tuple[MarketCounts, MarketRatios]:
-    """Price and sales, and the price relative to the user's spend; `user_mean_spend` [ΣC] per line."""
+    """Price and sales, and the price relative to the user's spend. `user_mean_spend` [ΣC] is per line."""
     orders, recent = market.orders_28d, market.sales_7d
-    if relative:  # an item that is sold as the usual one has a trend of 0
+    if relative:  # an item whose sales change as those of the usual item has a trend of 0
         trend, per_buyer = (recent + 1) / (orders + 1), (orders + 0.3) / (market.buyers + 0.3)
     else:
         trend, per_buyer = (4 * recent + 2) / (orders + 2), (orders + 0.5) / (market.buyers + 5)
@@ -131,7 +131,10 @@ class AgeFeatures(NamedTuple):
 
 
 def age_features(pairs: PairInputs, missing_log_age: float, max_age: float) -> AgeFeatures:
-    """Days since the item's first sale, `max_age` at most. A first sale after the checkout is unknown."""
+    """Days since the item's first sale, at most `max_age`.
+
+    A first sale after the checkout counts as unknown.
+    """
     first_sold = pairs.catalog.first_sold.index_select(0, pairs.candidates.item)
     age = seconds_to_days(pairs.query.ts.index_select(0, pairs.checkout) - first_sold)
     is_sold = (first_sold > 0) & (age >= 0)

@@ -33,7 +33,7 @@ class LevelSums(NamedTuple):
     spend: Tensor  # [L, ΣC]
     quantity: Tensor  # [L, ΣC]
     recent_spend: Tensor  # [L, ΣC], spend decayed by half-life `recent`
-    recent_lines: Tensor  # [L, ΣC], lines decayed by the same
+    recent_lines: Tensor  # [L, ΣC], lines decayed by half-life `recent`
     min_age: Tensor  # [L, ΣC], days since the latest line
     max_age: Tensor  # [L, ΣC]
 
@@ -53,7 +53,7 @@ class PurchaseLevels(nn.Module):
     Args:
         categories, brands: numbers of category and brand codes, the unknown code included.
         horizon_days: days inside which an outcome counts.
-        half_lives: days in which a purchase loses half its weight, one decayed count each.
+        half_lives: days in which a purchase loses half its weight. Each half-life gives a decayed count.
         missing_log_age: log-age without a purchase; log1p(1000 days) is 6.9.
     """
 
@@ -87,7 +87,10 @@ class PurchaseLevels(nn.Module):
     def forward(
         self, pairs: PairInputs, purchases: Purchases, user_trips: Tensor
     ) -> tuple[list[Tensor], LevelSums]:
-        """Rows of features [·, ΣC], level by level, and the sums behind them; `user_trips` [B]."""
+        """Rows of features [·, ΣC], level by level, and the sums that they are computed from.
+
+        `user_trips` is [B].
+        """
         rates = self.half_lives.numel()
         sums, repurchase = self.sum_by_level(pairs, purchases)
         is_bought = sums.lines > 0
@@ -113,7 +116,7 @@ class PurchaseLevels(nn.Module):
     def sum_by_level(self, pairs: PairInputs, purchases: Purchases) -> tuple[LevelSums, RepurchaseFeatures]:
         """Sums, and raw repurchase features of the first levels [R, ΣC] each.
 
-        They are zero without purchases and for an unknown item, category or brand.
+        Both are zero without purchases and for an unknown item, category or brand.
         """
         catalog, candidate = pairs.catalog, pairs.candidates.item
         n_lines, parent = purchases.item.numel(), max(catalog.category.shape[1] - 2, 0)

@@ -37,8 +37,8 @@ def collect_purchases(
 ) -> Purchases:
     """The purchases of the users of B checkouts, their baskets last.
 
-    `event_checkout` [ΣH] is the checkout of each event, `event_age` [ΣH] its days before that, `money_unit`
-    [B] the price that is 1 at each checkout.
+    `event_checkout` [ΣH] is the checkout of each event, and `event_age` [ΣH] the days from the event to the
+    checkout. `money_unit` [B] is the unit of money at each checkout.
     """
     bought = (query.history_kind == 0).nonzero()[:, 0]
     basket_checkout = segment_ids(query.basket_offsets)

@@ -12,8 +12,8 @@ from models.ranking.features.purchases import Purchases, run_starts
 class RepurchaseFeatures(NamedTuple):
     """Block: repurchases of (checkout, item) or (checkout, category) pairs.
 
-    The features apply the label's question to the past: on how many days of the known history was "bought
-    within the next `horizon_days`" true? It was true for min(gap, horizon_days) days before every purchase:
+    The features apply the label to the past: on how many days of the known history was "bought within the
+    next `horizon_days`" true? The label was true for min(gap, horizon_days) days before every purchase:
 
         coverage            days for which it is true; recent_coverage halves their weight every 60 days
         repurchase_rate     share of gaps within the horizon
@@ -41,12 +41,12 @@ def repurchase_features(
 ) -> RepurchaseFeatures:
     """Raw counts and days of U pairs, [U] each.
 
-    `order`, `group_ids` [n] and `min_age` [U] come from PurchaseGroups.
+    `order`, `group_ids` [n] and `min_age` [U] are fields of PurchaseGroups.
     """
     n_pairs = min_age.numel()
     age, trips_ago = purchases.age_days.index_select(0, order), purchases.trips_ago.index_select(0, order)
     starts = run_starts(group_ids)
-    trip = (starts | run_starts(trips_ago)).to(age.dtype)  # a visit counts once, whatever its lines
+    trip = (starts | run_starts(trips_ago)).to(age.dtype)  # a visit counts once, with one line or several
     tenure = purchases.tenure_days.index_select(0, purchases.checkout.index_select(0, order))
     previous_age = torch.where(starts, tenure, age.roll(1))
     gap = previous_age - age  # a pair's first gap starts at the user's first known purchase
@@ -86,7 +86,7 @@ def repurchase_features(
 
 
 def unstack_repurchase(rows: Tensor) -> RepurchaseFeatures:
-    """The fields of a stack of them [11, ...]."""
+    """RepurchaseFeatures from a stack of its fields [11, ...]."""
     (
         trips, last_trip, trips_decayed_8, trips_decayed_32, trips_28d, trips_112d, coverage, recent_coverage,
         repurchase_rate, repurchase_hazard, gap_cv,
@@ -105,7 +105,7 @@ def scale_repurchase(
     horizon_days: float,
     missing_log_age: float,
 ) -> RepurchaseFeatures:
-    """The features on the scale of the ranker, from raw ones [R, ΣC] each.
+    """The features on the scale that the ranker reads, from raw features [R, ΣC] each.
 
     Args:
         is_bought: [R, ΣC] bool.

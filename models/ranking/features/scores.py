@@ -16,7 +16,7 @@ class TowerScores(NamedTuple):
     """Block: the two-tower score."""
 
     two_tower_score: Tensor
-    two_tower_score_gap: Tensor  # to the best of the checkout
+    two_tower_score_gap: Tensor  # relative to the best score of the checkout
 
 
 def list_score_columns(sources: Sequence[str]) -> list[FeatureColumn]:

@@ -1,4 +1,4 @@
-"""Selection of the ranker's features, for ablations: whole blocks, without dropped names."""
+"""Selection of the ranker's features, for ablations: the blocks to keep and the features to drop."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from models.suggestions import suggest
 
 
 class FeatureColumn(NamedTuple):
-    """The name of a feature, and of the block that it belongs to."""
+    """The name of a feature, and the name of its block."""
 
     block: str
     name: str
@@ -22,8 +22,9 @@ class FeatureSelection:
     Args:
         drop: features to leave out: names, or patterns of names (`price_*`, `views.*` for a whole block).
         blocks: the blocks to keep; None for all.
-        sources: names of the candidate sources, by bit of `Candidates.source_mask`: a feature each.
-        scored: names of the sources by column of `Candidates.list_scores`: two features each.
+        sources: names of the candidate sources, by bit of `Candidates.source_mask`. Each source gives a
+            feature.
+        scored: names of the sources by column of `Candidates.list_scores`. Each source gives two features.
         relative: whether counts and money are relative to the shop's usual item, and features that grow with
         the length of the log are left out. False: absolute features, as in runs before config version 4.
     """
@@ -38,7 +39,7 @@ class FeatureSelection:
 def select_columns(columns: Sequence[FeatureColumn], selection: FeatureSelection) -> list[int]:
     """Positions of the selected columns, rising.
 
-    Raises ValueError for a block, name or pattern that fits no column, with similar names.
+    Raises ValueError for a block, name or pattern that matches no column. The message suggests similar names.
     """
     blocks = list(dict.fromkeys(column.block for column in columns))
     for block in selection.blocks or ():
@@ -59,12 +60,12 @@ def select_columns(columns: Sequence[FeatureColumn], selection: FeatureSelection
 
 
 def _matches(column: FeatureColumn, pattern: str) -> bool:
-    """Whether a pattern of names, or of `block.name`, fits the column."""
+    """Whether a pattern of names, or of `block.name`, matches the column."""
     return fnmatchcase(f"{column.block}.{column.name}" if "." in pattern else column.name, pattern)
 
 
 def _suggest_patterns(pattern: str, columns: Sequence[FeatureColumn], blocks: list[str]) -> str:
-    """Similar names or, where none is similar, the blocks."""
+    """Suggests similar names or, if no name is similar, all blocks."""
     names = [f"{column.block}.{column.name}" if "." in pattern else column.name for column in columns]
     valid_names = [*names, *(f"{block}.*" for block in blocks)]
     return suggest(pattern, valid_names) or f" Choose a feature of {', '.join(blocks)}"

@@ -58,7 +58,7 @@ class UserFeatures(NamedTuple):
     user_basket_lines: Tensor  # per visit
 
 
-# Features that grow with the log, and the one that takes their place (FeatureSelection.relative).
+# Features that grow with the log, and the feature that replaces them (FeatureSelection.relative).
 GROWING_USER_FEATURES = ("user_lines", "user_lines_before", "user_trips")
 RELATIVE_USER_FEATURES = ("user_basket_lines",)
 
@@ -66,7 +66,10 @@ RELATIVE_USER_FEATURES = ("user_basket_lines",)
 def user_features(
     pairs: PairInputs, purchases: Purchases, totals: UserTotals, mean_spend: Tensor, max_span: float
 ) -> UserFeatures:
-    """Counts, before the log; `mean_spend` [B] is the spend per line, `max_span` bounds the days."""
+    """The user's counts, before the log.
+
+    `mean_spend` [B] is the spend per line; `max_span` is the upper bound of days.
+    """
     return UserFeatures(
         user_lines=totals.lines,
         user_last_age=days_since_last_event(pairs),

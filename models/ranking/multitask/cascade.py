@@ -11,15 +11,18 @@ from models.ranking.multitask.layers import Experts, make_towers
 
 
 class Cascade(nn.Module):
-    """The first task's model on all candidates; models of the others on those where the parent happened.
+    """One model per task.
 
-    Tasks share no gradient: the first task's model trains the category, brand and attribute embeddings in
-    the input, and the later models do not change them. The loss restricts a later task to the rows of its
-    parent (`ranker.train.entire_space=false`).
+    The first task's model reads all candidates; a later task's model reads the candidates whose parent
+    happened.
+
+    Tasks share no gradient. The first task's model trains the category, brand and attribute embeddings in the
+    input, and the later models do not change them. The loss restricts a later task to the rows of its parent
+    (`ranker.train.entire_space=false`).
 
     Args:
         query_dim, candidate_dim: Q and X, widths of the inputs.
-        tasks: names of the outputs; all candidates train the first.
+        tasks: names of the outputs. All candidates train the first task.
         hidden, tower: widths of the three hidden layers of each model.
     """
 

@@ -12,9 +12,8 @@ from models.ranking.multitask.layers import Experts, make_towers
 class ESMM(nn.Module):
     """A separate network per task on shared embeddings.
 
-    The loss couples a chain of binary tasks: it fits p(purchase) = p(click) · p(purchase | click), a sum of
-    logarithms, over all candidates, clicked or not (`ranker.train.entire_space`). Networks of amounts are an
-    addition to the paper.
+    The loss couples a chain of binary tasks: p(purchase) = p(click) · p(purchase | click) is fitted over all
+    candidates, clicked or not (`ranker.train.entire_space`). The networks of amounts are not in the paper.
 
     Args:
         query_dim, candidate_dim: Q and X, widths of the inputs.

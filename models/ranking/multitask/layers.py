@@ -3,8 +3,9 @@
 A network is a module `forward(query [B, Q], candidate [ΣC, X], segment [ΣC]) → {task: logit [ΣC]}`. It is
 built from the widths Q (of the checkout's input) and X (of the candidate's) and the task names. A logit
 predicts a task given its parent (models/ranking/tasks.py). `last_shared_weight()` is the last parameter on
-which all tasks have a gradient, None if they share no layer: gradients are compared and balanced there. A
-network with gates ends them in an `nn.Softmax` over [ΣC, tasks, experts]; the last one feeds the towers.
+which all tasks have a gradient, None if tasks share no layer. Gradients are compared and balanced at this
+parameter. In a network with gates, each gate ends in an `nn.Softmax` over [ΣC, tasks, experts]. The last
+softmax feeds the towers.
 """
 
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ class SplitLinear(nn.Module):
         checkout = F.linear(query, self.query_linear.weight[start:stop], bias)  # [B, stop - start]
         if checkout.shape[0] == 1:  # one request
             return F.linear(candidate, weight, checkout[0])
-        # In place, because memory bandwidth bounds a step and these are its largest tensors.
+        # In place: memory bandwidth limits a step, and these are the step's largest tensors.
         return F.linear(candidate, weight).add_(checkout.index_select(0, segment))
 
 
@@ -63,8 +64,8 @@ class ParallelLinear(nn.Module):
 class Experts(nn.Module):
     """E perceptrons of two layers on the same input.
 
-    They run one after the other. In one batched product the experts' inputs are strided, and the copies for
-    products and gradients cost more than the larger product saves.
+    The experts run one after the other. One batched product would have strided inputs, and copying these
+    would cost more time than the larger product saves.
 
     Args:
         query_dim, candidate_dim: Q and X. num_experts: E. hidden: H1 and H2, the widths of the layers.

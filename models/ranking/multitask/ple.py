@@ -13,8 +13,8 @@ from models.ranking.multitask.layers import SplitLinear, make_towers
 def make_expert_mask(n_tasks: int, specific_experts: int, shared_experts: int, states: int) -> Tensor:
     """The experts that each state mixes: bool [states, E], specific experts task by task, then shared ones.
 
-    A task's state mixes its specific experts and the shared ones (equations 1 to 3). The last state is the
-    shared one, which mixes all (section 4.2).
+    A task's state mixes the task's specific experts and the shared experts (equations 1 to 3). The last state
+    is shared by all tasks and mixes all experts (section 4.2).
     """
     mask = torch.ones(n_tasks + 1, n_tasks * specific_experts + shared_experts, dtype=torch.bool)
     specific = torch.eye(n_tasks, dtype=torch.bool).repeat_interleave(specific_experts, dim=1)
@@ -29,7 +29,8 @@ class ExtractionLayer(nn.Module):
         inputs, width: widths of a state before and after.
         n_tasks: T.
         specific_experts, shared_experts: experts per task, and experts that all tasks share.
-        states: number of output states: T, or T + 1 with the shared one if another layer follows.
+        states: number of output states: T, or T + 1 if another layer follows, which also reads the shared
+            state.
     """
 
     expert_mask: Tensor
@@ -56,7 +57,7 @@ class ExtractionLayer(nn.Module):
         )
 
     def forward(self, state: Tensor) -> Tensor:
-        """state [ΣC, T+1, inputs], T tasks and the shared one → [ΣC, states, width]."""
+        """state [ΣC, T+1, inputs] of T tasks and the shared state → [ΣC, states, width]."""
         experts = torch.cat([layer(state[:, i]) for i, layer in enumerate(self.experts)], dim=1).relu_()
         experts = experts.view(state.shape[0], self.expert_mask.shape[1], self.width)  # [ΣC, E, width]
         gates = torch.stack([layer(state[:, i]) for i, layer in enumerate(self.gate_logits)], dim=1)
@@ -71,7 +72,7 @@ class PLE(nn.Module):
         tasks: names of the outputs.
         specific_experts: experts of each task and layer.
         shared_experts: experts of each layer that all tasks share.
-        hidden: width of an expert of each extraction layer; as many layers as widths.
+        hidden: width of an expert, one number per extraction layer.
         tower: width of a task tower's hidden layer.
     """
 
@@ -122,7 +123,7 @@ class PLE(nn.Module):
         return logits
 
     def last_shared_weight(self) -> Tensor | None:
-        """The shared experts of the last layer. A single layer has all of its experts in one matrix."""
+        """The weight of the last layer's shared experts; of all experts if there is a single layer."""
         if len(self.layers) == 0:
             return self.experts.candidate_linear.weight
         return self.get_parameter(f"layers.{len(self.layers) - 1}.experts.{len(self.tasks)}.weight")

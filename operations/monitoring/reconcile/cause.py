@@ -1,17 +1,17 @@
-"""A cause of disagreement: its effect size and its evidence."""
+"""A cause of disagreement between offline and online, with effect size and evidence."""
 
 from typing import NamedTuple
 
 MIN_Z_SCORE = 4.0  # standard errors
-MIN_EFFECT_SIZE = 0.02  # log-odds, or a factor of 1.02
+MIN_EFFECT_SIZE = 0.02  # of a log-odds ratio: a factor of 1.02
 
 
 class Cause(NamedTuple):
     """A cause with its evidence.
 
-    `effect_size` is the natural logarithm of a ratio for all causes, so that causes can be compared: the odds
-    in log and replay, the rates with and without missing events, or the mean predictions at two traffic
-    mixes.
+    `effect_size` is always the natural logarithm of a ratio, so that causes can be compared. It is the ratio
+    of the odds in log and replay, of the rates with and without missing events, or of the mean predictions at
+    two traffic mixes.
     """
 
     name: str
@@ -26,5 +26,5 @@ class Cause(NamedTuple):
 
 
 def rank_causes(causes: list[Cause]) -> list[Cause]:
-    """Significant causes first, each group by effect size."""
+    """Order causes: significant causes first, and within each group by effect size."""
     return sorted(causes, key=lambda cause: (cause.is_significant, cause.effect_size), reverse=True)

@@ -88,7 +88,7 @@ def diagnose(
     end: int,
     n_requests: int = 400,
 ) -> Diagnosis:
-    """Rank the causes of disagreement in a log until `end`. Raises ValueError for too few requests."""
+    """Rank the causes of disagreement in the log before `end`. Raises ValueError for too few requests."""
     requests = sample_requests(log, sources, recommender, n_requests)
     if len(requests) < MIN_REQUESTS:
         raise ValueError(
@@ -135,7 +135,7 @@ def read_shop(
 
 
 def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    """The diagnosis for programs."""
+    """The diagnosis as JSON, for programs."""
     causes = [cause._asdict() | {"is_significant": cause.is_significant} for cause in diagnosis.causes]
     observed_rates = {
         name: dict(zip(("observed", "predicted", "items"), rates, strict=True))

@@ -1,7 +1,8 @@
 """Causes in the inputs of a request: finds the changed input that makes the replay match the log.
 
-A hypothesis perturbs one input of the requests that differ, and explains the share of the gap that it
-removes. The effect size of a cause is the share of its best hypothesis, times the mean gap.
+The gap of a request is the distance of its replay from the log. A hypothesis perturbs one input of the
+requests that differ. It explains the share of the gap that disappears. The effect size of a cause is the mean
+gap times the share that its best hypothesis explains.
 """
 
 from collections.abc import Sequence
@@ -27,12 +28,12 @@ from serving import Checkout, Recommender
 from serving.checkout import SECONDS_PER_DAY
 from serving.stores.base import EMPTY_HISTORY, UserHistory
 
-MAX_TRIAL_REQUESTS = 40  # requests that hypotheses are tried on
+MAX_TRIAL_REQUESTS = 40  # requests on which hypotheses are tried
 PRICE_FACTORS = (0.01, 0.1, 0.5, 0.8, 0.9, 1.1, 1.25, 2.0, 10.0, 100.0)  # cents, taxes, discounts
 HISTORY_LAG_DAYS = {"an hour": 1 / 24, "6 hours": 0.25} | {
     f"{n} days": n for n in (1, 2, 3, 5, 7, 10, 14, 21, 28)
 }
-TRUNCATED_LENGTHS = (10, 50)  # events of a truncated history
+TRUNCATED_LENGTHS = (10, 50)  # numbers of events in a truncated history
 MAX_CONTEXT_VALUES = 5  # tried per attribute
 
 
@@ -48,7 +49,7 @@ class HypothesisResult(NamedTuple):
 
     description: str
     explained_share: float
-    z: float  # standard errors of `explained_share` from 0
+    z: float  # `explained_share` divided by its standard error
 
 
 LABEL_LEAK = Hypothesis(
@@ -59,7 +60,7 @@ NO_EXPLANATION = HypothesisResult("no tried hypothesis", 0.0, 0.0)
 
 
 def input_causes(recommender: Recommender, requests: Sequence[LoggedRequest]) -> tuple[list[Cause], NDArray]:
-    """Return skewed feature, stale cache, leaked label and unknown input, and the gap [n] of each request."""
+    """Return the causes of skewed, stale, leaked and unknown inputs, and the gap [n] of each request."""
     differences = logit_differences(recommender, requests)
     gaps = request_gaps(differences, requests)
     mean_gap, mismatched = float(gaps.mean()), np.flatnonzero(gaps > MATCH_TOLERANCE)
@@ -98,7 +99,10 @@ def input_causes(recommender: Recommender, requests: Sequence[LoggedRequest]) ->
 
 
 def describe_purchase_auc(requests: Sequence[LoggedRequest], differences: NDArray) -> str:
-    """The AUC of purchases, the last task, in the log and in the replay: a leak raises it."""
+    """A text with the AUC of purchases, the last task, in the log and in the replay.
+
+    A leaked label raises the AUC.
+    """
     purchased = np.concatenate([request.purchased for request in requests])
     logged = logit(np.concatenate([request.logged_probabilities for request in requests]))[:, -1]
     is_replayed = np.isfinite(differences[:, -1])
@@ -110,7 +114,7 @@ def describe_purchase_auc(requests: Sequence[LoggedRequest], differences: NDArra
 
 
 def feature_skew_hypotheses(recommender: Recommender) -> list[Hypothesis]:
-    """Hypotheses: prices, quantities, context values, profiles or histories differ from the tables."""
+    """The hypotheses that prices, quantities, context, profiles or histories differ from the tables."""
     hypotheses = [
         *(
             Hypothesis(f"basket prices times {factor:g}", partial(_scale_prices, factor))
@@ -135,7 +139,7 @@ def feature_skew_hypotheses(recommender: Recommender) -> list[Hypothesis]:
 
 
 def stale_history_hypotheses(recommender: Recommender) -> list[Hypothesis]:
-    """Earlier states of the user's history."""
+    """The hypotheses that serving read an earlier state of the user's history."""
     end = int(recommender.bundle.manifest["data"]["window"]["end"])
     return [
         *(
@@ -165,7 +169,7 @@ def _best_hypothesis(
 
 
 def _z_score(values: NDArray) -> float:
-    """Standard errors of the mean of values [n] from 0."""
+    """The mean of values [n], divided by its standard error."""
     if len(values) < 2:
         return 0.0
     return float(values.mean() / (values.std() / len(values) ** 0.5 + MIN_PROBABILITY))
@@ -203,7 +207,7 @@ def _drop_history(request: LoggedRequest) -> tuple[Checkout, UserHistory]:
 
 
 def _filter_history(history: UserHistory, keep: NDArray) -> UserHistory:
-    """The events `keep` [n] bool."""
+    """The history with only the events that `keep` [n] selects."""
     ids = [item for item, is_kept in zip(history.item_id, keep.tolist(), strict=True) if is_kept]
     columns = {name: getattr(history, name)[keep] for name in ("ts", "kind", "quantity", "price")}
     return replace(history, item_id=ids, **columns)

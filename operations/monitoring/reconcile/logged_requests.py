@@ -14,12 +14,12 @@ from serving import Checkout, Recommender
 from serving.checkout import MAX_CLOCK_SKEW, SECONDS_PER_DAY
 from serving.stores.base import Store, UserHistory
 
-MAX_LOGIT_GAP = 1.0  # log-odds: larger gaps, and items that are not candidates, count as this
+MAX_LOGIT_GAP = 1.0  # log-odds at which gaps are clipped; items that are no candidates have this gap
 MATCH_TOLERANCE = 0.01  # log-odds that rounding can cause
 MIN_PROBABILITY = 1e-6
-MAX_EARLY_SECONDS = 28 * SECONDS_PER_DAY  # by which a table may date a purchase too early
+MAX_EARLY_SECONDS = 28 * SECONDS_PER_DAY  # the most by which a table may date a purchase too early
 
-Perturbation = Callable[["LoggedRequest"], tuple[Checkout, UserHistory]]  # the request with another input
+Perturbation = Callable[["LoggedRequest"], tuple[Checkout, UserHistory]]  # a request with one input changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class LoggedRequest:
     """A request that was logged with predictions."""
 
     checkout: Checkout
-    history: UserHistory  # that serving should have known
+    history: UserHistory  # the history that serving should have known
     ts: int  # of the checkout
     previous_checkout: Checkout | None  # of the user's previous slate
     item_rows: NDArray  # [k] rows of the slate's items
-    logged_probabilities: NDArray  # [k, H] of p(click) and p(purchase) those that the bundle predicts
+    logged_probabilities: NDArray  # [k, H] logged p(click), p(purchase), as far as the bundle predicts them
     purchased: NDArray  # [k] bool
     corrected_history: UserHistory  # `history` with purchase times by the log
 
@@ -56,7 +56,7 @@ def sample_requests(
 ) -> list[LoggedRequest]:
     """Return up to `count` ranked requests of the recommender's version whose order is known.
 
-    They come from the newer half of the log, so that the log also has the slates before them.
+    The requests are from the newer half of the log, so that the log also has the users' earlier slates.
     """
     slates, impressions, bundle = log.slates, log.impressions, recommender.bundle
     orders = sources.orders
@@ -99,13 +99,13 @@ def sample_requests(
 
 
 def task_columns(recommender: Recommender) -> list[int]:
-    """The tasks that the bundle predicts, of click (0) and purchase (1)."""
+    """The columns that the bundle predicts: click (0), purchase (1), or both."""
     rows = recommender.task_rows
     return [column for column, factors in enumerate((rows.click, rows.purchase)) if factors is not None]
 
 
 def _previous_slates(users: list[str | None], order_row: NDArray) -> NDArray:
-    """[n] the previous slate of each slate's user, -1 if there is none with a known order."""
+    """[n] row of the user's previous slate for each slate, -1 if no previous slate has a known order."""
     previous = np.full(len(order_row), -1, np.int64)
     latest: dict[str, int] = {}
     for slate, user in enumerate(users):
@@ -118,8 +118,8 @@ def _previous_slates(users: list[str | None], order_row: NDArray) -> NDArray:
 def correct_purchase_times(log: AttributedLog, orders: OrderHistory) -> OrderHistory:
     """Return the orders with purchase times by the log's purchase events.
 
-    A line is corrected if the table dates it before the event, and has no line of the item at the event.
-    Orders with a slate, and lines older than the log, keep their times.
+    A line is corrected if the table dates it before the purchase event, and has no line of this item at the
+    time of the event. Orders with a slate, and lines older than the log, keep their times.
     """
     line_ts = orders.line_ts.copy()
     logged_rows = [
@@ -145,7 +145,10 @@ def correct_purchase_times(log: AttributedLog, orders: OrderHistory) -> OrderHis
 def logit_differences(
     recommender: Recommender, requests: Sequence[LoggedRequest], perturbation: Perturbation | None = None
 ) -> NDArray:
-    """[Σk, H] log-odds of the replay minus the logged ones, at most ±MAX_LOGIT_GAP; NaN for no candidate."""
+    """[Σk, H] log-odds of the replay minus logged log-odds, clipped to ±MAX_LOGIT_GAP.
+
+    NaN for items that are not candidates in the replay.
+    """
     columns = task_columns(recommender)
     inputs = [
         (request.checkout, request.history) if perturbation is None else perturbation(request)
@@ -159,7 +162,7 @@ def logit_differences(
 
 
 def request_gaps(differences: NDArray, requests: Sequence[LoggedRequest]) -> NDArray:
-    """[n] mean absolute difference by request."""
+    """[n] mean absolute difference of log-odds in each request."""
     gaps = np.nan_to_num(np.abs(differences), nan=MAX_LOGIT_GAP).mean(1)
     request_row = np.repeat(np.arange(len(requests)), [len(request.item_rows) for request in requests])
     return np.bincount(request_row, gaps) / np.bincount(request_row)

@@ -1,7 +1,8 @@
 """Causes in outcomes and traffic: late labels, position effect, changed traffic mix.
 
-All three compare observed with predicted outcomes of slates with complete outcomes, so a change of the slates
-themselves is no cause. Standard errors are clustered by user.
+Late labels and position effects are found by comparing observed with predicted outcomes of slates with
+complete outcomes. So a change of the slates alone is not reported as a cause. Standard errors are clustered
+by user.
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from serving.checkout import SECONDS_PER_DAY
 from serving.storage.bundle import Bundle
 
 NEWEST_SHARE = 0.25  # of the mature slates
-TRAINING_MIX_SECONDS = 28 * SECONDS_PER_DAY  # end of the bundle's data that live traffic is compared with
-NEXT_ORDER_SECONDS = 28 * SECONDS_PER_DAY  # maturity for a horizon until the next order
+TRAINING_MIX_SECONDS = 28 * SECONDS_PER_DAY  # end of the bundle's data, compared with live traffic
+NEXT_ORDER_SECONDS = 28 * SECONDS_PER_DAY  # maturity if the horizon is the next order
 MIN_OUTCOMES = 30  # clicks or purchases that a test needs
 ESTABLISHED_USER_ORDERS = 5  # earlier checkouts of an established user
 
@@ -65,7 +66,7 @@ def mature_outcomes(log: AttributedLog, windows: AttributionWindows, end: int) -
 
 
 def late_labels(log: AttributedLog, outcomes: Sequence[MatureOutcomes]) -> Cause:
-    """Feedback after its window, or feedback still missing for the newest mature slates."""
+    """Tests for feedback after its window, and for missing feedback of the newest mature slates."""
     name = "late labels"
     remedy = "wait for the feedback before comparing, or widen data.click_window or data.horizon"
     causes = [Cause(name, 0.0, 0.0, "too little feedback", remedy)]
@@ -89,7 +90,7 @@ def late_labels(log: AttributedLog, outcomes: Sequence[MatureOutcomes]) -> Cause
 
 
 def position_effect(outcomes: Sequence[MatureOutcomes]) -> Cause:
-    """Tests whether clicks fall faster with the position than predictions do."""
+    """Tests whether clicks fall faster with the position than predictions fall."""
     name, clicks = "position effect", outcomes[0]
     remedy = "weight clicks by position before comparing, or train with ranker.train.position"
     is_first = clicks.position == 1
@@ -108,7 +109,10 @@ def position_effect(outcomes: Sequence[MatureOutcomes]) -> Cause:
 
 
 def traffic_mix(log: AttributedLog, orders: OrderHistory, bundle: Bundle) -> Cause:
-    """A change in the mix of requests since the end of the bundle's data, and its effect on predictions."""
+    """Tests for a change in the mix of requests since the end of the bundle's data.
+
+    The effect size is the effect of the change on predictions.
+    """
     name = "changed traffic mix"
     remedy = "compare with offline metrics of similar checkouts, and train on newer data"
     end = int(bundle.manifest["data"]["window"]["end"])
@@ -137,7 +141,7 @@ def traffic_mix(log: AttributedLog, orders: OrderHistory, bundle: Bundle) -> Cau
 
 
 class LiveTraffic(NamedTuple):
-    """n live requests, as rows of C checkouts."""
+    """n live requests. `order_row` gives each request's row in arrays of all C checkouts."""
 
     order_row: NDArray  # [n]
     mean_prediction: NDArray  # [n] mean p(purchase) of the slate
@@ -149,7 +153,8 @@ def _mix_shift(
 ) -> tuple[float, float, str]:
     """Effect size, z and evidence of a change of mix between segments [C].
 
-    The effect is on the mean prediction: of live requests, and reweighted to the mix of `trained_rows`.
+    The effect compares two mean predictions: that of the live requests, and that of the live requests
+    reweighted to the mix of `trained_rows`.
     """
     live_segments, names = segments[live.order_row], np.unique(segments[live.order_row])
     trained_share, trained_se = _shares(segments[trained_rows], live.user[trained_rows], names)
@@ -180,9 +185,9 @@ def _shares(segments: NDArray, user: NDArray, names: NDArray) -> tuple[NDArray, 
 
 
 def _compare_calibration(outcome: MatureOutcomes, a: NDArray, b: NDArray) -> tuple[float, float, float]:
-    """Observed over predicted in two parts of the items, and the z-score by which `a` is below `b`.
+    """Observed over predicted outcomes in two parts of the items, and the z-score of `b` minus `a`.
 
-    Errors are clustered by user, and at least as large as for independent counts.
+    Standard errors are clustered by user, and at least as large as for independent counts.
     """
     log_ratios, errors = [], []
     for part in (a, b):
@@ -197,7 +202,7 @@ def _compare_calibration(outcome: MatureOutcomes, a: NDArray, b: NDArray) -> tup
 
 
 def traffic_segments(orders: OrderHistory, bundle: Bundle) -> dict[str, NDArray]:
-    """Segmentation → [C] the segment of each checkout."""
+    """Name of a segmentation → [C] the segment of each checkout."""
     n_before = np.zeros(len(orders.ts), np.int64)
     for start, stop in orders.user_rows.values():
         n_before[start:stop] = np.searchsorted(orders.ts[start:stop], orders.ts[start:stop])

@@ -1,4 +1,4 @@
-"""The page of a reconciliation: its values for reporting's template."""
+"""The page of a diagnosis: the values for the template of `reporting`."""
 
 from functools import partial
 

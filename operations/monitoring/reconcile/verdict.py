@@ -10,14 +10,14 @@ class Diagnosis:
     """Ranked causes of disagreement between log and replay."""
 
     causes: list[Cause]
-    requests: int  # that were replayed
+    requests: int  # number of replayed requests
     match_rate: float  # share of the requests that replay as logged
     observed_rates: dict[str, tuple[float, float, int]]  # clicks, purchases → observed, predicted, items
-    bundle_version: str = ""  # that was replayed
-    further_versions: tuple[str, ...] = ()  # that answered requests of the log too
+    bundle_version: str = ""  # version of the bundle that replayed them
+    further_versions: tuple[str, ...] = ()  # further versions that answered requests of the log
 
     def summary(self) -> str:
-        """The first cause in a sentence."""
+        """A sentence on the first cause."""
         cause = self.causes[0]
         if not cause.is_significant:
             share = f"{self.match_rate:.0%} of {self.requests} requests"
