@@ -124,7 +124,9 @@ def registered_run_id(client: MlflowClient, uri: str) -> str:
     except MlflowException as error:
         raise ValueError(f"{uri} is not in the model registry: {error}") from error
     if not version.run_id:
-        raise ValueError(f"{uri} has no run in MLflow: register a version with the id of a ranker's run")
+        raise ValueError(
+            f"{uri}: this model version names no MLflow run. Register a version with the run id of a ranker"
+        )
     return str(version.run_id)
 
 

@@ -156,7 +156,8 @@ class RuleBook:
                 continue
             try:
                 self.reload()
-                logger.info("rules are read again: %d rules in %s", len(self._file_rules), self.file)
+                n = len(self._file_rules)
+                logger.info("rules are read again: %d rule%s in %s", n, "s" * (n != 1), self.file)
             except (OSError, ValueError) as error:
                 logger.error("the rules before stay in force: %s", error_message(error))
             except Exception:

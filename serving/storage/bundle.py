@@ -301,7 +301,8 @@ def _build_item_index(
     try:
         return ItemIndex(shards, packed_vectors, SearchParams.from_json(manifest["index"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(folder / MANIFEST, f"how to search the index: {error!r}", "export again") from error
+        problem = f'the entry "index", which describes how to search, cannot be read: {error!r}'
+        raise BundleError(folder / MANIFEST, problem, "export again") from error
 
 
 def _read_slots(file: str) -> NDArray[np.int32]:

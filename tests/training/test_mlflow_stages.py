@@ -148,5 +148,5 @@ def test_a_registered_model_stands_for_its_run(trained: tuple[DictConfig, RunSta
     with pytest.raises(ExportError, match="models:/sextet has another form than models:/<name>@<alias>"):
         find_run("models:/sextet", uri)
     unlinked = client.create_model_version("sextet", str(stages.ranker))
-    with pytest.raises(ExportError, match="has no run in MLflow: register a version with the id"):
+    with pytest.raises(ExportError, match=r"names no MLflow run\. Register a version with the run id"):
         find_run(f"models:/sextet/{unlinked.version}", uri)

@@ -169,7 +169,7 @@ def test_any_user_has_an_arm(user: str) -> None:
     [
         ('salt = "test"', "", "salt is None: expected a text"),
         ('salt = "test"', 'salt = "test', "is not TOML"),
-        ('salt = "test"', 'salt = "test"\nsalts = 1', "the file has no 'salts', .*do you mean 'salt'"),
+        ('salt = "test"', 'salt = "test"\nsalts = 1', "the file: unknown key 'salts'; .*do you mean 'salt'"),
         ("share = 0.1", "share = 1.5", "holdout: share is 1.5: expected a share of all users, below 1"),
         ("[500, 900]", "[499, 900]", r"'weight' and 'variety' overlap in layer 'ranking': .*\[499, 900\]"),
         ("[500, 900]", "[500, 1001]", "experiment 'variety': buckets are .*≤ 1000"),
@@ -179,7 +179,7 @@ def test_any_user_has_an_arm(user: str) -> None:
         ("revenue_weight = 0.5", "revenue_weight = 1.5", "arm 'half': revenue_weight is 1.5: .*0 to 1"),
         ("share = 2", "share = 0", "arm 'control': share is 0: expected a number, more than 0"),
         ("share = 2", "share = true", "arm 'control': share is True"),
-        ("share = 2", "shares = 2", "has no 'shares', .*do you mean 'share'"),
+        ("share = 2", "shares = 2", "unknown key 'shares'; .*do you mean 'share'"),
         ("explore = 0.05", "revenue_weight = 0.05", "'weight' and 'explore' both set revenue_weight, in two"),
         ("explore = 0.05", 'version = "v2"', "'weight' and 'explore' both set version, in two layers"),
         (

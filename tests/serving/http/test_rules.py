@@ -213,7 +213,7 @@ def test_rules_of_a_file_that_match_nothing_are_logged_and_counted(
         file.write_text('[rules.typo]\nhide = { category = "hoam" }\n')
         until(lambda: client.number("sextet_rule_problems") == 1)
         until(lambda: len(warnings()) == 3)  # a file that is read again is checked again
-        until(lambda: any("rules are read again: 1 rules" in record.message for record in caplog.records))
+        until(lambda: any("rules are read again: 1 rule in" in record.message for record in caplog.records))
 
 
 def test_changes_of_administrators_are_logged(

@@ -89,7 +89,7 @@ def test_every_language_has_a_text_for_every_code() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('[en]\nbuy_agian = "x"', "en.buy_agian: there is no such code.*do you mean 'buy_again'"),
+        ('[en]\nbuy_agian = "x"', "en.buy_agian: unknown code.*do you mean 'buy_again'"),
         ('[en]\nco_purchase = "With {title}"', r"en.co_purchase is .*: it may name \{item\}"),
         ('[en]\nco_purchase = "With {item.__class__}"', "it may name"),
         ('[en]\nco_purchase = "With {item!r}"', "it may name"),
