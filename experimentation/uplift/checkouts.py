@@ -92,8 +92,8 @@ def read_ghost_log(
         withheld = len(log.assignment.is_shown) - shown
         if min(shown, withheld) < MIN_CHECKOUTS:
             raise ValueError(
-                f"{events}: {shown:,} shown and {withheld:,} withheld checkouts whose horizon of "
-                f"{horizon} is over: {MIN_CHECKOUTS} of each are needed. Take a longer time, "
+                f"{events}: too few checkouts whose horizon of {horizon} is over: {shown:,} shown and "
+                f"{withheld:,} withheld; {MIN_CHECKOUTS} of each are needed. Take a longer time, "
                 "or a shorter --horizon"
             )
         return log
@@ -110,8 +110,9 @@ def read_shown_log(events: Path, orders: Path, window: AnalysisWindow, horizon: 
         log = _build_ghost_log(con, horizon, ())
         if len(log.order_revenue) < MIN_CHECKOUTS:
             raise ValueError(
-                f"{events}: {len(log.order_revenue):,} checkouts whose horizon of {horizon} is over: "
-                f"{MIN_CHECKOUTS} are needed"
+                f"{events}: too few checkouts whose horizon of {horizon} is over: "
+                f"{len(log.order_revenue):,}; {MIN_CHECKOUTS} are needed. Take a longer time, "
+                "or a shorter --horizon"
             )
         return log
 

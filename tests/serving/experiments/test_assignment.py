@@ -84,7 +84,9 @@ def test_a_file_is_read(running: Experiments) -> None:
     assert [arm.explore for arm in explore.arms] == [None, 0.05, 0.5]
     assert running.get_experiment("holdout").arms == (Arm("held", 0.1, version="v0"), Arm("rest", 0.9))
     assert running.versions == ("v1", "v0")
-    with pytest.raises(ValueError, match="no experiment 'wait'; there are weight, variety, explore, holdout"):
+    with pytest.raises(
+        ValueError, match="unknown experiment 'wait'; expected weight, variety, explore, holdout"
+    ):
         running.get_experiment("wait")
 
 

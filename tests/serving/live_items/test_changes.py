@@ -73,7 +73,7 @@ def test_files_of_all_kinds_say_the_same(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.csv", "item_id,available\na,maybe\n", r"a.csv, line 2: available: 'maybe'"),
-        ("a.csv", "item_id,price\na\n", r"a.csv, line 2: it has not as many fields"),
+        ("a.csv", "item_id,price\na\n", r"a.csv, line 2: the number of fields differs"),
         ("a.csv", "item_id,price\na,1\nb,-1\n", r"a.csv, line 3: price: -1.0 is not a number from 0"),
         ("a.csv", "id,price\na,1\n", r"a.csv, line 2: item_id: '' is not a text"),
         ("a.jsonl", '{"item_id": "a"}\n{"item_id": 3}\n', r"a.jsonl, line 2: item_id: 3"),
