@@ -80,7 +80,7 @@ def plan_durations(
         if not value > 0:
             raise ValueError(
                 f"{metric.name} is {value:g} in the latest {weeks} week{'s' * (weeks != 1)}, and a plan "
-                "needs a value above 0: choose another metric, or check that clicks and purchases reach the log"
+                "needs a value above 0: choose another metric, or check that clicks and purchases reach it"
             )
         users = max(2, round(target.share * len(log.arm)))
         cuped = has_pre_period(metric, sums)

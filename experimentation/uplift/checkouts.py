@@ -248,7 +248,7 @@ def _log_notes(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
         yield f"{guests:,} slates of guests are left out: their orders cannot be found."
     retries = _count(con, "(SELECT DISTINCT request_id FROM ghost_slots WHERE user_id IS NOT NULL)")
     if retries := retries - _count(con, "ghost_checkouts"):
-        yield f"{retries:,} slates repeat an order and count once, by the first."
+        yield f"{retries:,} slates repeat an order and are left out: the first slate of an order counts."
 
 
 def _count(con: duckdb.DuckDBPyConnection, table: str) -> int:

@@ -186,7 +186,7 @@ def test_a_conflict_is_a_warning_and_the_rule_is_in_force(version: Path, tmp_pat
             item = "i001" if name == "a" else "i002"
             answer = call(client, "PUT", f"/v1/rules/{name}", {"pin": {"item": item, "slot": 1}})
         assert answer.status_code == 200
-        assert "it pins slot 1, as a does" in answer.json()["warnings"]
+        assert "a pins the same slot, 1" in answer.json()["warnings"]
         assert "errors" not in answer.json()
 
 
