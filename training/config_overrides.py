@@ -135,7 +135,7 @@ def accepts_key(key: str, targets: Mapping[str, str]) -> bool:
         if len(parts) > 3:
             field = ".".join(parts[:3])
             raise ConfigError(
-                f"{field} is one value, no mapping: {field}=VALUE (a loss is the path of a function)"
+                f"{field} is one value, not a mapping: {field}=VALUE (a loss is the path of a function)"
             )
         return True
     for node, path in targets.items():

@@ -50,7 +50,7 @@ class ForgetOptions:
         if not self.user_ids and self.source is None:
             raise ValueError("name users, or a file of their ids: --from FILE")
         if self.store is None and self.log is None and self.bundle is None:
-            raise ValueError("name where to remove them: --store, --log, --bundle")
+            raise ValueError("name the places to remove the users from: --store, --log, --bundle")
         if self.log is not None and not self.log.is_dir():
             raise ValueError(f"--log {self.log}: there is no such folder")
 

@@ -74,7 +74,7 @@ def test_an_encoder_that_cannot_be_built_says_why() -> None:
         ("ranker.multitask.specific_experts=2", "MMoE takes no specific_experts. Did you mean experts"),
         ("+ranker.multitask.expert=2", "Did you mean experts"),
         ("tasks.click.wight=2", "tasks.click.wight: unknown field of a task. Did you mean weight"),
-        ("+tasks.click.loss={_target_: a.focal, gamma: 1}", "tasks.click.loss is one value, no mapping"),
+        ("+tasks.click.loss={_target_: a.focal, gamma: 1}", "tasks.click.loss is one value, not a mapping"),
         (
             "+tasks.wishlist={kind: binary, lable: wishlist}",
             "tasks.wishlist.lable: unknown field of a task. Did you mean label",

@@ -57,7 +57,7 @@ def test_a_store_without_the_method_is_named(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ([], "name users"),
-        (["u1"], "name where to remove them"),
+        (["u1"], "name the places to remove the users from"),
         (["u1", "--log", "nowhere"], "there is no such folder"),
     ],
 )

@@ -108,7 +108,7 @@ def test_rows_of_other_items_are_refused(copy: Path) -> None:
     (copy / "item_rows.arrow").unlink()
     write_arrow(pa.table({"row": pa.array(np.zeros(8), pa.int32())}), copy / "item_rows.arrow")
     reseal(copy)
-    with pytest.raises(BundleError, match=r"item_rows.arrow: .*8 slots, 81 ids have 256.*To do: "):
+    with pytest.raises(BundleError, match=r"item_rows.arrow: .*8 slots, expected 256 for 81 ids.*To do: "):
         Recommender.load(copy)
 
 
