@@ -86,5 +86,6 @@ def _check_template(where: str, code: str, template: Any) -> None:
         raise ValueError(f"{where}: {error}: write {{{{ for a brace") from None
     allowed = REASON_FIELDS[code]
     if not is_plain or any(name not in allowed for name in names):
-        expected = " and ".join(f"{{{name}}}" for name in allowed) or "no field"
-        raise ValueError(f"{where} is {template!r}: it may name {expected}")
+        fields = " and ".join(f"{{{name}}}" for name in allowed)
+        expected = f"only {fields}" if allowed else "no field"
+        raise ValueError(f"{where} is {template!r}: the text may use {expected}")

@@ -164,7 +164,10 @@ def test_weights_of_other_columns_are_refused() -> None:
     store, city = Attribute(name="store", values=["a"]), Attribute(name="city", values=["b"])
     before = make_schema(context=[store], profile=[city])
     _check_same_columns(before, make_schema(context=[store], profile=[city]))
-    with pytest.raises(ConfigError, match=r"warm\.run: the order attributes were store and are city; train"):
+    with pytest.raises(
+        ConfigError,
+        match=r"warm\.run: the order attributes of the earlier run .store. differ from today.s .city.",
+    ):
         _check_same_columns(before, make_schema(context=[city], profile=[city]))
     vectors = [VectorColumn("embedding", 4)]
     with pytest.raises(

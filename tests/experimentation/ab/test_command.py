@@ -117,7 +117,7 @@ def test_unusable_input_of_analyze_is_refused(
         (["--uplift", "0"], 2, "argument --uplift: 0: expected more than 0"),
         (["--metric", "order_revenue_per_user"], 1, "no orders were given: give --orders"),
         (["--share", "2"], 2, "argument --share: 2: expected a share above 0, up to 1"),
-        (["--purchase-days", "90"], 1, "a week is needed, and the 90 days in which purchases count"),
+        (["--purchase-days", "90"], 1, "A plan needs a week and the 90 days in which purchases count"),
         (["--events", "nowhere"], 1, "nowhere has no Parquet files"),
     ],
 )

@@ -40,7 +40,7 @@ def test_a_folder_without_a_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"no bundle here.*python export.py"):
         Recommender.load(tmp_path)
     (tmp_path / "current").symlink_to("gone")
-    with pytest.raises(BundleError, match="points at a folder that is gone"):
+    with pytest.raises(BundleError, match="points to a folder that is missing"):
         Recommender.load(tmp_path)
 
 
