@@ -78,7 +78,7 @@ def test_a_log_by_hand(tmp_path: Path) -> None:
     assert by_request(log, "predicted") == [1.0, 0, 1.0]
     assert log.days == pytest.approx(3)
     assert [note.split(" are left out")[0] for note in log.notes] == [
-        "1 slates of guests", "1 slates repeat an order", "1 checkouts (25%)"
+        "1 slates of guests", "1 slates repeat an order and", "1 checkouts (25%)"
     ]  # fmt: skip
     category, source = log.groups["category"], log.groups["source"]
     assert category.names == [NO_CATEGORY, "food"]

@@ -78,7 +78,7 @@ def test_files_of_all_kinds_say_the_same(tmp_path: Path) -> None:
         ("a.csv", "id,price\na,1\n", r"a.csv, line 2: item_id: '' is not a text"),
         ("a.jsonl", '{"item_id": "a"}\n{"item_id": 3}\n', r"a.jsonl, line 2: item_id: 3"),
         ("a.jsonl", '{"item_id": "a"\n', r"a.jsonl, line 1: "),
-        ("a.jsonl", "[]\n", r"a.jsonl, line 1: expected an object"),
+        ("a.jsonl", "[]\n", r"a.jsonl, line 1: expected a JSON object"),
         ("a.parquet", "no parquet", r"a.parquet: "),
         ("a.txt", "", r"a.txt: expected a file that ends in .jsonl, .csv, .parquet"),
     ],
