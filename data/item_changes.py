@@ -92,8 +92,8 @@ def _read_vectors(file: TableFile, schema: FeatureSchema | None) -> pa.Table:
         trained_dim = dims.get(column.name, column.dim)
         if column.dim != trained_dim:
             raise DataError(
-                f"{file}: column '{column.name}' has vectors of {column.dim} numbers, in the last training "
-                f"{trained_dim}: give vectors of the same model, or train again"
+                f"{file}: column '{column.name}' has vectors of {column.dim} numbers, but the last training "
+                f"had vectors of {trained_dim}: give vectors of the same model, or train again"
             )
     return item_vectors.read_vector_columns(file, names)
 

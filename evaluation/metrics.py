@@ -66,7 +66,8 @@ def _match_slates(slates: Array, purchases: Purchases, k: int) -> tuple[Array, A
     """
     n = len(slates)
     if slates.ndim != 2 or slates.shape[1] < k or n != len(purchases.offsets) - 1:
-        raise ValueError(f"slates {slates.shape} do not fit {len(purchases.offsets) - 1} checkouts at {k}")
+        expected = f"[{len(purchases.offsets) - 1}, {k} or more]"
+        raise ValueError(f"slates have the shape {list(slates.shape)}, expected {expected}")
     items = slates[:, :k]
     ordered = np.sort(items, axis=1)
     if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():

@@ -211,9 +211,11 @@ def metrics_per_checkout(
     Raises ValueError for lists that do not fit the split, contain row 0 (the unknown item) or repeat an item.
     """
     if len(ranked.offsets) != len(split.ts) + 1 or ranked.offsets[-1] != len(ranked.item):
-        raise ValueError(f"{len(ranked.offsets) - 1} lists for {len(split.ts)} checkouts")
+        raise ValueError(
+            f"{len(ranked.offsets) - 1} lists for {len(split.ts)} checkouts: expected one list per checkout"
+        )
     if len(ranked.item) and not 1 <= ranked.item.min() <= ranked.item.max() < len(split.first_sold):
-        raise ValueError("a list holds the unknown item, or a row that the catalog does not have")
+        raise ValueError("a list contains row 0, the unknown item, or a row beyond the catalog")
     ranked = sort_descending(drop_excluded(ranked, split))
     slates = {False: top_k(ranked)}  # by `exclude_purchased`
     if any(part.exclude_purchased for part in parts):

@@ -131,11 +131,11 @@ def accepts_key(key: str, targets: Mapping[str, str]) -> bool:
         if len(parts) == 2:
             return True
         if parts[2] not in task_fields():
-            raise ConfigError(f"{key}: a task has no {parts[2]}.{suggest_names(parts[2], task_fields())}")
+            raise ConfigError(f"{key}: unknown field of a task.{suggest_names(parts[2], task_fields())}")
         if len(parts) > 3:
             field = ".".join(parts[:3])
             raise ConfigError(
-                f"{field} is one value, no mapping: {field}=VALUE (a loss is the path of a function)"
+                f"{field} is one value, not a mapping: {field}=VALUE (a loss is the path of a function)"
             )
         return True
     for node, path in targets.items():

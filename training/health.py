@@ -254,7 +254,7 @@ def find_leaks(features: Tensor, names: Sequence[str], bought: Tensor) -> list[s
     aucs = [auc(label, column) for column in features.cpu().numpy().T]  # NaN with one class: no alarm
     return [
         f"the feature {name} alone separates purchases from other candidates (AUC "
-        f"{max(value, 1 - value):.3f} on the training sample): it may know the future"
+        f"{max(value, 1 - value):.3f} on the training sample): the feature may contain later data"
         for name, value in zip(names, aucs, strict=True)
         if max(value, 1 - value) > LEAK_AUC
     ]

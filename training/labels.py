@@ -133,9 +133,8 @@ def check_task_labels(tasks: Sequence[Task], label_policy: LabelPolicy) -> None:
     for task in tasks:
         if (task.label == BOUGHT or task.control is not None) and not label_policy.has_impressions:
             raise ConfigError(
-                f"tasks.{task.name} compares what is bought where an item is shown with what is bought where "
-                "it is not, and the events of this shop lack impressions in a split: log them, or leave the "
-                "task out"
+                f"tasks.{task.name} compares purchases with and without an impression of the item, but the "
+                "events of this shop lack impressions in a split: log impressions, or leave the task out"
             )
 
 
@@ -161,8 +160,8 @@ def measured_pairs(labels: Tensor, tasks: Sequence[Task]) -> list[Tensor]:
 def _label_position(task: Task, label_policy: LabelPolicy) -> int:
     if task.label_key not in label_policy.names:
         raise ValueError(
-            f"tasks.{task.name}: the prepared data have no label {task.label_key}, only "
-            f"{', '.join(label_policy.names)}: prepare again with python train.py"
+            f"tasks.{task.name}: the prepared data lack the label {task.label_key}; they have "
+            f"{', '.join(label_policy.names)}. Prepare again with python train.py"
         )
     return label_policy.names.index(task.label_key)
 

@@ -118,7 +118,7 @@ def registered_run_id(client: MlflowClient, uri: str) -> str:
     """
     match = REGISTERED.fullmatch(uri)
     if match is None:
-        raise ValueError(f"{uri} has another form than models:/<name>@<alias> and models:/<name>/<version>")
+        raise ValueError(f"{uri}: expected models:/<name>@<alias> or models:/<name>/<version>")
     name, alias, number = match["name"], match["alias"], match["version"]
     try:
         if alias is not None:
@@ -128,7 +128,9 @@ def registered_run_id(client: MlflowClient, uri: str) -> str:
     except MlflowException as error:
         raise ValueError(f"{uri} is not in the model registry: {error}") from error
     if not version.run_id:
-        raise ValueError(f"{uri} has no run in MLflow: register a version with the id of a ranker's run")
+        raise ValueError(
+            f"{uri}: this model version names no MLflow run. Register a version with the run id of a ranker"
+        )
     return str(version.run_id)
 
 
@@ -155,8 +157,8 @@ def find_run_folder(tracking_uri: str, run_id: str) -> Path:
         return folder
     if run.data.tags.get(FOLDER_TAG, folder.name).partition("-")[0] != "ranker":
         parent = run.data.tags.get("mlflow.parentRunId")
-        hint = f" Give that of its ranker: {parent}" if parent else ""
-        raise ValueError(f"{run_id} is the run of another stage, {folder.name}.{hint}")
+        hint = f" Give the run of the ranker: {parent}" if parent else ""
+        raise ValueError(f"{run_id} is the run of the stage {folder.name}, not of a ranker.{hint}")
     return fetch_run(client, run)
 
 
@@ -178,7 +180,7 @@ def fetch_run(client: MlflowClient, run: Run, cache: Path = FETCHED) -> Path:
             _download(client, found[0], needed, cache)
     except (MlflowException, OSError) as error:
         raise ValueError(
-            f"{run.info.run_id}: its folder {trained_in} is not on this machine, and MLflow has not all of "
+            f"{run.info.run_id}: its folder {trained_in} is not on this machine, and MLflow lacks some of "
             f"its files ({error}). Export where it was trained, or train with mlflow.upload=true"
         ) from error
     return cache / name

@@ -145,9 +145,9 @@ def _check_sales_unread(
     query, table, *others = arguments
     if not torch.allclose(_run(where, encoder, query, without_sales(table, n_sales), *others), output):
         raise ConfigError(
-            f"{where}: forward reads the last {n_sales} columns of item vectors, which are sales and are 0 "
-            "in training: call without_sales on what it pools, as Readout does "
-            "(models/retrieval/item_sales.py), or set retrieval.model.sales=false"
+            f"{where}: forward reads the sales, the last {n_sales} columns of the item vectors, but they are "
+            "0 in training. To do: apply without_sales to the vectors before forward pools them (example: "
+            "Readout in models/retrieval/item_sales.py), or set retrieval.model.sales=false"
         )
 
 

@@ -31,15 +31,17 @@ def fetch_remote_run(uri: str) -> Path:
     prepared = str(load_run_config(root / name).paths.prepared)
     if not is_uri(prepared):
         raise FileNotFoundError(
-            f"{uri}: its data were prepared at {prepared} of the machine that trained it; train with "
-            "paths.prepared behind a URI too"
+            f"{uri}: the run's prepared data are at {prepared} of the machine that trained the run; "
+            "train with a URI as paths.prepared too"
         )
     folder = local_root(prepared) / Path(manifest["prepared"]).name
     if not is_complete(folder, META_FILE):
-        raise FileNotFoundError(f"{uri}: its prepared data, {folder.name}, are not in {prepared}")
+        raise FileNotFoundError(
+            f"{uri}: the run's prepared data, {folder.name}, are missing or unfinished in {prepared}"
+        )
     return root / name
 
 
 def _fetch(folder: Path, uri: str) -> None:
     if not fetch_stage(folder):
-        raise FileNotFoundError(f"{uri}: {folder.name} is not there, or not finished")
+        raise FileNotFoundError(f"{uri}: {folder.name} is missing or unfinished")

@@ -57,7 +57,7 @@ def _reject_unknown(columns: Sequence[str], valid_names: Sequence[str], unread: 
         if column not in valid_names:
             problem = f"the column is not read ({unread[column]})" if column in unread else "no such column"
             raise ConfigError(
-                f"evaluation.by: {column}: {problem}.{suggest_names(column, valid_names)} There are "
+                f"evaluation.by: {column}: {problem}.{suggest_names(column, valid_names)} Expected "
                 f"{', '.join(valid_names)}"
             )
 

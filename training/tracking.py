@@ -182,7 +182,8 @@ def send_kept(cfg: DictConfig) -> None:
 def _send(outbox: Outbox) -> None:
     if not outbox.send():
         print(
-            f"MLflow took nothing ({outbox.error}): {outbox.folder / OUTBOX_FILE} keeps it, to send it later",
+            f"MLflow accepted nothing ({outbox.error}): {outbox.folder / OUTBOX_FILE} keeps the records, "
+            "which are sent later",
             file=sys.stderr,
         )
 

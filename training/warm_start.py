@@ -24,6 +24,7 @@ from training.run_files import load_run_weights
 from training.stage_folders import read_stage_manifest
 
 TABLE_WEIGHT_MARKER = ".embedding_bags."  # in the name of a table's weight
+FROM_SCRATCH = "To do: train from scratch with warm.run=null"
 TRAINED_MASK_KEY = "item_encoder.trained_mask"  # [N+1] bool, the trained rows of the item table
 
 
@@ -97,8 +98,8 @@ def warm_start_weights(
         if previous is None or previous.shape[n_fixed:] != tensor.shape[n_fixed:]:
             previous_shape = "missing" if previous is None else list(previous.shape)
             raise ConfigError(
-                f"warm.run: {name} is {list(tensor.shape)} and was {previous_shape}; train anew, "
-                "warm.run=null"
+                f"warm.run: the shape of {name} is {list(tensor.shape)} today and {previous_shape} in the "
+                f"earlier run. {FROM_SCRATCH}"
             )
         if not is_table:
             tensor.copy_(previous)
@@ -127,7 +128,7 @@ def warm_ranker_weights(build: Callable[[], nn.Module], warm: WarmStart) -> dict
             changed = sorted(set(previous) ^ set(names)) or names
             raise ConfigError(
                 f"warm.run: the ranker's {part} differ from those of {warm.run_name} "
-                f"({', '.join(changed[:5])}); train anew, warm.run=null"
+                f"({', '.join(changed[:5])}). {FROM_SCRATCH}"
             )
     return warm_start_weights(build, warm.ranker_weights, warm.previous_rows)
 
@@ -191,8 +192,8 @@ def _check_same_columns(old: FeatureSchema, new: FeatureSchema) -> None:
     for kind, names in columns.items():
         if names(old) != names(new):
             raise ConfigError(
-                f"warm.run: the {kind} were {', '.join(names(old)) or 'none'} and are "
-                f"{', '.join(names(new)) or 'none'}; train anew, warm.run=null"
+                f"warm.run: the {kind} of the earlier run ({', '.join(names(old)) or 'none'}) differ from "
+                f"today's ({', '.join(names(new)) or 'none'}). {FROM_SCRATCH}"
             )
 
 

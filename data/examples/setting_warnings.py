@@ -46,7 +46,7 @@ def table_warnings(
 def split_warnings(with_purchase: Mapping[str, int], split: Mapping[str, Any]) -> list[str]:
     """Warnings about the numbers of checkouts with a later purchase, by split. `split` is `data.split`."""
     return [
-        f"{with_purchase[name]} {name} checkouts are followed by a purchase: metrics on so few go by chance. "
+        f"{with_purchase[name]} {name} checkouts are followed by a purchase, too few for reliable metrics. "
         f"{widen_split(name, split)}, or bring a longer log"
         for name in SPLITS
         if name != "train" and with_purchase[name] < MIN_STABLE_OUTCOMES
@@ -88,8 +88,9 @@ def _horizon_warning(con: ibis.BaseBackend, of_users: ir.Table, end: int, days: 
     if covered is None or (horizon_days(suggest_horizon(covered)) or 0) <= days:
         return []
     return [
-        f"data.horizon={days}d: an order follows {counts['followed'] / counts['n']:.1%} of the checkouts "
-        f"within it, the others teach nothing. Three in four reorders come within {covered:.0f} days: set "
+        f"data.horizon={days}d: only {counts['followed'] / counts['n']:.1%} of the checkouts are followed by "
+        "an order within the horizon; the other checkouts have no positive labels. "
+        f"Three in four reorders come within {covered:.0f} days: set "
         f"data.horizon={suggest_horizon(covered)} or next_order"
     ]
 
@@ -101,9 +102,9 @@ def _item_warning(con: ibis.BaseBackend, tables: Mapping[str, ir.Table]) -> list
     if n_listed < MIN_COUNTED or n_unsold <= MAX_NEVER_SOLD_SHARE * n_listed:
         return []
     return [
-        f"{n_unsold:,} of {n_listed:,} available items ({n_unsold / n_listed:.0%}) were never sold: only "
-        "their title, category, brand, price and vectors place them. Set available=false for what the shop "
-        "no longer sells, or bring a longer log"
+        f"{n_unsold:,} of {n_listed:,} available items ({n_unsold / n_listed:.0%}) were never sold: the "
+        "model knows them by title, category, brand, price and vectors only. Set available=false for items "
+        "that the shop no longer sells, or bring a longer log"
     ]
 
 

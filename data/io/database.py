@@ -79,7 +79,7 @@ class DuckDbSource:
         # Not by Ibis 12: it calls functions that DuckDB 2.0 lacks, and holds the whole result in memory.
         rows = self._con.sql(query)
         if rows is None:
-            raise ValueError("it is not a SELECT")
+            raise ValueError("the query is not a SELECT: write a SELECT that returns the rows")
         return rows.to_arrow_reader(BATCH_ROWS)
 
     def _register(self, name: str) -> bool:
@@ -93,7 +93,10 @@ class DuckDbSource:
             return False
         # Its Parquet files have other names for the columns then; deltalake would read nulls.
         if (table.metadata().configuration or {}).get("delta.columnMapping.mode", "none") != "none":
-            raise ValueError(f"the Delta table {name} maps its columns, which deltalake cannot read")
+            raise ValueError(
+                f"the Delta table {name} uses column mapping, which deltalake cannot read: write the table "
+                "without column mapping"
+            )
         self._con.register(name, table.to_pyarrow_dataset())
         return True
 

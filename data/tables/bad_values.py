@@ -82,7 +82,7 @@ def quarantine_warnings(
             )
     if errors:
         raise DataError(
-            "\n".join(errors) + "\ndata.bad_rows=quarantine goes on without bad rows only below "
+            "\n".join(errors) + "\ndata.bad_rows=quarantine leaves bad rows out only if they are less than "
             f"{REFUSED_SHARE:.0%} of a table. Correct the setting that reads these values, or the files."
         )
     return warnings

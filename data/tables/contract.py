@@ -154,8 +154,9 @@ def conform(table: ir.Table, name: str, file: TableFile, required: Collection[st
         value = _convert(table[c], spec.logical_type, is_text)
         if value is None and spec.logical_type == "id" and table[c].type().is_floating():
             raise DataError(
-                f"{file}: column '{c}' is {table[c].type()}: ids such as 17.0 are whole numbers as a program "
-                "writes them that met a gap. Write the column as text, or say that these are whole numbers: "
+                f"{file}: column '{c}' is {table[c].type()}: a program that wrote whole numbers with gaps "
+                "has turned ids such as 17 into 17.0. Write the column as text, or declare that the ids are "
+                "whole numbers: "
                 f"'data.columns.{name}={{{c}: {{column: {file.name_in_file(c)}, type: integer}}}}'"
             )
         if value is None:

@@ -78,18 +78,19 @@ def analyze(
     names = [arm.name for arm in experiment.arms]
     if len(names) < 2:
         raise ValueError(
-            f"experiment '{experiment.name}' has one arm: there is nothing to compare. `python -m "
-            "experimentation uplift` estimates what its slates add"
+            f"experiment '{experiment.name}' has one arm, and an analysis compares two or more. To estimate "
+            "what its slates add, run `python -m experimentation uplift`"
         )
     if unknown := sorted(set(log.arm) - set(names)):
         raise ValueError(
-            f"the log has arms that experiment '{experiment.name}' has not: {', '.join(unknown)}. Take the "
-            "file of experiments that the service ran with"
+            f"the log has arms that experiment '{experiment.name}' does not declare: {', '.join(unknown)}. "
+            "Give the file of experiments that the service ran with"
         )
     users = tuple(int((log.arm == name).sum()) for name in names)
     if small := [name for name, count in zip(names, users, strict=True) if count < 2]:
         raise ValueError(
-            f"arm {', '.join(small)} of '{experiment.name}' has fewer than two users in this time"
+            f"too few users in this time in arm {', '.join(small)} of '{experiment.name}': an arm needs two "
+            "or more. Take a longer time"
         )
     shares = [arm.share / sum(arm.share for arm in experiment.arms) for arm in experiment.arms]
     result = AnalysisResult(

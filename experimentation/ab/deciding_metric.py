@@ -27,9 +27,9 @@ def choose_deciding_metric(name: str | None, has_orders: bool) -> Metric:
     if name is None:
         return ORDER_REVENUE if has_orders else REVENUE
     if name not in METRICS:
-        raise ValueError(f"there is no metric '{name}'; there are {', '.join(METRICS)}")
+        raise ValueError(f"unknown metric '{name}'; expected {', '.join(METRICS)}")
     if METRICS[name] == ORDER_REVENUE and not has_orders:
-        raise ValueError(f"{ORDER_REVENUE.name} decides, and there are no orders: give --orders")
+        raise ValueError(f"{ORDER_REVENUE.name} decides, but no orders were given: give --orders")
     return METRICS[name]
 
 

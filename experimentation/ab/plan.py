@@ -68,8 +68,9 @@ def plan_durations(
     end = last - purchase_window
     if end - first < SECONDS_PER_WEEK:
         raise ValueError(
-            f"the log reaches over {(last - first) / SECONDS_PER_DAY:.1f} days: a week is needed, and the "
-            f"{purchase_window / SECONDS_PER_DAY:.0f} days in which purchases count"
+            f"the log is too short: it covers {(last - first) / SECONDS_PER_DAY:.1f} days. A plan needs a "
+            f"week and the {purchase_window / SECONDS_PER_DAY:.0f} days in which purchases count: bring a "
+            "longer log, or shorten --purchase-days"
         )
     metric, power, alpha = target.metric, target.power, final_alpha(target.alpha)
     for weeks in range(1, min(MAX_WEEKS, (end - first) // SECONDS_PER_WEEK) + 1):
@@ -77,7 +78,10 @@ def plan_durations(
         *_, sums = cumulative_sums_by_day(log)
         value = estimate_arm(metric, sums).value
         if not value > 0:
-            raise ValueError(f"{metric.name} is {value:g} in the latest {weeks} weeks: nothing to plan with")
+            raise ValueError(
+                f"{metric.name} is {value:g} in the latest {weeks} week{'s' * (weeks != 1)}, and a plan "
+                "needs a value above 0: choose another metric, or check that clicks and purchases reach it"
+            )
         users = max(2, round(target.share * len(log.arm)))
         cuped = has_pre_period(metric, sums)
         yield DurationPlan(

@@ -126,8 +126,8 @@ def weight_warnings(diagnostics: WeightDiagnostics) -> list[str]:
     support = diagnostics.support
     if diagnostics.effective_sample_size < MIN_EFFECTIVE_SESSIONS:
         warnings.append(
-            f"not enough data: {diagnostics.sessions:,} sessions are worth "
-            f"{diagnostics.effective_sample_size:,.0f} of the target policy"
+            f"not enough data: {diagnostics.sessions:,} sessions have an effective sample size of "
+            f"{diagnostics.effective_sample_size:,.0f}; {MIN_EFFECTIVE_SESSIONS:,} are needed"
         )
     if support.high < 1 - SUPPORT_TOLERANCE:
         warnings.append(
@@ -137,14 +137,15 @@ def weight_warnings(diagnostics: WeightDiagnostics) -> list[str]:
         )
     if support.low > 1 + SUPPORT_TOLERANCE:
         warnings.append(
-            f"weights average {support.value:.2f} ({support.low:.2f} to {support.high:.2f}) where 1 is the "
-            "most: the logged propensities are not those of the logging policy"
+            f"the mean weight is {support.value:.2f} ({support.low:.2f} to {support.high:.2f}), but 1 is the "
+            "maximum: the logged propensities are not those of the logging policy"
         )
     if diagnostics.max_session_share > MAX_SESSION_SHARE:
         warnings.append(f"one session carries {diagnostics.max_session_share:.0%} of the total weight")
     if diagnostics.clipped_share > 0:
         warnings.append(
-            f"clipping removes {diagnostics.clipped_share:.1%} of the weight: estimates are as much too low"
+            f"clipping removes {diagnostics.clipped_share:.1%} of the weight: estimates are too low by about "
+            "this share"
         )
     if diagnostics.users < MIN_USERS:
         warnings.append(f"only {diagnostics.users} users: intervals are too narrow")

@@ -44,15 +44,15 @@ def estimate_examination_probability(logged: LoggedCheckouts) -> Array:
     predicted = np.isfinite(logged.p_click) & ~logged.is_withheld[:, None]
     if not predicted.any():
         raise ValueError(
-            "no impression has a logged p_click, because their bundle predicts no clicks: examination "
-            f"probabilities cannot be estimated; {EXAMINATION_HINT}"
+            "no impression has a logged p_click, because the bundle that answered predicts no clicks. "
+            f"Examination probabilities cannot be estimated without p_click; {EXAMINATION_HINT}"
         )
     clicks = (logged.rewards["click"] * predicted).sum(0)
     if (clicks < MIN_SLOT_CLICKS).any():
         counts = ", ".join(f"{count:.0f}" for count in clicks)
         raise ValueError(
-            f"{counts} clicks with a logged p_click, by slot: expected {MIN_SLOT_CLICKS} each to estimate "
-            f"examination probabilities; {EXAMINATION_HINT}"
+            f"too few clicks to estimate examination probabilities: {counts} in slots 1, 2, …; each slot "
+            f"needs {MIN_SLOT_CLICKS}. Only impressions with a logged p_click count; {EXAMINATION_HINT}"
         )
     relative = clicks / np.where(predicted, logged.p_click, 0.0).sum(0)
     return relative / relative[0]

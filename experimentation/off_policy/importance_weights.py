@@ -38,7 +38,10 @@ def importance_ratio(target: Array, logging: Array) -> Array:
     Raises ValueError for a logging probability of 0 or less, which a logged choice cannot have.
     """
     if not (logging > 0).all():
-        raise ValueError("a propensity of what was shown is not above 0: the log's propensities are wrong")
+        raise ValueError(
+            "a logged item has a propensity of 0 or less. A policy cannot show such an item, so the log's "
+            "propensities are wrong: correct them where the log is written"
+        )
     return target / logging
 
 

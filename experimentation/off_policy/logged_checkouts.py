@@ -132,8 +132,8 @@ def _read_clean_tables(con: ibis.BaseBackend, shop: Path, data: Mapping[str, Any
         for name, t in raw.items()
     }
     if "propensity" not in raw["events"].columns:
-        raise DataError(f"{files['events']}: no column propensity: off-policy estimates need the "
-                        "probability of every logged item")  # fmt: skip
+        raise DataError(f"{files['events']}: column propensity is missing: off-policy estimates "
+                        "need the probability of every logged item")  # fmt: skip
     if "request_id" in raw["events"].columns:
         days = splits.horizon_days(str(data["horizon"]))
         clicks = attribution.window_seconds(data.get("click_window", "1d"))
@@ -241,7 +241,7 @@ def _build_logged_checkouts(
 ) -> LoggedCheckouts:
     row_of_order = {order: row for row, order in enumerate(checkouts)}
     if (longest := 1 + max(slots["slot"].to_pylist())) > SLOTS:
-        raise DataError(f"the log has slates of {longest} items: a bundle fills {SLOTS} slots")
+        raise DataError(f"the log has slates of {longest} items, but a bundle fills only {SLOTS} slots")
     shape = (len(checkouts), SLOTS)
     item, propensity, p_click = np.full(shape, "", object), np.ones(shape), np.full(shape, np.nan)
     rewards: dict[str, Array] = defaultdict(lambda: np.zeros(shape))

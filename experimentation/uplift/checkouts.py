@@ -92,8 +92,8 @@ def read_ghost_log(
         withheld = len(log.assignment.is_shown) - shown
         if min(shown, withheld) < MIN_CHECKOUTS:
             raise ValueError(
-                f"{events}: {shown:,} shown and {withheld:,} withheld checkouts whose horizon of "
-                f"{horizon} is over: {MIN_CHECKOUTS} of each are needed. Take a longer time, "
+                f"{events}: too few checkouts whose horizon of {horizon} is over: {shown:,} shown and "
+                f"{withheld:,} withheld; {MIN_CHECKOUTS} of each are needed. Take a longer time, "
                 "or a shorter --horizon"
             )
         return log
@@ -110,8 +110,9 @@ def read_shown_log(events: Path, orders: Path, window: AnalysisWindow, horizon: 
         log = _build_ghost_log(con, horizon, ())
         if len(log.order_revenue) < MIN_CHECKOUTS:
             raise ValueError(
-                f"{events}: {len(log.order_revenue):,} checkouts whose horizon of {horizon} is over: "
-                f"{MIN_CHECKOUTS} are needed"
+                f"{events}: too few checkouts whose horizon of {horizon} is over: "
+                f"{len(log.order_revenue):,}; {MIN_CHECKOUTS} are needed. Take a longer time, "
+                "or a shorter --horizon"
             )
         return log
 
@@ -252,7 +253,7 @@ def _log_notes(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
         yield f"{guests:,} slates of guests are left out: their orders cannot be found."
     retries = _count(con, "(SELECT DISTINCT request_id FROM ghost_slots WHERE user_id IS NOT NULL)")
     if retries := retries - _count(con, "ghost_checkouts"):
-        yield f"{retries:,} slates repeat an order and count once, by the first."
+        yield f"{retries:,} slates repeat an order and are left out: the first slate of an order counts."
 
 
 def _count(con: duckdb.DuckDBPyConnection, table: str) -> int:

@@ -47,7 +47,9 @@ def plan_withholding(log: GhostLog, withhold: float, uplift: float, power: float
     Raises ValueError if the orders have no revenue.
     """
     if not log.order_revenue.mean() > 0:
-        raise ValueError("the orders hold no revenue after these checkouts: nothing to plan with")
+        raise ValueError(
+            "a plan needs revenue, and no order after these checkouts has any: check the prices in the orders"
+        )
     credit = float(log.attributed.mean())
     targets = [
         (ALL_ORDERS, log.order_revenue, f"{uplift:.1%} more", uplift * float(log.order_revenue.mean())),

@@ -257,7 +257,7 @@ def find_training_run(manifest: dict[str, Any], run: str | None, tracking_uri: s
         raise ExportError(f"the bundle's manifest names the run {name!r}, which is not the name of a folder")
     folder = find_run(run or str(Path(manifest["run"]["config"]["paths"]["runs"]) / name), tracking_uri)
     if folder.name != name:
-        raise ExportError(f"run={run} is {folder.name}, the bundle was made from {name}")
+        raise ExportError(f"run={run} is {folder.name}, but the bundle was made from {name}: give that run")
     return folder
 
 
@@ -272,14 +272,15 @@ def index_delta(folder: Path, updated: ExportableRun, updated_rows: NDArray) -> 
     count, vectors = items.num_rows, updated.catalog.vectors.numpy()
     ids = updated.items["item_id"].slice(0, count).cast(pa.string()).fill_null("")
     if count > len(vectors) or not ids.equals(items["item_id"]):
-        raise ExportError(f"{folder} has other items than its run: export again, python export.py")
+        raise ExportError(f"{folder} and its run have different items: export again, python export.py")
     old_vectors = items["vector"].combine_chunks().flatten().to_numpy().reshape(count, -1)
     differs = np.zeros(len(vectors), bool)
     differs[:count] = (old_vectors != vectors[:count]).any(1)
     if len(unexpected := np.setdiff1d(np.flatnonzero(differs), updated_rows)):
         raise ExportError(
             f"{folder}: the vectors of {len(unexpected):,} items without an update differ from the run's "
-            f"(first: {ids[int(unexpected[0])].as_py()!r}): it was trained again. Export it, python export.py"
+            f"(first: {ids[int(unexpected[0])].as_py()!r}), so the run was trained again. Export the run: "
+            "python export.py"
         )
     was_available, is_available = np.zeros(len(vectors), bool), updated.catalog.available.numpy()
     was_available[:count] = items["available"].to_numpy()

@@ -202,12 +202,15 @@ def check_sources(sources: Mapping[str, Source]) -> None:
         raise ValueError(f"{INDEX_SOURCE} must be the first source")
     for name, source in sources.items():
         if source.index and name != INDEX_SOURCE:
-            raise ValueError(f"{name} searches the index: only {INDEX_SOURCE} can")
+            raise ValueError(
+                f"{name} searches the index, which only {INDEX_SOURCE} can do: give {name} another way to "
+                "propose"
+            )
         events = source.seed_events
         if events is not None and (events not in sources or sources[events].own_events is None):
             raise ValueError(
-                f"{name} reads the own items of {events}, which is not a source with own events here: add "
-                f"{events}, with limit 0 if it shall propose nothing itself"
+                f"{name} starts from the user's items of source {events}, but no source {events} with "
+                f"own_events is configured: add {events} (limit 0 if {events} shall propose nothing)"
             )
 
 

@@ -93,7 +93,11 @@ def version_warning(report: DailyReport) -> str | None:
     """Return a warning if another bundle than the monitored bundle answered on the day."""
     if not report.further_versions:
         return None
-    only = "" if report.monitored_version in report.bundle_versions else ", and the monitored bundle none"
+    only = (
+        ""
+        if report.monitored_version in report.bundle_versions
+        else ", and the monitored bundle answered none"
+    )
     return (
         f"Bundle {', '.join(report.further_versions)} answered slates of this day{only}. Ages, index recall "
         f"and inputs are of the monitored bundle, {report.monitored_version}."

@@ -37,8 +37,8 @@ def check_settings(cfg: DictConfig) -> None:
         raise ConfigError(f"retrain.mode={cfg.retrain.mode}: expected {', '.join(MODES)}")
     if cfg.warm.run is not None:
         raise ConfigError(
-            f"warm.run={cfg.warm.run}: a retraining starts from the champion or anew (retrain.mode); "
-            "python train.py starts from a run"
+            f"warm.run={cfg.warm.run}: retrain.py starts from the champion or from scratch (retrain.mode). "
+            "To start from a run, use python train.py"
         )
     if cfg.stage == "retrieval":
         raise ConfigError("stage=retrieval: a challenger needs a ranker too; leave stage out")

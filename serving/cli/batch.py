@@ -40,7 +40,7 @@ class BatchOptions(BundleOptions):
         if not self.out.parent.is_dir() or self.out.is_dir():
             raise ValueError(f"--out {self.out}: expected a file in a folder that exists")
         if self.out.exists() and self.checkouts.exists() and self.out.samefile(self.checkouts):
-            raise ValueError(f"--out {self.out}: it would replace the checkouts")
+            raise ValueError(f"--out {self.out}: the slates would replace the checkouts: name another file")
 
 
 def batch(options: BatchOptions) -> int:

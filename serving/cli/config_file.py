@@ -87,8 +87,8 @@ def read_config_file(file: Path, specs: Mapping[str, OptionSpec]) -> dict[str, O
                 f"{file}: {key} is not allowed in the file: give it as --{key.replace('_', '-')}"
             )
         if key not in specs:
-            kind = "table" if isinstance(value, dict) else "option"
-            raise ValueError(f"{file}: {key} is no {kind} of this command{_nearest_option(key, specs)}")
+            kind = "a table" if isinstance(value, dict) else "an option"
+            raise ValueError(f"{file}: {key} is not {kind} of this command{_nearest_option(key, specs)}")
         if not _has_type(specs[key], value):
             expected = f"{_expected_type(specs[key])} ({specs[key].help})"
             raise ValueError(f"{file}: {key} is {_toml_value(value)}: expected {expected}")

@@ -28,13 +28,13 @@ def embeddings(options: EmbeddingsOptions) -> int:
     recommender = options.load_recommender()
     options.out.mkdir(parents=True, exist_ok=True)
     n_items = write_item_vectors(recommender, options.out / "items.parquet")
-    print(f"{options.out / 'items.parquet'}: {n_items:,} items", file=sys.stderr)
+    print(f"{options.out / 'items.parquet'}: {n_items:,} item{'s' * (n_items != 1)}", file=sys.stderr)
     store = recommender.store
     if not isinstance(store, ArrowStore):
-        print("note: there is no exported store, which lists its users: no users.parquet", file=sys.stderr)
+        print("note: users.parquet is not written: only an exported store lists its users", file=sys.stderr)
         return 0
     progress = ProgressReporter()
     file, ts = options.out / "users.parquet", options.default_ts(recommender)
     n_users = write_user_vectors(recommender, store.iter_users(), file, ts, progress.update)
-    print(f"{file}: {n_users:,} users", file=sys.stderr)
+    print(f"{file}: {n_users:,} user{'s' * (n_users != 1)}", file=sys.stderr)
     return 0

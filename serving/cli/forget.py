@@ -50,7 +50,7 @@ class ForgetOptions:
         if not self.user_ids and self.source is None:
             raise ValueError("name users, or a file of their ids: --from FILE")
         if self.store is None and self.log is None and self.bundle is None:
-            raise ValueError("name where to remove them: --store, --log, --bundle")
+            raise ValueError("name the places to remove the users from: --store, --log, --bundle")
         if self.log is not None and not self.log.is_dir():
             raise ValueError(f"--log {self.log}: there is no such folder")
 
@@ -89,7 +89,8 @@ def _print_report(
     print(f"{n_users} user{'s' * (n_users != 1)}")
     n_removed = 0
     for place, counts in removal.removed.items():
-        print(f"{place}: " + ", ".join(f"{number} {what}" for what, number in counts.items()))
+        texts = [f"{n} {what.removesuffix('s') if n == 1 else what}" for what, n in counts.items()]
+        print(f"{place}: {', '.join(texts)}")
         n_removed += sum(counts.values()) if place != str(user_list) else 0
     if not n_removed and not removal.waiting:
         print(f"nothing was found of {user_ids[0] if n_users == 1 else f'these {n_users} users'}")

@@ -47,11 +47,11 @@ def items(options: ItemsOptions) -> int:
         n_changes = sum(1 for _ in read_feed(options.source))
     if options.forget_before is not None:
         n_forgotten = forget_before(state, options.forget_before)
-        print(f"forgotten: {n_forgotten:,} values", file=sys.stderr)
+        print(f"forgotten: {n_forgotten:,} value{'s' * (n_forgotten != 1)}", file=sys.stderr)
     if options.source is not None:
         for batch in _batches(read_feed(options.source)):
             state.write(to_entries(batch, time.time()))
-        print(f"written: {n_changes:,} changes", file=sys.stderr)
+        print(f"written: {n_changes:,} change{'s' * (n_changes != 1)}", file=sys.stderr)
     return 0
 
 

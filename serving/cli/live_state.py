@@ -31,7 +31,7 @@ def apply_live_state(recommender: Recommender, uri: str, file_rules: Mapping[str
             elif topic == ITEMS_TOPIC and (entry := read_entry(key, value)).ts > until:
                 items.append(entry)
         except (ValueError, RecursionError) as error:
-            print(f"note: {topic} {key!r} of the live state does not count: {error}", file=sys.stderr)
+            print(f"note: {topic} {key!r} of the live state is ignored: {error}", file=sys.stderr)
     if items:
         live_items = LiveItems(
             recommender.bundle, recommender.eligibility_filter, recommender.popularity_fallback,

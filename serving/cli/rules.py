@@ -43,6 +43,7 @@ def rules(options: RulesOptions) -> int:
         label = "error" if finding.is_error else "warning"
         print(f"{label}: {finding.rule}: {finding.text}", file=sys.stderr)
     n_errors = sum(finding.is_error for finding in findings)
-    summary = f"{len(read)} rules, {n_errors} errors, {len(findings) - n_errors} warnings"
+    counts = {"rule": len(read), "error": n_errors, "warning": len(findings) - n_errors}
+    summary = ", ".join(f"{n} {noun}{'s' * (n != 1)}" for noun, n in counts.items())
     print(f"{options.file}: {summary}, bundle {catalog.version}", file=sys.stderr)
     return 1 if n_errors else 0

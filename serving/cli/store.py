@@ -47,10 +47,10 @@ def _check(opened: Store, uri: str) -> int:
     for user in _damaged_users(opened, uri):
         n_users += 1
         print(
-            f"user {user.user_id}: {user.n_damaged} records are damaged, {user.n_quarantined} are in the"
-            " quarantine"
+            f"user {user.user_id}: {user.n_damaged} damaged record{'s' * (user.n_damaged != 1)}, "
+            f"{user.n_quarantined} in the quarantine"
         )
-    print(f"{uri}: {n_users} users are damaged", file=sys.stderr)
+    print(f"{uri}: {n_users} user{'s' * (n_users != 1)} with damaged records", file=sys.stderr)
     return 1 if n_users else 0
 
 
@@ -65,8 +65,11 @@ def _repair(opened: Store, uri: str) -> int:
         quarantine.set_aside(user.user_id)
         n_deleted = quarantine.clear_quarantine(user.user_id)
         n_events = len(opened.get(user.user_id).item_id)
-        print(f"user {user.user_id}: {n_events} events are kept, {n_deleted} damaged records deleted")
-    print(f"{uri}: {len(users)} users are repaired", file=sys.stderr)
+        print(
+            f"user {user.user_id}: {n_events} event{'s' * (n_events != 1)} kept, "
+            f"{n_deleted} damaged record{'s' * (n_deleted != 1)} deleted"
+        )
+    print(f"{uri}: {len(users)} user{'s' * (len(users) != 1)} repaired", file=sys.stderr)
     return 0
 
 

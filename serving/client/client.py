@@ -117,7 +117,9 @@ class SextetClient:
         Raises SextetError, or ValueError for a slate without items or `request_id`.
         """
         if not slate.items or not slate.request_id:
-            raise ValueError("the slate has no items or no request_id: only one of the service is viewed")
+            raise ValueError(
+                "the slate has no items or no request_id: record a view only of a slate of the service"
+            )
         content = {"kind": "viewed", "request_id": slate.request_id, "item_id": slate.items[0].item_id}
         content |= {} if user_id is None else {"user_id": user_id}
         content |= {} if order_id is None else {"order_id": order_id}

@@ -78,7 +78,9 @@ def _lock(folder: Path, deadline: float) -> Iterator[None]:
     try:
         while not lock_descriptor(fd):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{folder}: another deletion is running; do it again when it is over")
+                raise TimeoutError(
+                    f"{folder}: another deletion is running; repeat the command when that deletion has ended"
+                )
             time.sleep(POLL_S)
         yield
     finally:

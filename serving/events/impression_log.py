@@ -289,7 +289,7 @@ class ImpressionLog:
             journal.finish()
         except Exception as error:
             self._finish_failures += 1
-            self._warn(f"{journal.path.name} is kept, it cannot be finished now: {loggable_message(error)}")
+            self._warn(f"{journal.path.name} is kept: it cannot be finished now: {loggable_message(error)}")
 
     def _warn(self, message: str) -> None:
         now = time.monotonic()

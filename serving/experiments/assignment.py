@@ -71,7 +71,7 @@ class Experiments(NamedTuple):
         """The experiment, or the holdout under its name. Raises ValueError if there is none."""
         by_name = {experiment.name: experiment for experiment in self.with_holdout}
         if name not in by_name:
-            raise ValueError(f"there is no experiment '{name}'; there are {', '.join(by_name) or 'none'}")
+            raise ValueError(f"unknown experiment '{name}'; expected {', '.join(by_name) or 'none'}")
         return by_name[name]
 
 

@@ -203,7 +203,7 @@ def _check_keys(table: dict[str, Any], keys: tuple[str, ...], where: str) -> Non
         if key not in keys:
             close_matches = difflib.get_close_matches(key, keys, n=1)
             hint = f"; do you mean '{close_matches[0]}'?" if close_matches else ""
-            raise ValueError(f"{where} has no '{key}', only {', '.join(keys)}{hint}")
+            raise ValueError(f"{where}: unknown key '{key}'; expected {', '.join(keys)}{hint}")
 
 
 def _check_name(name: Any, owner: str) -> str:

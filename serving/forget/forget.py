@@ -123,7 +123,7 @@ def _append(result: Removal, path: Path, user_ids: Sequence[str]) -> None:
 
 def _forget_in_log(result: Removal, log: Path, user_ids: Sequence[str], wait_s: float) -> None:
     deletion = delete_logged_users(log, user_ids, wait_s)
-    result.removed[str(log)] = {"rows": deletion.rows, "files rewritten": deletion.files}
+    result.removed[str(log)] = {"rows": deletion.rows, "rewritten files": deletion.files}
     result.waiting += [f"{log}: {name}" for name in deletion.waiting]
 
 

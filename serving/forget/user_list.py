@@ -22,7 +22,7 @@ def read_user_list(path: Path) -> list[str]:
             if text and not text.startswith("#"):
                 ids.append(_parse(text, f"{path}: line {number}"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: it is not UTF-8 text: {error}") from error
+        raise ValueError(f"{path}: the file is not UTF-8 text: {error}") from error
     return list(dict.fromkeys(ids))
 
 

@@ -81,7 +81,7 @@ class ForgottenUsers:
             try:
                 announcement = parse_announcement(change)
             except ValueError as error:  # the others count all the same
-                logger.error("forgotten users: %s", loggable_message(error))
+                logger.error("an announcement of forgotten users cannot be read: %s", loggable_message(error))
                 continue
             if announcement is None:
                 self._announcements.pop(change.key, None)
@@ -101,7 +101,7 @@ class ForgottenUsers:
                 if changes := removals(tuple(self._announcements.values())):
                     self._live.write(changes)
             except Exception as error:
-                logger.error("forgotten users: %s", loggable_message(error))
+                logger.error("the removal of forgotten users failed: %s", loggable_message(error))
 
     def _forget(self, announcement: Announcement) -> None:
         self._drop_cached()

@@ -74,4 +74,4 @@ class ItemUpdates:
         try:
             self.open(recommender).apply(fields)
         except Exception:
-            logger.exception("%s serves without some changes of items", recommender.bundle.version)
+            logger.exception("bundle %s serves without some item changes", recommender.bundle.version)

@@ -79,5 +79,5 @@ def _read_key_hashes(file: Path | None) -> list[bytes]:
         return []
     keys = [line.strip() for line in file.read_text().splitlines() if line.strip()]
     if not keys:
-        raise ValueError(f"{file}: it holds no API key; write one per line")
+        raise ValueError(f"{file}: the file holds no API key; write one key per line")
     return [sha256(key.encode()).digest() for key in keys]

@@ -109,11 +109,15 @@ class EventRecorder:
             raise not_configured_error("impression log", "--log")
         feedback = parse_body(FeedbackIn, body)
         if feedback.request_id is None and feedback.user_id is None:
-            field_error = {"field": "request_id", "pointer": "/request_id", "detail": "give it, or user_id"}
+            field_error = {
+                "field": "request_id",
+                "pointer": "/request_id",
+                "detail": "give request_id or user_id",
+            }
             raise ProblemError(422, "request_id or user_id must be given", [field_error])
         self._check_feedback_kind(feedback.kind)
         if feedback.kind == VIEWED_KIND and feedback.request_id is None:
-            detail = "kind viewed needs it: a view is of a slate, which its request_id names"
+            detail = "kind viewed needs the request_id of the slate that was viewed"
             field_error = {"field": "request_id", "pointer": "/request_id", "detail": detail}
             raise ProblemError(422, f"request_id: {detail}", [field_error])
         ts = int(time.time()) if feedback.ts is None else feedback.ts

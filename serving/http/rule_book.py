@@ -131,7 +131,9 @@ class RuleBook:
             try:
                 self._compile(recommender)
             except Exception:
-                logger.exception("the rules before stay in force for %s", recommender.bundle.version)
+                logger.exception(
+                    "%s keeps the earlier rules: the new ones failed", recommender.bundle.version
+                )
         self._report_problems()
 
     def _compile(self, recommender: Recommender) -> None:
@@ -156,9 +158,10 @@ class RuleBook:
                 continue
             try:
                 self.reload()
-                logger.info("rules are read again: %d rules in %s", len(self._file_rules), self.file)
+                n = len(self._file_rules)
+                logger.info("rules are read again: %d rule%s in %s", n, "s" * (n != 1), self.file)
             except (OSError, ValueError) as error:
-                logger.error("the rules before stay in force: %s", error_message(error))
+                logger.error("the earlier rules stay in force: %s", error_message(error))
             except Exception:
                 logger.exception("the rules could not be read")
 

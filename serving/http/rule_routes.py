@@ -59,7 +59,9 @@ def add_rule_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
             raise ProblemError(404, f"there is no rule '{name}': GET /v1/rules lists them")
         if named.source == "file":
             raise ProblemError(
-                409, f"'{name}' is a rule of the file: remove it there, or PUT one of its name"
+                409,
+                f"'{name}' is a rule of the file: remove it from the file, or PUT a rule of the same name, "
+                "which applies in its place",
             )
         await asyncio.to_thread(_write, live, Change(TOPIC, name, None))
         return JSONResponse({"removed": name})

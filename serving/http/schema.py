@@ -292,7 +292,7 @@ def _field_error(model: type[BaseModel], error: Any) -> dict[str, str]:
         parent: type[BaseModel] = model
         if path[1:]:
             parent = LineIn if path[0] == "basket" else EventIn
-        detail = f"there is no such field; there are {', '.join(parent.model_fields)}"
+        detail = f"unknown field; expected {', '.join(parent.model_fields)}"
     elif error["type"] == "missing":
         detail = "it must be given"
     elif path and path[-1] == "ts":

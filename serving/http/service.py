@@ -304,7 +304,7 @@ class Service:
         for thread in threads:
             await asyncio.to_thread(thread.join, max(0.0, close_deadline - time.monotonic()))
             if thread.is_alive():
-                logger.error("the %s is stuck and was not closed", thread.name)
+                logger.error("the %s was not closed within %g s", thread.name, CLOSE_TIMEOUT)
 
     def _close_store(self) -> None:
         self.recorder.close()

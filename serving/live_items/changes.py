@@ -63,7 +63,7 @@ class ItemEntry(NamedTuple):
 def make_change(fields: Mapping[str, Any]) -> ItemChange:
     """The change of a JSON object with the fields FIELDS. Raises ValueError, which names the field."""
     if unknown := [name for name in fields if name not in FIELDS]:
-        raise ValueError(f"{unknown[0]}: there is no such field; there are {', '.join(FIELDS)}")
+        raise ValueError(f"{unknown[0]}: unknown field; expected {', '.join(FIELDS)}")
     values = {name: value for name, value in fields.items() if name in (*STOCK_FIELDS, *TEXT_FIELDS)}
     for group, prefix in GROUPS.items():
         named = {} if fields.get(group) is None else fields[group]
@@ -152,7 +152,7 @@ def _value_error(name: str, value: Any) -> str:
         return "" if is_value else f"{value!r} is neither text nor a finite number"
     if name.startswith(GROUPS["vectors"]):
         return "" if _is_vector(value) else "expected a list of finite numbers"
-    return "there is no such field"
+    return "unknown field"
 
 
 def _is_number(value: Any) -> bool:

@@ -49,7 +49,7 @@ def _read_json_lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             except ValueError as error:
                 raise ValueError(f"{file}, line {number}: {error}") from error
             if not isinstance(fields, dict):
-                raise ValueError(f"{file}, line {number}: expected an object with item_id")
+                raise ValueError(f"{file}, line {number}: expected a JSON object with item_id")
             yield f"line {number}", fields
 
 
@@ -59,7 +59,7 @@ def _read_csv(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for row in reader:
             place = f"line {reader.line_num}"
             if None in row or None in row.values():
-                raise ValueError(f"{file}, {place}: it has not as many fields as the first line")
+                raise ValueError(f"{file}, {place}: the number of fields differs from the first line")
             try:
                 yield place, _flat_fields({name: _csv_value(name, text) for name, text in row.items()})
             except ValueError as error:

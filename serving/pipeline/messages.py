@@ -76,7 +76,7 @@ def _check_template(where: str, code: str, template: Any) -> None:
     if code not in REASON_FIELDS:
         near = difflib.get_close_matches(code, REASON_FIELDS, 1)
         hint = f"; do you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"{where}: there is no such code; there are {', '.join(REASON_FIELDS)}{hint}")
+        raise ValueError(f"{where}: unknown code; expected {', '.join(REASON_FIELDS)}{hint}")
     if not isinstance(template, str) or not template:
         raise ValueError(f"{where} is {template!r}: expected a text that is not empty")
     try:
@@ -86,5 +86,6 @@ def _check_template(where: str, code: str, template: Any) -> None:
         raise ValueError(f"{where}: {error}: write {{{{ for a brace") from None
     allowed = REASON_FIELDS[code]
     if not is_plain or any(name not in allowed for name in names):
-        expected = " and ".join(f"{{{name}}}" for name in allowed) or "no field"
-        raise ValueError(f"{where} is {template!r}: it may name {expected}")
+        fields = " and ".join(f"{{{name}}}" for name in allowed)
+        expected = f"only {fields}" if allowed else "no field"
+        raise ValueError(f"{where} is {template!r}: the text may use {expected}")

@@ -116,7 +116,7 @@ class _Parser:
         if function.text not in FUNCTIONS:
             self.index -= 2
             raise self._error(
-                f"no function {function.text}", f"there are {', '.join(FUNCTIONS)}; write * for a product"
+                f"unknown function {function.text}", f"use {', '.join(FUNCTIONS)}; write * for a product"
             )
         opening, arguments = self.tokens[self.index - 1], [self._sum()]
         while self._take(","):
@@ -127,7 +127,8 @@ class _Parser:
             expected = str(fewest) if fewest == most else f"{fewest} to {most}"
             self.index = self.tokens.index(function)
             raise self._error(
-                f"{function.text} has {len(arguments)} arguments", f"give it {expected}, separated by commas"
+                f"{function.text} has {len(arguments)} argument{'s' * (len(arguments) != 1)}",
+                f"give {function.text} {expected}, separated by commas",
             )
         return [function.text, *arguments]
 
@@ -136,7 +137,7 @@ class _Parser:
             token = self._next
             read = "the end" if token.kind == "end" else token.text
             raise self._error(
-                f"{read} where ) must close the ( of position {opening.position}",
+                f"found {read}, expected ) to close the ( of position {opening.position}",
                 "add the missing ), or put an operator before what follows",
             )
 
@@ -172,7 +173,7 @@ def _tokens(text: str) -> list[Token]:
         start = match.end()
     if len(tokens) > MAX_TOKENS:
         raise ValueError(
-            f"objective of {len(tokens)} words and signs: {MAX_TOKENS} are the most. To do: shorten it"
+            f"objective of {len(tokens)} words and signs: the maximum is {MAX_TOKENS}. To do: shorten it"
         )
     return [*tokens, Token("end", "", len(text) + 1)]
 

@@ -41,7 +41,7 @@ class HistoryReader(NamedTuple):
             reasons.append("store: the user's history is damaged")
             return UNREAD_HISTORY
         if not isinstance(history, UserHistory):
-            raise StageSkipped(f"it returned a {type(history).__name__}, not a UserHistory")
+            raise StageSkipped(f"get() returned a {type(history).__name__}, expected a UserHistory")
         return history.without_order(checkout.order_id)
 
 

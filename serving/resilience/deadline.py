@@ -76,7 +76,7 @@ class Deadline:
         start_ms = self.elapsed_ms()
         remaining_ms = self.deadline_ms - start_ms
         if not remaining_ms > expected_ms:
-            raise StageSkipped(f"{stage}: {remaining_ms:.1f} ms left, it takes {expected_ms:.1f}")
+            raise StageSkipped(f"{stage}: needs {expected_ms:.1f} ms, but {remaining_ms:.1f} ms are left")
         if not breaker.allow_request():
             raise StageSkipped(f"{stage}: circuit open after {breaker.failures} failures in a row")
         with self._abandon_lock:

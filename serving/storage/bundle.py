@@ -149,7 +149,7 @@ def version_folder(path: str | Path) -> Path:
     if (path / CURRENT).is_symlink():
         folder = (path / CURRENT).resolve()  # a later change of the link does not mix two versions
         if not folder.is_dir():
-            raise BundleError(path / CURRENT, "it points at a folder that is gone", "export again")
+            raise BundleError(path / CURRENT, "the link points to a folder that is missing", "export again")
         return folder
     if not (path / MANIFEST).is_file():
         raise BundleError(
@@ -198,11 +198,13 @@ def _check_file_names(folder: Path, manifest: dict[str, Any]) -> None:
     """Raises BundleError for a manifest that names a file outside its folder."""
     names = manifest.get("files")
     if not isinstance(names, dict):
-        raise BundleError(folder / MANIFEST, "it lists no files")
+        raise BundleError(folder / MANIFEST, "the manifest lists no files")
     for name in names:
         is_name = not {"/", "\\", "\0"} & {*name} and name not in ("", ".", "..")
         if not is_name or (folder / name).resolve().parent != folder.resolve():
-            raise BundleError(folder / MANIFEST, f"it names the file {name!r}, which is not in its folder")
+            raise BundleError(
+                folder / MANIFEST, f"the manifest names {name!r}, which is no file of its folder"
+            )
 
 
 def index_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
@@ -301,7 +303,8 @@ def _build_item_index(
     try:
         return ItemIndex(shards, packed_vectors, SearchParams.from_json(manifest["index"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(folder / MANIFEST, f"how to search the index: {error!r}", "export again") from error
+        problem = f'the entry "index", which describes how to search, cannot be read: {error!r}'
+        raise BundleError(folder / MANIFEST, problem, "export again") from error
 
 
 def _read_slots(file: str) -> NDArray[np.int32]:

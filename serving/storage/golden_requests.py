@@ -42,7 +42,7 @@ def read_golden_requests(bundle: Bundle) -> list[tuple[Checkout, dict[str, Any]]
     file = bundle.folder / "golden.arrow"
     rows = read_arrow(str(file)).to_pylist()
     if not rows:
-        raise BundleError(file, "it holds no request", "export again")
+        raise BundleError(file, "the file holds no request", "export again")
     return [(checkout_from_json(row["request"]), row) for row in rows]
 
 

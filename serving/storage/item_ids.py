@@ -28,7 +28,8 @@ class ItemRowMap:
 
     def __init__(self, item_id: pa.StringArray, slots: NDArray[np.int32]) -> None:
         if len(slots) != _slot_count(len(item_id)):
-            raise ValueError(f"{len(slots)} slots, {len(item_id)} ids have {_slot_count(len(item_id))}")
+            expected = _slot_count(len(item_id))
+            raise ValueError(f"{len(slots)} slots, expected {expected} for {len(item_id)} ids")
         self._ids = StringColumn.from_arrow(item_id)
         self._slots = slots.data
         self._new_rows: dict[bytes, int] = {}  # of items that the bundle lacks

@@ -77,7 +77,7 @@ class CorruptHistories:
         try:
             thread.start()
         except RuntimeError:  # no more threads: after RETRY_INTERVAL_S
-            logger.exception("no thread to set a damaged history aside")
+            logger.exception("a damaged history was not set aside: no thread could start")
 
     def _set_aside(self, store: object, user_id: str, error: Exception) -> None:
         try:

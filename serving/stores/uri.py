@@ -96,7 +96,10 @@ def _open_own_store(class_path: str, address: str, **options: Any) -> Store:
     store: Store = factory(address, **options)
     missing = [method for method in STORE_METHODS if not callable(getattr(store, method, None))]
     if missing:
-        raise ValueError(f"store {class_path} has no {', '.join(missing)} (the interface: stores/base.py)")
+        raise ValueError(
+            f"store {class_path} lacks the methods {', '.join(missing)}: implement the interface of "
+            "serving/stores/base.py"
+        )
     return store
 
 

@@ -57,7 +57,7 @@ class ValkeyLiveState:
             rows = client.zrangebyscore(ORDER, f"({sequence}", "+inf", withscores=True)
             values = client.hmget(ENTRIES, [field for field, _ in rows]) if rows else []
         if None in values:  # never of a removed entry
-            raise ConnectionError(f"live state {self._address}: it lost data while it was read")
+            raise ConnectionError(f"live state {self._address}: the server lost data during a read")
         changes = []
         for (field, _), value in zip(rows, values, strict=True):
             topic, _, key = field.decode().partition(SEPARATOR)

@@ -213,7 +213,10 @@ def test_updates_of_attributes_and_vectors(prepared: PreparedShop, tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('item_id,embedding\na,"[1, 2]"\n', "'embedding' has vectors of 2 numbers, in the last training 3"),
+        (
+            'item_id,embedding\na,"[1, 2]"\n',
+            "'embedding' has vectors of 2 numbers, but the last training had vectors of 3",
+        ),
         ("item_id,embedding\na,none\n", "'embedding' is string, expected a list of numbers"),
         ("item_id,weight_kg\na,heavy\n", "'weight_kg' is text, expected number"),
         ("item_id,colour\na,red\n", "'colour' is unknown, .*rename it to 'color'"),

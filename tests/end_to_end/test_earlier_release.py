@@ -200,6 +200,6 @@ def test_a_damaged_champion_is_followed_by_a_full_training(
     assert f"champion {champion}: evaluated from its bundle, because today's code cannot rebuild" in output
     record = last_decision()
     assert record["mode"] == "full"
-    assert "train anew" in record["mode_reason"]
+    assert "train from scratch" in record["mode_reason"]
     gates = {gate["name"] for gate in record["gates"]}
     assert {"calibration slope", "log loss", "drift"} <= gates, "as for a champion that is rebuilt"

@@ -71,7 +71,7 @@ def test_malformed_slates_and_outcomes_are_refused():
     slates, purchases = arrays([([1, 2, 1, -1, -1, -1], {1: 1.0})])
     with pytest.raises(ValueError, match="shows an item twice"):
         metrics.ndcg_at(slates, purchases)
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="slates have the shape"):
         metrics.ndcg_at(slates[:, :3], purchases)
     repeated = Purchases(np.array([0, 2]), np.array([4, 4]), np.ones(2))
     with pytest.raises(ValueError, match="occurs twice"):

@@ -222,7 +222,7 @@ def test_labels_of_tasks_come_from_facts_and_further_labels() -> None:
     )
     expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [1, 0, 1, 5, 1]]
     assert task_labels(labels, tasks, policy).tolist() == expected
-    with pytest.raises(ValueError, match=r"tasks\.wishlist: the prepared data have no label wishlist"):
+    with pytest.raises(ValueError, match=r"tasks\.wishlist: the prepared data lack the label wishlist"):
         task_labels(labels, tasks, policy._replace(further=()))
 
 

@@ -90,7 +90,7 @@ def test_a_run_without_files_says_what_to_do(trained: tuple[DictConfig, RunStage
     uri = cfg.mlflow.tracking_uri
     retrieval_id, run_id = (tracking.read_run_id(f) for f in (stages.retrieval, stages.ranker))
     shutil.rmtree(tmp_path / "runs")
-    with pytest.raises(ExportError, match=f"the run of another stage, retrieval-0. .*ranker: {run_id}"):
+    with pytest.raises(ExportError, match=f"the run of the stage retrieval-0, not of .*ranker: {run_id}"):
         find_run(str(retrieval_id), uri)
     shutil.rmtree(tmp_path / "mlflow")
     with pytest.raises(ExportError, match=r"is not on this machine, .*mlflow\.upload=true"):
@@ -150,8 +150,8 @@ def test_a_registered_model_stands_for_its_run(trained: tuple[DictConfig, RunSta
     assert find_run(f"models:/sextet/{version.version}", uri) == stages.ranker.resolve()
     with pytest.raises(ExportError, match="models:/sextet@other is not in the model registry"):
         find_run("models:/sextet@other", uri)
-    with pytest.raises(ExportError, match="models:/sextet has another form than models:/<name>@<alias>"):
+    with pytest.raises(ExportError, match="models:/sextet: expected models:/<name>@<alias>"):
         find_run("models:/sextet", uri)
     unlinked = client.create_model_version("sextet", str(stages.ranker))
-    with pytest.raises(ExportError, match="has no run in MLflow: register a version with the id"):
+    with pytest.raises(ExportError, match=r"names no MLflow run\. Register a version with the run id"):
         find_run(f"models:/sextet/{unlinked.version}", uri)

@@ -192,7 +192,7 @@ class SalesReader(MeanEncoder):
 @pytest.mark.parametrize(
     ("encoder", "message"),
     [
-        ("SalesReader", r"forward reads the last 2 columns of item vectors, which are sales"),
+        ("SalesReader", r"forward reads the sales, the last 2 columns of the item vectors"),
         ("ZeroVectors", r"a vector that is zero or not finite"),
         ("FloatVectors", r"returns a tensor of shape \[3, 24\]: expected a tensor of shape \[3, 16\]"),
     ],

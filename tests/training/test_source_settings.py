@@ -85,7 +85,7 @@ def test_a_source_of_the_users_own(own_module: str) -> None:
         ({"ann": "many"}, "retrieval.sources.ann: limit=many: expected a whole number, 0 turns it off"),
         ({"ann": -1}, "retrieval.sources.ann: limit=-1: expected 0 to 10000"),
         ({"ann": {"limit": 3, "probes": 4}}, "retrieval.sources.ann: "),
-        ({"ease": 5}, "retrieval.sources: ease reads the own items of buy_again"),
+        ({"ease": 5}, "retrieval.sources: ease starts from the user's items of source buy_again"),
         ({"mine": {"_target_": "my_sources.nothing", "limit": 5}}, "returns a int, expected a models.candid"),
         (
             {"mine": {"_target_": "my_sources.cart", "limit": 5}},

@@ -42,12 +42,15 @@ def init_processes(cfg: DictConfig) -> None:
     batch_size = min(cfg.retrieval.train.batch_size, cfg.ranker.train.batch_size)
     if n_processes > batch_size:
         raise ConfigError(
-            f"{n_processes} processes share batches of {batch_size}: raise batch_size or start fewer"
+            f"{n_processes} processes cannot share a batch of {batch_size} rows: raise batch_size, or start "
+            "fewer processes"
         )
     if cfg.trainer.accelerator == "gpu":
         local_rank, n_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local_rank >= n_gpus:
-            raise ConfigError(f"torchrun starts more processes than the {n_gpus} GPUs of this machine")
+            raise ConfigError(
+                f"torchrun starts more processes than this machine has GPUs ({n_gpus}): start fewer"
+            )
         torch.cuda.set_device(local_rank)
     dist.init_process_group(backend(cfg), timeout=timedelta(minutes=cfg.trainer.timeout_minutes))
 

@@ -92,9 +92,10 @@ def diagnose(
     requests = sample_requests(log, sources, recommender, n_requests)
     if len(requests) < MIN_REQUESTS:
         raise ValueError(
-            f"{len(requests)} requests can be replayed, {MIN_REQUESTS} are needed: ranked ones of bundle "
-            f"{recommender.bundle.version}, with an order_id that the shop's orders have. To do: give "
-            "--bundle the version that answered, and pass Checkout.order_id along"
+            f"only {len(requests)} of the needed {MIN_REQUESTS} requests can be replayed. A request can be "
+            f"replayed if bundle {recommender.bundle.version} answered it, its tier is ranked, and the "
+            "shop's orders contain its order_id. To do: give --bundle the version that answered, and send "
+            "order_id with every checkout"
         )
     causes, gaps = input_causes.input_causes(recommender, requests)
     outcomes = outcome_causes.mature_outcomes(log, windows, end)

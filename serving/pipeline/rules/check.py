@@ -66,11 +66,13 @@ def name_problems(compiled: CompiledRules) -> dict[str, list[str]]:
     problems: dict[str, list[str]] = {}
     for entry in compiled.rules:
         texts = [
-            f"{unknown.field}: {unknown.detail}" if unknown.field != "item" else "item: the bundle lacks it"
+            f"{unknown.field}: {unknown.detail}"
+            if unknown.field != "item"
+            else "item: the bundle lacks this item"
             for unknown in entry.unknown
         ]
         if not entry.n_items and not texts:
-            texts = ["it matches no item that is available"]
+            texts = ["the rule matches no available item"]
         if texts:
             problems[entry.rule.name] = [*dict.fromkeys(texts)]
     return problems
@@ -123,9 +125,9 @@ def _check_names(entry: CompiledRule) -> Iterator[Finding]:
     for unknown in entry.unknown:
         yield Finding(name, f"{unknown.field}: {unknown.detail}", unknown.is_error)
     if not entry.n_items and entry.rule.kind != "pin" and not entry.unknown:
-        yield Finding(name, "it matches no item that is available", False)
+        yield Finding(name, "the rule matches no available item", False)
     if entry.rule.kind == "pin" and entry.rows[0] and not entry.n_items:
-        yield Finding(name, "its item is not available", False)
+        yield Finding(name, "the pinned item is not available", False)
 
 
 def _check_together(in_force: list[CompiledRule], catalog: RuleCatalog) -> Iterator[Finding]:
@@ -138,23 +140,28 @@ def _check_together(in_force: list[CompiledRule], catalog: RuleCatalog) -> Itera
     if hides and n_left < SLOTS:
         names = ", ".join(entry.rule.name for entry in hides)
         yield Finding(
-            hides[0].rule.name, f"{n_left} items are left, six are shown: {names} hide the others", True
+            hides[0].rule.name,
+            f"only {n_left} items are left for six slots; the others are hidden by {names}",
+            True,
         )
     yield from _check_pins(in_force, hides)
     floors = [entry for entry in in_force if entry.rule.kind == "floor"]
     for floor in floors:
         n_items, least = int(np.count_nonzero(visible & floor.mask)), int(floor.rule.number)
         if n_items < least and floor.n_items:
-            yield Finding(floor.rule.name, f"{n_items} of its items can be shown, it asks for {least}", True)
+            text = f"the floor asks for {least} items, but only {n_items} of the matching items can be shown"
+            yield Finding(floor.rule.name, text, True)
         for cap in in_force:
             if cap.rule.kind == "cap" and cap.rule.number < least and not (floor.mask & ~cap.mask).any():
-                text = f"it asks for {least} items, of which {cap.rule.name} allows {cap.rule.number:g}"
+                text = (
+                    f"the floor asks for {least} items, but {cap.rule.name} allows only {cap.rule.number:g}"
+                )
                 yield Finding(floor.rule.name, text, True)
     n_pins = len({entry.rule.number for entry in in_force if entry.rule.kind == "pin"})
     n_asked = sum(int(floor.rule.number) for floor in floors)
     if len(floors) > 1 and n_asked > SLOTS - n_pins:
         names = ", ".join(floor.rule.name for floor in floors)
-        text = f"{names} ask for {n_asked} items, {SLOTS - n_pins} slots are open"
+        text = f"{names} together ask for {n_asked} items, but only {SLOTS - n_pins} slots are open"
         yield Finding(floors[0].rule.name, text, False)
 
 
@@ -162,12 +169,16 @@ def _check_pins(in_force: list[CompiledRule], hides: list[CompiledRule]) -> Iter
     pins = [entry for entry in in_force if entry.rule.kind == "pin"]
     for a, b in combinations(pins, 2):
         if a.rule.number == b.rule.number:
-            yield Finding(b.rule.name, f"it pins slot {b.rule.number:g}, as {a.rule.name} does", True)
+            yield Finding(b.rule.name, f"{a.rule.name} pins the same slot, {b.rule.number:g}", True)
         elif a.rows[0] and a.rows[0] == b.rows[0]:
-            yield Finding(b.rule.name, f"it pins the item of {a.rule.name} to another slot", True)
+            yield Finding(b.rule.name, f"{a.rule.name} pins the same item to another slot", True)
     for pin in pins:
         for hide in hides:
             if pin.rows[0] and hide.mask[pin.rows[0]]:
                 is_hidden = hide.rule.kind == "hide"
-                text = "hides its item" if is_hidden else "shows its item only where age is checked"
+                text = (
+                    "hides the pinned item"
+                    if is_hidden
+                    else "shows the pinned item only where age is checked"
+                )
                 yield Finding(pin.rule.name, f"{hide.rule.name} {text}", is_hidden)

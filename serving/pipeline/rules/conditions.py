@@ -105,7 +105,7 @@ def read_when(fields: FieldReader, timezone: str) -> When:
     start = _read_instant(fields, "from", zone, is_end=False)
     end = _read_instant(fields, "until", zone, is_end=True)
     if start is not None and end is not None and end <= start:
-        raise fields.error("until", "it is not after `from`")
+        raise fields.error("until", "`until` must be later than `from`")
     return When(
         context=read_attributes(fields, "context"),
         profile=read_attributes(fields, "profile"),

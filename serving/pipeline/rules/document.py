@@ -105,12 +105,14 @@ def read_rule(name: str, content: Any, timezone: str = "UTC") -> Rule:
         timezone: time zone of the rule's hours, days and dates, if the rule names none.
     """
     if not NAME_PATTERN.fullmatch(name):
-        raise RuleError("", f"its name is {name!r}: expected up to 64 letters, digits, - _ and . ")
+        raise RuleError("", f"the name is {name!r}: expected up to 64 letters, digits, - _ and . ")
     fields = FieldReader(content)
     fields.check_names((*KINDS, "when"))
     kinds = [kind for kind in KINDS if kind in fields.content]
     if len(kinds) != 1:
-        raise RuleError("", f"it has {' and '.join(kinds) or 'no kind'}: expected one of {', '.join(KINDS)}")
+        raise RuleError(
+            "", f"the rule has {' and '.join(kinds) or 'no kind'}: expected one of {', '.join(KINDS)}"
+        )
     kind = kinds[0]
     body, when = fields.table(kind), fields.table("when")
     assert body is not None
@@ -137,9 +139,9 @@ def _read_match(body: FieldReader, kind: str) -> Match:
         body.texts("item"), categories, body.texts("brand"), read_attributes(body, "attributes"), price_below
     )
     if match == Match():
-        raise body.error("", f"it matches nothing: give one of {', '.join(MATCH_FIELDS)}")
+        raise body.error("", f"the rule names no items: give one or more of {', '.join(MATCH_FIELDS)}")
     if kind == "pin" and (len(match.items) != 1 or match != Match(match.items)):
-        raise body.error("item", "a pin has one item and a slot, and no other part")
+        raise body.error("item", "a pin takes exactly one item and a slot: remove all other fields")
     return match
 
 

@@ -48,7 +48,7 @@ class FieldReader:
             if name not in names:
                 near = close_names(str(name), names, 1)
                 hint = f"; do you mean '{near[0]}'?" if near else ""
-                self._fail(str(name), f"there is no such field; there are {', '.join(names)}{hint}")
+                self._fail(str(name), f"unknown field; expected {', '.join(names)}{hint}")
 
     def table(self, name: str) -> "FieldReader | None":
         """The table under a name; None if the name is absent."""

@@ -31,7 +31,7 @@ def test_a_sound_shop_has_no_warning(tmp_path: Path, tables: Tables) -> None:
 
 def test_a_horizon_in_which_hardly_anyone_buys(tmp_path: Path, tables: Tables) -> None:
     (warning,) = warnings_of(tmp_path, tables, horizon="2d")
-    assert warning.startswith("data.horizon=2d: an order follows 0.0% of the checkouts within it")
+    assert warning.startswith("data.horizon=2d: only 0.0% of the checkouts are followed by an order")
     assert "set data.horizon=14d or next_order" in warning
 
 

@@ -183,11 +183,11 @@ def test_an_arm_that_another_version_answered_is_reported() -> None:
 
 def test_a_log_of_another_experiment_is_refused() -> None:
     log = simulate_experiment(5, 200)
-    with pytest.raises(ValueError, match=r"experiment 'simulated' has not: treatment.*file of exp"):
+    with pytest.raises(ValueError, match=r"experiment 'simulated' does not declare: treatment.*file of exp"):
         analyze(log, ab_experiment(USERS)._replace(arms=(Arm("control"), Arm("other"))))
     with pytest.raises(
-        ValueError, match=r"experiment 'simulated' has one arm.*uplift` estimates what its slates"
+        ValueError, match=r"experiment 'simulated' has one arm.*run `python -m experimentation uplift`"
     ):
         analyze(log, ab_experiment(USERS)._replace(arms=(Arm("control"),)))
-    with pytest.raises(ValueError, match="arm third of 'simulated' has fewer than two users"):
+    with pytest.raises(ValueError, match="too few users in this time in arm third of 'simulated'"):
         analyze(log, ab_experiment(USERS)._replace(arms=(Arm("control"), Arm("treatment"), Arm("third"))))

@@ -87,8 +87,8 @@ def test_a_test_is_analyzed(shop: Path, tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("options", "code", "reason"),
     [
-        ([], 1, "order revenue per user decides, and there are no orders: give --orders"),
-        (["--experiment", "wait"], 1, "there is no experiment 'wait'; there are weight"),
+        ([], 1, "order revenue per user decides, but no orders were given: give --orders"),
+        (["--experiment", "wait"], 1, "unknown experiment 'wait'; expected weight"),
         (["--events", "nowhere"], 1, "nowhere has no Parquet files"),
         (["--start", "2027-01-01", "--end", "2027-01-02"], 1, "no user has a session in this time"),
         (["--start", "2026-04-01"], 2, "--end lies before --start"),
@@ -115,9 +115,9 @@ def test_unusable_input_of_analyze_is_refused(
     ("options", "code", "reason"),
     [
         (["--uplift", "0"], 2, "argument --uplift: 0: expected more than 0"),
-        (["--metric", "order_revenue_per_user"], 1, "there are no orders: give --orders"),
+        (["--metric", "order_revenue_per_user"], 1, "no orders were given: give --orders"),
         (["--share", "2"], 2, "argument --share: 2: expected a share above 0, up to 1"),
-        (["--purchase-days", "90"], 1, "a week is needed, and the 90 days in which purchases count"),
+        (["--purchase-days", "90"], 1, "A plan needs a week and the 90 days in which purchases count"),
         (["--events", "nowhere"], 1, "nowhere has no Parquet files"),
     ],
 )

@@ -199,5 +199,5 @@ def test_a_verdict_needs_data_and_support() -> None:
 
 
 def test_a_propensity_of_zero_is_refused() -> None:
-    with pytest.raises(ValueError, match="not above 0"):
+    with pytest.raises(ValueError, match="propensity of 0 or less"):
         importance_weights.importance_ratio(np.ones((1, 2)), np.array([[0.5, 0.0]]))

@@ -86,7 +86,7 @@ def test_the_slot_earns_its_fruit_and_not_the_bread(
         (["--start", "2026-01-20", "--end", "2026-01-25"], 1, "no ghost rows in this time: set withhold"),
         (["--orders", "nowhere.csv"], 1, "nowhere.csv: there is no such file"),
         (["--experiment", "other"], 1, "no ghost rows in this time"),
-        (["--horizon", "90d"], 1, "0 shown and 0 withheld checkouts whose horizon of 90d is over"),
+        (["--horizon", "90d"], 1, "horizon of 90d is over: 0 shown and 0 withheld"),
     ],
 )
 def test_unusable_input_is_refused(

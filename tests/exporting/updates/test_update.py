@@ -242,7 +242,7 @@ def test_a_run_that_was_trained_again_is_refused(root: Path, run_folder: Path, t
     torch.save(torch.load(retrieval).roll(1, 0), retrieval)
     manifest = json.loads((runs / "ranker-0" / "done.json").read_text()) | {"retrieval": "../retrieval-0"}
     (runs / "ranker-0" / "done.json").write_text(json.dumps(manifest))
-    with pytest.raises(ExportError, match="it was trained again"):
+    with pytest.raises(ExportError, match="the run was trained again"):
         update_bundle(root, write_changes(tmp_path), run=RunLocation(str(runs / "ranker-0")))
 
 

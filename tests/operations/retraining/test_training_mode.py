@@ -24,7 +24,7 @@ def config(*overrides: str) -> DictConfig:
     ("override", "message"),
     [
         ("retrain.mode=sometimes", "retrain.mode=sometimes: expected auto, full, incremental"),
-        ("warm.run=artifacts/runs/latest", "warm.run=artifacts/runs/latest: a retraining starts from the"),
+        ("warm.run=artifacts/runs/latest", "warm.run=artifacts/runs/latest: retrain.py starts from the"),
         ("stage=retrieval", "stage=retrieval: a challenger needs a ranker too"),
     ],
 )

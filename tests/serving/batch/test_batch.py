@@ -327,4 +327,4 @@ def test_the_input_is_never_overwritten(
     source = write(tmp_path / "in.parquet", [])
     with pytest.raises(SystemExit):
         main([*command(version, tmp_path), "--out", str(source)])
-    assert "it would replace the checkouts" in capsys.readouterr().err
+    assert "the slates would replace the checkouts" in capsys.readouterr().err

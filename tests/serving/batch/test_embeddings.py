@@ -62,5 +62,5 @@ def test_without_an_exported_store_there_are_items_alone(
         str(tmp_path / "out"),
     ]
     assert main(arguments) == 0
-    assert "no users.parquet" in capsys.readouterr().err
+    assert "users.parquet is not written" in capsys.readouterr().err
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["items.parquet"]

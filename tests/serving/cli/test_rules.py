@@ -27,26 +27,26 @@ def check(version: Path, folder: Path, text: str, capsys: pytest.CaptureFixture[
     [
         (
             '[rules.a]\npin = { item = "i001", slot = 2 }\n[rules.b]\npin = { item = "i002", slot = 2 }\n',
-            "b: it pins slot 2, as a does",
+            "b: a pins the same slot, 2",
         ),
         (
             '[rules.a]\npin = { item = "i001", slot = 2 }\n[rules.b]\nhide = { category = "food/dairy" }\n',
-            "a: b hides its item",
+            "a: b hides the pinned item",
         ),
         (
             '[rules.a]\nfloor = { item = "i001", at_least = 2 }\n',
-            "a: 1 of its items can be shown, it asks for 2",
+            "a: the floor asks for 2 items, but only 1 of the matching items can be shown",
         ),
         (
             '[rules.a]\nhide = { category = ["food", "home", "pets/dog", "pets/cat"] }\n'
             'when = { context = { country = "NO" } }\n',
-            "a: 0 items are left, six are shown: a hide the others (where country is NO)",
+            "a: only 0 items are left for six slots; the others are hidden by a (where country is NO)",
         ),
         ('[rules.a]\nhide = { category = "fod" }\n', "no item has the category 'fod'; near: food"),
         (
             '[rules.a]\nfloor = { category = "food/dairy", at_least = 3 }\n'
             '[rules.b]\ncap = { category = "food", at_most = 2 }\n',
-            "a: it asks for 3 items, of which b allows 2",
+            "a: the floor asks for 3 items, but b allows only 2",
         ),
     ],
 )
@@ -118,7 +118,7 @@ def test_recommend_and_batch_obey_the_live_state(
     options = ["--bundle", str(roomy_version), "--rules", str(file), "--live", live]
     assert main(["recommend", *options, "--items", "i001", "--json"]) == 0
     printed = capsys.readouterr()
-    assert "note: rules 'odd' of the live state does not count" in printed.err
+    assert "note: rules 'odd' of the live state is ignored" in printed.err
     items = json.loads(printed.out)["items"]
     checkouts = pa.table({"user_id": ["u001"], "basket_item_id": [["i001"]]})
     pq.write_table(checkouts, tmp_path / "checkouts.parquet")

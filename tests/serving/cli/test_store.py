@@ -51,9 +51,9 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def test_damage_is_listed_and_repaired(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["store", "check", "--store", uri]) == 1
-    assert capsys.readouterr().out == "user b: 2 records are damaged, 0 are in the quarantine\n"
+    assert capsys.readouterr().out == "user b: 2 damaged records, 0 in the quarantine\n"
     assert main(["store", "repair", "--store", uri]) == 0
-    assert capsys.readouterr().out == "user b: 2 events are kept, 2 damaged records deleted\n"
+    assert capsys.readouterr().out == "user b: 2 events kept, 2 damaged records deleted\n"
     assert main(["store", "check", "--store", uri]) == 0
     store = open_store(uri, **PATIENT)
     assert store.get("b").item_id == ["b0", "b2"]

@@ -84,7 +84,9 @@ def test_a_file_is_read(running: Experiments) -> None:
     assert [arm.explore for arm in explore.arms] == [None, 0.05, 0.5]
     assert running.get_experiment("holdout").arms == (Arm("held", 0.1, version="v0"), Arm("rest", 0.9))
     assert running.versions == ("v1", "v0")
-    with pytest.raises(ValueError, match="no experiment 'wait'; there are weight, variety, explore, holdout"):
+    with pytest.raises(
+        ValueError, match="unknown experiment 'wait'; expected weight, variety, explore, holdout"
+    ):
         running.get_experiment("wait")
 
 
@@ -169,7 +171,7 @@ def test_any_user_has_an_arm(user: str) -> None:
     [
         ('salt = "test"', "", "salt is None: expected a text"),
         ('salt = "test"', 'salt = "test', "is not TOML"),
-        ('salt = "test"', 'salt = "test"\nsalts = 1', "the file has no 'salts', .*do you mean 'salt'"),
+        ('salt = "test"', 'salt = "test"\nsalts = 1', "the file: unknown key 'salts'; .*do you mean 'salt'"),
         ("share = 0.1", "share = 1.5", "holdout: share is 1.5: expected a share of all users, below 1"),
         ("[500, 900]", "[499, 900]", r"'weight' and 'variety' overlap in layer 'ranking': .*\[499, 900\]"),
         ("[500, 900]", "[500, 1001]", "experiment 'variety': buckets are .*≤ 1000"),
@@ -179,7 +181,7 @@ def test_any_user_has_an_arm(user: str) -> None:
         ("revenue_weight = 0.5", "revenue_weight = 1.5", "arm 'half': revenue_weight is 1.5: .*0 to 1"),
         ("share = 2", "share = 0", "arm 'control': share is 0: expected a number, more than 0"),
         ("share = 2", "share = true", "arm 'control': share is True"),
-        ("share = 2", "shares = 2", "has no 'shares', .*do you mean 'share'"),
+        ("share = 2", "shares = 2", "unknown key 'shares'; .*do you mean 'share'"),
         ("explore = 0.05", "revenue_weight = 0.05", "'weight' and 'explore' both set revenue_weight, in two"),
         ("explore = 0.05", 'version = "v2"', "'weight' and 'explore' both set version, in two layers"),
         (

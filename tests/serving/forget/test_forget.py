@@ -35,7 +35,7 @@ def test_a_place_that_fails_waits_and_the_others_are_done(
     arguments = ["--store", str(tmp_path / "store.sqlite"), "--log", str(tmp_path / "log")]
     assert main(["forget", "--from", str(tmp_path / "users.txt"), *arguments]) == 1
     printed = capsys.readouterr()
-    assert "store: 1 records" in printed.out
+    assert "store: 1 record\n" in printed.out
     assert "nothing was found" not in printed.out
     assert "not touched: --bundle (not given)" in printed.out
     assert "20990101T000000-1-ab.parquet cannot be read" in printed.err
@@ -57,7 +57,7 @@ def test_a_store_without_the_method_is_named(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ([], "name users"),
-        (["u1"], "name where to remove them"),
+        (["u1"], "name the places to remove the users from"),
         (["u1", "--log", "nowhere"], "there is no such folder"),
     ],
 )

@@ -35,7 +35,7 @@ def test_the_remote_store_and_its_copies(
         else:
             assert main(["forget", "u001", "--bundle", uri]) == 0
             printed = capsys.readouterr().out
-            assert "store.arrow: 1 users" in printed
+            assert "store.arrow: 1 user" in printed
             assert "not touched: --store, --log (not given)" in printed
             assert "not touched: a list for training (--list FILE)" in printed
     assert [*traces(roots["admin"], [b"u001"])] == []

@@ -52,7 +52,12 @@ def not_numbers(module: Any) -> Any:
     [
         ("store", throws, {"ranked"}, "store: RuntimeError: out of order"),
         ("store", slow, {"ranked"}, "store: not done after 20 ms"),
-        ("store", lambda _: {"what": "ever"}, {"ranked"}, "store: it returned a dict, not a UserHistory"),
+        (
+            "store",
+            lambda _: {"what": "ever"},
+            {"ranked"},
+            "store: get() returned a dict, expected a UserHistory",
+        ),
         ("index", throws, {"ranked"}, "index: RuntimeError: out of order"),
         ("index", slow, {"category", "cached", "ranked"}, "index: not done after"),
         ("ranker", throws, {"retrieval"}, "ranker: RuntimeError: out of order"),

@@ -186,7 +186,7 @@ def test_a_conflict_is_a_warning_and_the_rule_is_in_force(version: Path, tmp_pat
             item = "i001" if name == "a" else "i002"
             answer = call(client, "PUT", f"/v1/rules/{name}", {"pin": {"item": item, "slot": 1}})
         assert answer.status_code == 200
-        assert "it pins slot 1, as a does" in answer.json()["warnings"]
+        assert "a pins the same slot, 1" in answer.json()["warnings"]
         assert "errors" not in answer.json()
 
 
@@ -213,7 +213,7 @@ def test_rules_of_a_file_that_match_nothing_are_logged_and_counted(
         file.write_text('[rules.typo]\nhide = { category = "hoam" }\n')
         until(lambda: client.number("sextet_rule_problems") == 1)
         until(lambda: len(warnings()) == 3)  # a file that is read again is checked again
-        until(lambda: any("rules are read again: 1 rules" in record.message for record in caplog.records))
+        until(lambda: any("rules are read again: 1 rule in" in record.message for record in caplog.records))
 
 
 def test_changes_of_administrators_are_logged(

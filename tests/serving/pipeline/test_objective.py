@@ -109,18 +109,18 @@ def test_precedence(text, tree):
     [
         ("a b", r"'a b', position 3: unexpected b"),
         ("a +", "position 4: the expression ends where a number or name must follow"),
-        ("(a", r"position 3: the end where \) must close the \( of position 1"),
+        ("(a", r"position 3: found the end, expected \) to close the \( of position 1"),
         ("min(a; b)", "position 6: unexpected ';'"),
-        ("foo(a)", "position 1: no function foo. To do: there are min, max, log, exp"),
-        ("min(a)", "position 1: min has 1 arguments. To do: give it 2 to 9"),
-        ("log(a, b)", "position 1: log has 2 arguments. To do: give it 1"),
+        ("foo(a)", "position 1: unknown function foo. To do: use min, max, log, exp"),
+        ("min(a)", "position 1: min has 1 argument. To do: give min 2 to 9"),
+        ("log(a, b)", "position 1: log has 2 arguments. To do: give log 1"),
         ("a ^ 2", r"position 3: unexpected '\^'. To do: write \*\* for a power"),
         ("* a", r"position 1: unexpected \*"),
         ("1e999", "position 1: 1e999 is too large a number"),
         ("", "'': expected an expression such as purchase"),
         (3, "3: expected an expression"),
         (None, "None: expected an expression"),
-        ("+".join("a" * 200), "399 words and signs: 200 are the most"),
+        ("+".join("a" * 200), "399 words and signs: the maximum is 200"),
     ],
 )
 def test_a_syntax_error_names_its_position(text, message):

@@ -219,7 +219,7 @@ def test_a_store_that_returns_garbage(recommender: Recommender, user_checkout: C
     recommender.store.get = lambda user_id: {"garbage": user_id}  # type: ignore[union-attr, method-assign, return-value, assignment]
     slate = recommend(recommender, user_checkout)
     assert slate.tier == "ranked"
-    assert slate.reason == "store: it returned a dict, not a UserHistory"
+    assert slate.reason == "store: get() returned a dict, expected a UserHistory"
 
 
 def test_more_requests_than_the_machine_can_rank(recommender: Recommender, user_checkout: Checkout) -> None:

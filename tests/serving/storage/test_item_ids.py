@@ -64,5 +64,5 @@ def test_an_empty_catalog_knows_nothing() -> None:
 
 
 def test_slots_of_other_ids_are_refused() -> None:
-    with pytest.raises(ValueError, match="8 slots, 2 ids have 4"):
+    with pytest.raises(ValueError, match="8 slots, expected 4 for 2 ids"):
         ItemRowMap(pa.array(["", "a"]), np.zeros(8, np.int32))

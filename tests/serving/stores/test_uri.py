@@ -35,7 +35,7 @@ def test_a_class_of_the_user_gets_the_address_and_the_options(tmp_path: Path) ->
 
 
 def test_a_class_that_is_no_store_is_refused() -> None:
-    with pytest.raises(ValueError, match="NoStore has no append, append_many, close"):
+    with pytest.raises(ValueError, match="NoStore lacks the methods append, append_many, close"):
         open_store(f"{__name__}.NoStore://anywhere")
     with pytest.raises(ImportError, match=r"no_such_package.*PYTHONPATH"):
         open_store("no_such_package.Store://anywhere")
