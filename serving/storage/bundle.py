@@ -202,9 +202,7 @@ def _check_file_names(folder: Path, manifest: dict[str, Any]) -> None:
     for name in names:
         is_name = not {"/", "\\", "\0"} & {*name} and name not in ("", ".", "..")
         if not is_name or (folder / name).resolve().parent != folder.resolve():
-            raise BundleError(
-                folder / MANIFEST, f"the manifest names {name!r}, which is no file of its folder"
-            )
+            raise BundleError(folder / MANIFEST, f"the manifest names {name!r}, which is not in its folder")
 
 
 def index_files(folder: Path, manifest: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""User histories in Valkey or Redis, for many servers. Needs the client: `pip install sextet[valkey]`.
+"""User histories in Valkey or Redis, for many servers. Needs the client: `pip install '<wheel>[valkey]'`.
 
 A user is a list of chunks under `sextet:<user id>`, and a list of the slates that the user was shown under
 `sextet-impressions:<user id>`. Reading both is one round trip; so is an append, an RPUSH and an EXPIRE.

@@ -1,4 +1,4 @@
-"""Live state (live_state.py) on a Valkey or Redis server. Needs the client: `pip install sextet[valkey]`.
+"""Live state (live_state.py) on a Valkey or Redis server. Needs the client: `pip install '<wheel>[valkey]'`.
 
 sextet-live:entries     hash: topic NUL key → a byte (1 for a value, 0 for a removed entry) and the value
 sextet-live:order       sorted set: topic NUL key, by sequence number

@@ -224,7 +224,7 @@ def test_labels_follow_the_tasks() -> None:
         ({"label": "two words"}, r"tasks\.t\.label is 'two words', expected purchase, spend"),
         ({}, r"tasks\.t\.label is 'None'"),
         ({"label": "value"}, r"tasks\.t\.label is 'value', .*did you mean spend\?"),
-        ({"label": "purchase_7d"}, r"tasks\.t: label and window name the column outcome_purchase_7d"),
+        ({"label": "purchase_7d"}, r"tasks\.t: label and window give the column outcome_purchase_7d"),
     ],
 )
 def test_unusable_labels_are_refused(settings: dict[str, Any], words: str) -> None:

@@ -269,7 +269,7 @@ def test_a_read_only_account_is_enough(postgres: str, tmp_path: Path) -> None:
         ({"tables": {"orders": "sales.orders"}}, r"no table items; set data\.tables\.items.*products"),
         ({"tables": {"orders": "SELECT nothing FROM products"}}, r"nothing FROM.*: cannot be read: "),
         ({"tables": {"orders": "SELECT * FROM product"}}, r"there is no table product\..* Found: products"),
-        ({"tables": {"orders": "SELECT 1 AS a, 2 AS A"}}, r"two columns are named a: .* by AS"),
+        ({"tables": {"orders": "SELECT 1 AS a, 2 AS A"}}, r"two columns are named a: .* with AS"),
         ({"tables": {"orders": "DROP TABLE users"}}, r"DROP TABLE users: cannot be read: .*read-only"),
         ({"tables": {"basket": "orders"}}, r"data\.tables\.basket: no such table"),
         ({"columns": {"basket": {}}}, r"data\.columns\.basket: no such table"),

@@ -214,7 +214,7 @@ def test_what_cannot_be_searched_or_built_is_refused() -> None:
         ItemIndex([index], PACKED[:, :16], SearchParams(4))
     with pytest.raises(ValueError, match="inner product"):
         ItemIndex([faiss.IndexFlatL2(16)], PACKED, SearchParams(4))
-    with pytest.raises(ValueError, match="no item to index"):
+    with pytest.raises(ValueError, match="no item is available"):
         build(PACKED, IDS[:0], FAMILIES["ivf_sq8"])
     with pytest.raises(ValueError, match="more than once"):
         build(PACKED, np.r_[IDS, 5], FAMILIES["ivf_sq8"])
@@ -270,7 +270,7 @@ def test_families_of_a_dotted_path_are_built_and_measured_as_all_others(tmp_path
         (f"{__name__}.smal_lists", "Did you mean small_lists"),
         (f"{__name__}.ITEMS", "neither a function"),
         (f"{__name__}.transformed", "cannot search a IndexPreTransform"),
-        (f"{__name__}.by_distance", "no index of inner products of 16 dimensions"),
+        (f"{__name__}.by_distance", "must return an inner-product index of 16 dimensions"),
         (f"{__name__}.failing", "index_factory"),
         (f"{__name__}.clustered", "expected a faiss.Index"),
     ],

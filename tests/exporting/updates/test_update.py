@@ -300,5 +300,5 @@ def test_data_of_an_earlier_release_is_refused(root: Path, run_folder: Path, tmp
     snapshots = pq.read_table(prepared / "snapshots.parquet")
     names = ["popularity" if name == "orders_28d" else name for name in snapshots.column_names]
     pq.write_table(snapshots.rename_columns(names), prepared / "snapshots.parquet")
-    with pytest.raises(ExportError, match="an earlier release prepared it"):
+    with pytest.raises(ExportError, match="prepared by an earlier release"):
         update_bundle(root, write_changes(tmp_path), run=RunLocation(str(run)))

@@ -35,7 +35,7 @@ def test_the_default_tasks_of_the_config_are_those_of_the_code() -> None:
         ({}, "tasks is empty"),
         ({"click": 3}, "tasks.click is 3"),
         ({"Click": CLICK}, "tasks.Click: a task's name"),
-        ({"margin": CLICK}, "is not min"),
+        ({"margin": CLICK}, "none of min"),
         ({"click": {**CLICK, "wieght": 1}}, "tasks.click.wieght: no such key. Did you mean weight?"),
         ({"click": {"kind": "binary"}}, "tasks.click.label is missing"),
         ({"click": {**CLICK, "kind": "binry"}}, "Did you mean binary?"),
@@ -56,7 +56,7 @@ def test_the_default_tasks_of_the_config_are_those_of_the_code() -> None:
         ({"click": CLICK, "value": {"kind": "amount", "label": "purchase"}}, "expected kind=binary"),
         ({"click": {**CLICK, "label": "a click"}}, "label=a click"),
         ({"view": {**CLICK, "label": "impression"}}, "a kind of event other than impression"),
-        ({"value": {"kind": "amount", "label": "spend"}}, "none is binary"),
+        ({"value": {"kind": "amount", "label": "spend"}}, "no task is binary"),
     ],
 )
 def test_what_a_task_cannot_have_is_refused(tasks: dict, message: str) -> None:

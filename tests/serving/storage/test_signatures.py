@@ -102,7 +102,7 @@ def test_without_the_library_it_says_what_to_install(
 ) -> None:
     public = write_key(tmp_path, "shop").with_suffix(".pem")
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives", None)
-    with pytest.raises(ImportError, match=r"pip install 'sextet\[sign\]'"):
+    with pytest.raises(ImportError, match=r"pip install '<wheel>\[sign\]'"):
         read_manifest(copy, [public])
     assert read_manifest(copy)
 
