@@ -81,7 +81,7 @@ def fit(train: LabeledPairs, validation: LabeledPairs, options: FitOptions = DEF
     has_spend = [np.asarray(pairs.purchase, bool) & (pairs.value > 0) for pairs in (train, validation)]
     for label, mask in zip(("training", "validation"), has_spend, strict=True):
         if not mask.any():
-            raise ValueError(f"the {label} pairs hold no purchase with a value")
+            raise ValueError(f"the {label} pairs hold no purchase with a value above 0")
     purchase_train, purchase_validation = (
         TrainingSet(pairs.features, np.asarray(pairs.purchase, np.float32), pairs.weight)
         for pairs in (train, validation)

@@ -182,6 +182,7 @@ class Population:
 def _known_increment(orders: SimulatedOrders) -> Array:
     if orders.incremental_spend is None:
         raise ValueError(
-            "the effect of slates is unknown in this market: set data.organic.share to a number from 0 to 0.9"
+            "this market does not record which purchases a slate adds: set data.organic.share to a number "
+            "from 0 to 0.9"
         )
     return orders.incremental_spend

@@ -122,7 +122,9 @@ class SeedLists:
         lists = inputs.neighbours[self.table] if isinstance(self.table, str) else self.table(inputs)
         rows, items = lists.offsets.numel() - 1, inputs.catalog.leaf.numel()
         if rows != items and not isinstance(self.seeds, BasketCategories):
-            raise ValueError(f"lists of {rows} rows: expected {items}, a row per item and row 0")
+            raise ValueError(
+                f"there are {rows} lists of items: expected {items}, one for row 0 and one for each item"
+            )
         _check_item_rows("seed_lists", lists.item, items)
         mean = lists.score.mean().clamp_min(1e-12) if lists.score.numel() else 1.0
         score = lists.score / mean if self.scale is None else lists.score * self.scale

@@ -63,7 +63,9 @@ def parse_announcement(change: Change) -> Announcement | None:
         content = json.loads(change.value)
         return Announcement(change.key, float(content["at"]), frozenset(content["users"]))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"live state: {TOPIC} {change.key}: no announcement: {error}") from error
+        raise ValueError(
+            f"live state: the entry {TOPIC} {change.key} is not a valid announcement: {error}"
+        ) from error
 
 
 def removals(announcements: Iterable[Announcement], now: float | None = None) -> list[Change]:

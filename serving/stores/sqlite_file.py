@@ -169,7 +169,9 @@ class SQLiteFile:
                 self._prepare(connection)
             after = _file_identity(self.path)
             if after is None or (before is not None and after != before):
-                raise FileNotFoundError(f"{self.path}: the event store was replaced while it was opened")
+                raise FileNotFoundError(
+                    f"{self.path}: the event store was removed or replaced while it was opened"
+                )
         except BaseException:
             connection.close()
             raise

@@ -276,7 +276,7 @@ class ValkeyStore:
         except redis.ResponseError as error:
             if _is_wrong_type(error):
                 raise CorruptHistoryError(
-                    f"{self._address}: user {user_id!r}: not a list of chunks: {error}"
+                    f"{self._address}: the stored history of user {user_id!r} is not a list: {error}"
                 ) from error
             raise OSError(f"{self._address}: {error}") from error
         except redis.RedisError as error:

@@ -205,7 +205,7 @@ def test_sources_that_cannot_work_are_refused(make: Any, message: str) -> None:
         (Source(5, global_items=lambda inputs: torch.tensor([3.0])), "of type torch.float32"),
         (
             Source(5, seed_lists=SeedLists(BasketItems(), lambda inputs: random_lists(0, 7))),
-            "mine: lists of 7 rows: expected 31",
+            "mine: there are 7 lists of items: expected 31",
         ),
         (
             Source(5, seed_lists=SeedLists(BasketCategories(), lambda inputs: random_lists(0, 70))),

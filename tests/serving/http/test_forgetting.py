@@ -166,5 +166,5 @@ def test_announcements_name_nobody_and_are_removed(tmp_path: Path, monkeypatch: 
     assert [*read_entries(state, "forgotten")] == [second.key]
     assert [*traces(tmp_path, [each.encode() for each in first.hashes])] == []
     assert removals([second], now=2000.0 + announcements.LIFETIME_S)[0].value is None
-    with pytest.raises(ValueError, match="no announcement"):
+    with pytest.raises(ValueError, match="not a valid announcement"):
         parse_announcement(first.to_change()._replace(value=b"[]"))

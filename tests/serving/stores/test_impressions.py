@@ -119,7 +119,7 @@ def test_damage_is_reported(server: ValkeyServer, garbage: bytes) -> None:
     with pytest.raises(ValueError, match="user 'u': the user's impressions are damaged"):
         store.get("u")
     server.client().set("sextet-impressions:v", garbage)
-    with pytest.raises(ValueError, match="user 'v': not a list of chunks"):
+    with pytest.raises(ValueError, match="user 'v' is not a list"):
         store.get("v")
 
 

@@ -112,7 +112,7 @@ def test_garbage_under_a_key(server: ValkeyServer, garbage: bytes) -> None:
     with pytest.raises(ValueError, match=r"127\.0\.0\.1:\d+: user 'u': .*chunk of events"):
         store.get("u")
     client.set("sextet:v", garbage)
-    with pytest.raises(ValueError, match="user 'v': not a list of chunks"):
+    with pytest.raises(ValueError, match="user 'v' is not a list"):
         store.get("v")
     store.append("v", [EVENT])  # moves the other key to the quarantine
     assert store.get("v").item_id == ["i001"]
