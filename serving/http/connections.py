@@ -1,4 +1,4 @@
-"""Connections of a worker, bounded in number, in time and in bytes.
+"""Limits the connections of a worker: their number, their time and their bytes.
 
     open ── first byte ── head complete ── body complete ── response ── next request
     ├─ IDLE ─┼── HEAD ────────┼──── BODY ───────┤             ├─ IDLE (keep-alive) ─┤   seconds per phase

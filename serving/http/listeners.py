@@ -23,7 +23,7 @@ MAX_ACCEPTS = 64  # connections of one socket of another worker at a time
 
 
 def bind_sockets(host: str, port: int, workers: int) -> list[list[socket.socket]]:
-    """The sockets of each worker, bound and not listening. Port 0 is any free port.
+    """Returns the sockets of each worker: bound, but not listening yet. Port 0 stands for any free port.
 
     Raises OSError if the address is in use, also by a service that is still starting.
     """

@@ -137,5 +137,5 @@ class ItemFeatureEncoder:
 
 
 def _codes(values: Sequence[str]) -> dict[str, int]:
-    """Value → code, from 1 on."""
+    """Returns value → code. Codes start at 1."""
     return {value: code for code, value in enumerate(values, start=1)}

@@ -14,7 +14,7 @@ FULL = "all {count:,} spare rows are taken: python export.py update --live URI t
 
 
 class NewItemRows:
-    """The spare rows, and the item id → row of each new item.
+    """Keeps the spare rows, and maps each new item's id to its row.
 
     Rows are taken in order; a returned row is taken last. Two workers may give an item different rows,
     because nothing outside a process depends on rows.

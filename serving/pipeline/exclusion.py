@@ -3,7 +3,8 @@
     basket ─────────────────────────── exclude_basket ──────────╮
     purchases of the history, by age ─ exclude_bought_within ───┴─ without `repeat_categories` ─▶ excluded
 
-Pure numpy over keys: an item row for one request, `row · (N+1) + item` for a batch of checkouts.
+The code uses only numpy, and works on keys. For one request a key is an item row; for a batch of checkouts
+it is `row · (N+1) + item`.
 """
 
 import re
@@ -73,7 +74,7 @@ def category_prefixes(paths: Iterable[str | None]) -> frozenset[str]:
 
 
 def items_of_categories(category: pa.StringArray, paths: Collection[str]) -> NDArray[np.bool_]:
-    """[N+1] bool: the items of the category paths (a or a/b) and of all below them; `category` [N+1]."""
+    """Returns the items in the category paths (a or a/b) or below them: [N+1] bool, as `category` is."""
     mask = np.zeros(len(category), np.bool_)
     for path in map(category_path, paths):
         in_path = pc.or_(pc.equal(category, path), pc.starts_with(category, f"{path}/"))

@@ -26,7 +26,7 @@ MAX_TIMES = 1000  # more than a store remembers
 
 @dataclass(frozen=True, slots=True)
 class FrequencyCap:
-    """The number of times that an item may be shown without a response.
+    """Limits how often an item is shown to a user without a response.
 
     Raises ValueError for a value out of range.
 
@@ -100,7 +100,9 @@ def count_impressions(
 def count_by_item(
     slates: Sequence[ShownSlate], last_responses: Mapping[str, int]
 ) -> dict[str, ImpressionCount]:
-    """Item → impressions after the item's last response. `slates` of one user are in order of arrival.
+    """Returns item → its impressions after its last response.
+
+    `slates` are those of one user, in order of arrival.
 
     `last_responses` maps items to the time of their last response.
     """

@@ -1,4 +1,4 @@
-"""Ranges of objectives: the possible values of an expression, by interval arithmetic over its names.
+"""Computes the range of an objective from the ranges of its names, by interval arithmetic.
 
 An expression is refused before it is served if it could divide by zero, take the logarithm of a number that
 is not positive, or become complex or infinite.

@@ -13,7 +13,7 @@ Accepts = Callable[[NDArray[np.int32]], NDArray[np.bool_]]
 
 
 class PopularityFallback:
-    """Available items by falling popularity, over all and by leaf category.
+    """Lists the available items by falling popularity, over all categories and for each leaf category.
 
     Items that were unavailable at export and became available later are merged into the lists by their number
     of orders.

@@ -34,7 +34,7 @@ PINNED = "pinned"  # the source of a pinned item
 
 
 class CopurchaseLists(NamedTuple):
-    """For each item, the items that are bought with it, as jagged lists."""
+    """Jagged lists: for each item, the items that are bought with it."""
 
     offsets: NDArray[np.int32]  # [R+1]
     item: NDArray[np.int32]  # [ΣM] rows

@@ -40,7 +40,7 @@ class StageSkipped(Exception):
 
 
 class StageStats:
-    """The usual duration and the circuit breaker of every stage, over all requests."""
+    """The usual duration and the circuit breaker of every stage. All requests share this object."""
 
     def __init__(self, stages: Sequence[str]) -> None:
         self.expected_ms = dict.fromkeys(stages, 0.0)  # measured by warm_up.py

@@ -59,7 +59,7 @@ class ItemRowMap:
         return [rows[item_id] for item_id in item_ids]
 
     def set_new_rows(self, new_rows: Mapping[str, int]) -> None:
-        """Also find these new ids; they replace the ids of an earlier call."""
+        """Make these new ids known too. They replace the new ids of an earlier call."""
         self._new_rows = dict(zip(encode_utf8(new_rows), new_rows.values(), strict=True))
 
     def _prefetch(self, first_slots: list[int]) -> None:

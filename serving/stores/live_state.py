@@ -52,7 +52,7 @@ START = Cursor("", 0)
 
 
 class Snapshot(NamedTuple):
-    """The changes after a cursor, in the order of the writes, the latest of each key."""
+    """The latest change of each key after a cursor, in the order of the writes."""
 
     changes: list[Change]
     cursor: Cursor
@@ -97,7 +97,10 @@ class SQLiteLiveState:
             connection.execute("COMMIT")
 
     def read(self, after: Cursor) -> Snapshot:
-        """The changes written after `after`; none while the file is missing and a write would create it."""
+        """Returns the changes written after `after`.
+
+        There are none while the file is missing, if a write would create it.
+        """
         if self.create and not self.path.is_file():
             return Snapshot([], START, is_complete=after != START)
         with self._connection() as connection:

@@ -269,7 +269,7 @@ def _all_users(connection: sqlite3.Connection) -> Iterator[bytes]:
 
 
 def _damaged_records(connection: sqlite3.Connection, user: bytes) -> Iterator[tuple[str, list[int]]]:
-    """Table → the places of a user's records that cannot be read."""
+    """Returns table → the places of the user's unreadable records."""
     for table, (column, part) in RECORDS.items():
         rows = connection.execute(f"SELECT place, {column} FROM {table} WHERE user = ?", [user]).fetchall()
         yield table, [place for place, record in rows if part([record]).damaged]

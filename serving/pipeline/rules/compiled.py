@@ -120,7 +120,7 @@ class RulesInForce:
         return restricted, n_hidden
 
     def boosted(self, score: NDArray[np.float64], item: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The scores of `item`, both of any shape, with the boosts."""
+        """Adds the boosts to the scores of `item`. Both arrays have the same shape, which may be any."""
         for boost in self.boosts:
             score = score + boost.log_factor * boost.mask[item]
         return score

@@ -61,7 +61,7 @@ class Rule:
         kind: one of KINDS.
         number: the slot of a pin (1 is the first), the factor of a boost, or the minimum or maximum of a
             floor or cap.
-        allowed: of an age restriction, attributes of the profile with the values that allow the items.
+        allowed: for an age restriction, profile attribute → values that allow the items.
         content: the rule as it was written, JSON values only.
     """
 
