@@ -42,7 +42,7 @@ class SampledCheckouts(NamedTuple):
 
 
 def sample_requests(run: ExportableRun, splits: tuple[str, ...], count: int) -> SampledCheckouts:
-    """Up to `count` checkouts of `splits`, as `sample_checkouts` takes them."""
+    """Returns up to `count` checkouts of `splits`, sampled by `sample_checkouts`."""
     examples = sample_checkouts(run, splits, count)
     return SampledCheckouts(
         examples, to_checkouts(examples, item_ids(run), run.schema.context, run.schema.profile)
@@ -60,7 +60,7 @@ def synthetic_requests(run: ExportableRun, like: SampledCheckouts, count: int) -
 def to_checkouts(
     examples: pa.Table, item_ids: list[str], context: list[Attribute], profile: list[Attribute]
 ) -> list[Checkout]:
-    """Examples as requests with raw values. The requests have no user id, so serving reads no store."""
+    """Turns examples into requests with raw values. Without a user id, serving reads no store for them."""
     names = [name for name in examples.column_names if not name.startswith(("outcome", "candidate"))]
     requests = []
     for row in examples.select(names).to_pylist():

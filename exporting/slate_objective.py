@@ -1,4 +1,4 @@
-"""The slate policy of a bundle, and the entries of its objective in manifest and items."""
+"""Reads the slate policy of a bundle, and makes the entries of its objective in manifest and items."""
 
 from dataclasses import asdict
 from typing import Any

@@ -30,7 +30,7 @@ OTHER_NAMES = {  # canonical column → names that shops use, in lower case, wit
 def suggest_columns(missing: Collection[str], present: Collection[str]) -> dict[str, str]:
     """Returns missing canonical column → a column of the file that may hold its values.
 
-    No column is suggested for two missing columns.
+    A column of the file is suggested for one missing column at most.
     """
     free = {_folded(name): name for name in reversed(list(present))}
     suggested: dict[str, str] = {}

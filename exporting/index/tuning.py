@@ -128,7 +128,7 @@ def tune_index(
 
 
 def trial_cost(trial: IndexTrial, cfg: DictConfig) -> tuple[float, float]:
-    """The sort key of trials: the summed relative misses of targets, then the median latency."""
+    """Returns the sort key of a trial: the sum of its relative misses of targets, then its median latency."""
     recall_miss = max(0.0, 1 - trial.metrics.recall / cfg.recall)
     latency_miss = max(0.0, trial.metrics.p99_ms / cfg.p99_ms - 1) if cfg.p99_ms else 0.0
     size_miss = max(0.0, trial.bytes_per_vector / cfg.bytes_per_vector - 1) if cfg.bytes_per_vector else 0.0

@@ -57,7 +57,7 @@ class DriftStatistic(NamedTuple):
 
 
 def reference_mask(weekday: NDArray, is_known: NDArray) -> NDArray:
-    """[D, D] bool: the reference days of each of D days. The tested day is the last."""
+    """Whether day j is a reference day of day i: [D, D] bool. The tested day is the last."""
     mask = (weekday[:, None] == weekday) & is_known & is_known[:, None]
     mask[:, -1] = False
     np.fill_diagonal(mask, False)
@@ -96,7 +96,7 @@ def alarms(statistics: Sequence[DriftStatistic]) -> list[DriftStatistic]:
 
 
 def psi(a: NDArray, b: NDArray) -> NDArray:
-    """Population stability index of counts [..., B]: Σ (a - b) log(a / b) of shares.
+    """Returns the population stability index of counts [..., B]: Σ (a - b) log(a / b) of shares.
 
     Half a count is added to each bin. Under equal distributions PSI · nm / (n + m) is about χ² with B - 1
     degrees of freedom (Yurdakul, dissertation, Western Michigan University 2018).
@@ -180,7 +180,10 @@ def degrees_of_freedom(mask: NDArray) -> int:
 
 
 def _coarse_counts(metric: Distribution) -> NDArray:
-    """[D, ≤ PSI_BINS] counts: ordered bins are merged to about equal mass in the reference, others stay."""
+    """Returns the counts in at most PSI_BINS bins: [D, ≤ PSI_BINS].
+
+    Ordered bins are merged until they have about equal mass in the reference. Other bins stay.
+    """
     if not metric.ordered:
         return metric.counts
     mass = metric.counts[:-1].sum(0)

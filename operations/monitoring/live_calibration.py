@@ -27,7 +27,7 @@ class CalibrationBin(NamedTuple):
 
 
 class CalibrationRatio(NamedTuple):
-    """Observed over predicted outcomes of a task."""
+    """The ratio of observed to predicted outcomes of a task."""
 
     task: str  # click, purchase or a further task
     day: int  # days since 1970
@@ -68,7 +68,10 @@ def calibration_ratio(log: AttributedLog, task: str, day: int) -> CalibrationRat
 
 
 def logged_outcomes(log: AttributedLog, task: str) -> tuple[NDArray, NDArray]:
-    """The predictions [m] of a task, and the seconds [m] from the impression to its outcome, NaN for none."""
+    """Returns a task's predictions [m], and the seconds [m] from impression to outcome.
+
+    Without an outcome the seconds are NaN.
+    """
     impressions = log.impressions
     if task == "click":
         return impressions.p_click, impressions.click_delay
@@ -79,7 +82,7 @@ def logged_outcomes(log: AttributedLog, task: str) -> tuple[NDArray, NDArray]:
 
 
 def user_codes(log: AttributedLog) -> NDArray:
-    """[n] an integer for the user of each slate. Every guest counts as a user."""
+    """Returns an integer for the user of each slate: [n]. Every guest counts as a separate user."""
     names = np.array(
         [user if user is not None else f" {row}" for row, user in enumerate(log.slates.user_id.tolist())]
     )

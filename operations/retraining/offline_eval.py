@@ -25,7 +25,10 @@ class ImpressionLoss(NamedTuple):
 
 
 class RunMetrics(NamedTuple):
-    """Metrics of a run on the newest mature window: m checkouts with a later purchase, P candidates."""
+    """Metrics of a run on the newest mature window.
+
+    The window has m checkouts with a later purchase, and P candidates.
+    """
 
     run: str
     users: Array  # [m]
@@ -82,7 +85,7 @@ def _impression_loss(
 
 
 def popularity_ndcg(run: Run) -> Array:
-    """[m] NDCG@6 of bestsellers in the window of `evaluate_run`. Every model must beat bestsellers."""
+    """Returns the NDCG@6 of bestsellers in the window of `evaluate_run`: [m]. Every model must beat them."""
     split, part = _evaluation_window(run)
     ranked = popular_items(run.prepared.folder, split)
     return protocol.metrics_per_checkout(ranked, split, [part])["all"]["ndcg6"]

@@ -142,7 +142,9 @@ def _parse_arm(name: str, table: Any, where: str) -> Arm:
 
 
 def _parse_number(table: dict[str, Any], key: str, where: str) -> float | None:
-    """The share, weight or probability under a key, None if absent. Raises ValueError if out of range."""
+    """Reads the share, weight or probability under a key; None if absent. Raises ValueError if out of
+    range.
+    """
     if key not in table:
         return None
     value = table[key]

@@ -93,7 +93,7 @@ class AvailableItems(NamedTuple):
 
 class EligibilityFilter:
     """Finds the eligible items of a request.
-    
+
     Args:
         available: [N+1] bool.
         category: [N+1] paths a/b/c.

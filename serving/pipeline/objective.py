@@ -55,7 +55,7 @@ def log_objective(
 
 
 def with_revenue_weight(tree: Tree, amounts: Collection[str], weight: float, margin: bool) -> Tree:
-    """The objective with (amount · margin)^weight, or amount^weight, in place of every amount."""
+    """Replaces every amount of an objective by amount^weight, or by (amount · margin)^weight."""
     if isinstance(tree, str) and tree in amounts:
         if not weight:
             return 1.0

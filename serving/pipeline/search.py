@@ -19,7 +19,7 @@ def search_eligible(
 ) -> NDArray[np.int64]:
     """Returns the rows of the eligible items nearest to `vector` [1, D], best first.
 
-    The result is [1, K] with K ≤ n_rows, filled up with -1.
+    The result is [1, K] with K ≤ n_rows. After the last item it holds -1.
 
     If few items are ineligible, they are fetched and dropped, which is cheaper than a filter inside the
     index. Items that the index lacks are searched exactly.

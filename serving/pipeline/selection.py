@@ -169,7 +169,7 @@ class _GroupCap:
         self.count = np.zeros(group.shape, np.int64)  # selected of each candidate's group
 
     def penalties(self) -> NDArray[np.float64]:
-        """[n, C]: the penalty on the utility of candidates whose group is full."""
+        """Returns the penalty on each candidate's utility [n, C]: 0 unless the candidate's group is full."""
         return np.where((self.count >= self.limit) & (self.group > 0), self.penalty, 0.0)
 
     def add_selected(self, rows: NDArray[np.int64], column: NDArray[np.int64]) -> None:
@@ -235,9 +235,8 @@ class _DiversityPool:
 def unpack_vectors(packed: NDArray[np.uint8], n_dropped: int = 0) -> NDArray[np.float32]:
     """Unpacks row-wise int8 vectors to float32 [..., D].
 
-    A packed vector is uint8 [..., D+8]: D values, then scale and offset.
-
-    The last `n_dropped` columns are left out.
+    A packed vector is uint8 [..., D+8]: D values, then scale and offset. The last `n_dropped` columns are
+    left out.
     """
     values, tail = packed[..., : -8 - n_dropped].astype(np.float32), np.ascontiguousarray(packed[..., -8:])
     scale, offset = np.moveaxis(tail.view(np.float32), -1, 0)
@@ -248,9 +247,8 @@ def unpack_vectors(packed: NDArray[np.uint8], n_dropped: int = 0) -> NDArray[np.
 def unit_vectors(packed: NDArray[np.uint8], n_dropped: int = 0) -> NDArray[np.float32]:
     """Unpacks row-wise int8 vectors to float32 [..., D] and scales them to unit length.
 
-    A packed vector is uint8 [..., D+8]: D values, then scale and offset.
-
-    The last `n_dropped` columns are left out. A vector of zeros stays zero.
+    A packed vector is uint8 [..., D+8]: D values, then scale and offset. The last `n_dropped` columns are
+    left out. A vector of zeros stays zero.
     """
     vectors = unpack_vectors(packed, n_dropped)
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)

@@ -86,7 +86,10 @@ class SlotRows:
             self.add(row, tier, is_capped=False)
 
     def in_order(self) -> list[int]:
-        """All rows in the order of the slots; with empty slots, pinned items move up as little as needed."""
+        """Returns all rows in the order of the slots.
+
+        If slots are empty, pinned items move up as little as needed.
+        """
         if self.limits is None:
             return [*self.tiers]
         rows = [*self.tiers]

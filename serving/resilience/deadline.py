@@ -108,7 +108,10 @@ class Deadline:
         function: Callable[[*Arguments], Output],
         *arguments: *Arguments,
     ) -> Output:
-        """As `run_stage`, but a stage that fails gives `default` and appends its reason to `reasons`."""
+        """Run a stage as `run_stage` does.
+
+        If the stage fails, returns `default` and appends the reason to `reasons`.
+        """
         try:
             return self.run_stage(stage, function, *arguments)
         except StageSkipped as error:

@@ -162,7 +162,7 @@ def objective_columns(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def adapt_modules(modules: Mapping[str, Any], format_version: int) -> dict[str, Callable[..., Any]]:
-    """The modules of a bundle, adapted to the calls of the current format."""
+    """Adapts the modules of a bundle to the calls of the current format."""
     if format_version not in EARLIER_VERSIONS:
         return dict(modules)
     candidates, ranker = modules["candidates"], modules["ranker"]

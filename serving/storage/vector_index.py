@@ -35,8 +35,9 @@ class SearchParams:
     Args:
         probes: number of lists to search in an inverted file (nprobe), or of nodes that a graph keeps in view
             (efSearch).
-        X So a query in a dense region costs less. Infinity
-            skips no list.
+        centroid_margin: the search compares the inner products of the query with the centroids. It skips a
+            list whose product is more than this below that of the nearest centroid. So a query in a dense
+            region costs less. Infinity skips no list.
         refine_factor: the index returns k · refine_factor items, which are sorted anew by their int8 vectors;
             1 keeps the order of the index.
     """

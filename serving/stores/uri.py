@@ -104,13 +104,13 @@ def _open_own_store(class_path: str, address: str, **options: Any) -> Store:
 
 
 def exported_store_path(bundle: Path) -> Path | None:
-    """The `store.arrow` of a bundle root, which may be given by one of its version folders."""
+    """The `store.arrow` of a bundle root. A version folder stands for its bundle root."""
     files = (bundle / "store.arrow", bundle.parent / "store.arrow")
     return next((file for file in files if file.is_file()), None)
 
 
 def bundle_root(bundle: Path) -> Path:
-    """The bundle root, which may be given by one of its version folders."""
+    """The bundle root of a path. A version folder stands for its bundle root."""
     return bundle.parent if (bundle / MANIFEST).is_file() else bundle
 
 

@@ -26,5 +26,5 @@ class Cause(NamedTuple):
 
 
 def rank_causes(causes: list[Cause]) -> list[Cause]:
-    """Order causes: significant causes first, and within each group by effect size."""
+    """Order causes by effect size, all significant causes before all others."""
     return sorted(causes, key=lambda cause: (cause.is_significant, cause.effect_size), reverse=True)

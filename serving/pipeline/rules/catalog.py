@@ -195,7 +195,10 @@ class RuleCatalog:
         ]
 
     def _ids_like(self, item_id: str) -> list[str]:
-        """Returns some item ids that begin like `item_id`. To compare a million ids would take seconds."""
+        """Returns the item ids that `item_id` is compared with: in a large catalog, some that begin like it.
+
+        To compare a million ids would take seconds.
+        """
         if len(self.item_id) <= MAX_COMPARED_IDS:
             return [*map(str, self.item_id[1:].to_pylist())]
         is_like = pc.starts_with(self.item_id, item_id[: max(1, len(item_id) - 1)])

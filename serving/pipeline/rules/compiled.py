@@ -103,7 +103,7 @@ class RulesInForce:
         return bool(self.pins or self.floors or self.caps)
 
     def restrict(self, mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
-        """The items of `mask` [N+1] that no rule hides, and the number of hidden items.
+        """Returns the items of `mask` [N+1] that no rule hides, and the number of the hidden ones.
 
         `mask` is shared between requests; recent results are cached.
         """
