@@ -235,7 +235,7 @@ def _local_path(text: str) -> Path:
 
 
 def _value_type(hint: Any) -> tuple[Any, bool, Sequence[Any] | None]:
-    """The type of one value, whether the option is repeatable, and the allowed values."""
+    """Returns the type of one value, whether the option is repeatable, and the allowed values."""
     if get_origin(hint) in (Union, types.UnionType):
         (hint,) = (part for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is tuple:

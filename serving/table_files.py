@@ -86,7 +86,7 @@ class TableFile:
 
 
 def find_table(folder: Path, name: str, csv: CsvFormat | None = None) -> TableFile | None:
-    """The table `name` of a folder: `<name>` with a suffix of FORMATS, or a folder of such files.
+    """Finds the table `name` in a folder: `<name>` with a suffix of FORMATS, or a folder of such files.
 
     None if it does not exist. Raises TableFileError for a table that exists twice, and as `open_table`.
     """

@@ -221,8 +221,9 @@ def restore_thread_counts() -> Iterator[None]:
 
 
 def measure_search(index: ItemIndex, queries: NDArray, truth: NDArray) -> SearchMetrics:
-    """Measures recall against `truth` [q, k], and latency. One thread runs one query at a time, as in
-    serving.
+    """Measures recall against `truth` [q, k], and latency.
+
+    As in serving, one thread runs one query at a time.
     """
     recalls, latencies_ms = [], []
     with restore_thread_counts():

@@ -70,7 +70,7 @@ FAMILIES = {
 
 
 def find_family(name: str) -> IndexFamily:
-    """The family of a name in FAMILIES, or of the dotted path of a function or an IndexFamily.
+    """Finds a family by its name in FAMILIES, or by the dotted path of a function or an IndexFamily.
 
     Raises ValueError for any other name.
     """

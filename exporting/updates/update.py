@@ -174,7 +174,7 @@ def update_bundle(
 
 
 def _merge_updates(current: PublishedVersion, items: Path | None, live: str | None) -> UpdateRecord:
-    """The updates of a version, followed by those of a live state and then by those of a file."""
+    """Joins the updates of a version, a live state and a file, in this order."""
     schema = FeatureSchema.load(current.folder)
     new_updates = item_changes.read_item_updates(items, schema) if items else _no_updates()
     updates, until = current.updates, current.live_until

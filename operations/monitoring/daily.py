@@ -181,7 +181,7 @@ def _metric_sets(
 def _age_checks(
     log: AttributedLog, bundle: Bundle, day: int, config: DailyReportConfig
 ) -> list[ThresholdCheck]:
-    """Checks of the ages of bundle and events at the end of the day."""
+    """Checks the ages of bundle and events at the end of the day."""
     end = (day + 1) * SECONDS_PER_DAY
     bundle_age = (end - bundle.manifest["data"]["window"]["end"]) / SECONDS_PER_DAY
     checks = [

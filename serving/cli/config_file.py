@@ -1,4 +1,4 @@
-"""Options of a command from four origins: flag, environment, TOML file, default. The first one wins.
+"""Reads a command's options from four origins: flag, environment, TOML file, default. The first wins.
 
     sextet serve --config serve.toml --port 9000      port: the flag
     SEXTET_DEADLINE_MS=80                             deadline_ms: the environment

@@ -1,4 +1,4 @@
-"""Deletion of users from the folder of an impression log.
+"""Deletes users from the folder of an impression log.
 
 A row belongs to a user if it has the user's `user_id`, or the `request_id` of a slate or click of the user.
 The request ids are first collected from all files and kept in PENDING_FILE until no row is left. So a

@@ -135,8 +135,8 @@ class ImpressionLog:
     ) -> None:  # fmt: skip
         """Log a shopper's action on an item, by default now: see serving.checkout.Feedback.
 
-        Without `request_id`, the action is joined to the latest impression of the item to `user_id`. Raises
-        ValueError for invalid values.
+        Without `request_id`, the action is joined to the latest slate that showed the item to `user_id`.
+        Raises ValueError for invalid values.
         """
         ts = int(time.time()) if ts is None else ts
         self._enqueue(Feedback(kind, request_id, item_id, ts, user_id, value))

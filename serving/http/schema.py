@@ -1,4 +1,4 @@
-"""Requests and responses as pydantic models: JSON → the values of serving/checkout.py, and back.
+"""Requests and responses as pydantic models. Converts JSON to the values of serving/checkout.py, and back.
 
 The ranges equal those of serving/checkout.py; a property test compares them. Nothing is converted: a number
 in quotes and an unknown field are errors.

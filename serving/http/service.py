@@ -280,7 +280,7 @@ class Service:
         return self.bundle_watcher.recommenders.get(arms.version, current)
 
     def arm_versions(self) -> dict[str, str]:
-        """Version that an arm names → the version that answers for it."""
+        """Returns version that an arm names → the version that answers for it."""
         current, serving = self.recommender(), self.bundle_watcher.recommenders
         return {name: serving.get(name, current).bundle.version for name in self.bundle_watcher.versions}
 

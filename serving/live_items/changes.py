@@ -110,7 +110,7 @@ def read_entry(key: str, value: bytes) -> ItemEntry:
 
 
 def group_by_item(entries: Iterable[ItemEntry]) -> dict[str, dict[str, Any]]:
-    """Item id → field → value."""
+    """Returns item id → field → value."""
     items: dict[str, dict[str, Any]] = {}
     for entry in entries:
         items.setdefault(entry.item_id, {})[entry.field] = entry.value

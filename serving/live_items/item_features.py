@@ -105,7 +105,7 @@ class ItemFeatureEncoder:
         return codes + [0] * (self.levels - len(codes))
 
     def _tokens(self, item: Mapping[str, Any]) -> Sequence[tuple[int, float]]:
-        """The tokens of highest TF-IDF, in order of their codes, and their weights of unit norm."""
+        """Returns the tokens of highest TF-IDF, by code, and their weights, which have unit norm."""
         text = f"{item.get('title', '')} {item.get('description', '')}".lower()
         counts = Counter(word for word in WORD_SEPARATOR.split(text) if word in self.token_codes)
         by_code = {self.token_codes[word]: n for word, n in counts.items()}

@@ -171,7 +171,7 @@ class EligibilityFilter:
     def without_purchases(
         self, eligible: EligibleItems, policy: SlatePolicy, query: QueryArrays
     ) -> EligibleItems:
-        """`eligible` without items whose recent purchase the policy excludes.
+        """Removes items from `eligible` if the policy excludes them after a recent purchase.
 
         `query` holds the checkout and its user's history.
         """

@@ -112,8 +112,9 @@ class FeatureEncoder:
     def _aggregate_basket(
         self, lines: Sequence[Line], rows: Sequence[int]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """Returns item rows, quantities and mean unit prices, each [K]. Lines of one item are merged, as in
-        training.
+        """Returns item rows, quantities and mean unit prices, each [K].
+
+        Lines of one item are merged, as in training.
         """
         totals: dict[str, tuple[int, float, float]] = {}
         for line, row in zip(lines, rows, strict=True):

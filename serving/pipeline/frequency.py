@@ -147,7 +147,7 @@ def lift_cap(rows: Sequence[int], eligible: NDArray[np.bool_], n_slots: int) -> 
 
 
 def _last_responses(checkout: Checkout, history: UserHistory, start: int, ts: int) -> dict[str, int]:
-    """Item → time of the user's last event after `start`, including the lines just paid."""
+    """Returns item → time of the user's last event after `start`. The lines just paid count as events."""
     if checkout.history is None:
         recent = np.flatnonzero(history.ts > start).tolist()
         responses = [(history.item_id[k], int(history.ts[k])) for k in recent]

@@ -41,7 +41,7 @@ class CopurchaseLists(NamedTuple):
     score: NDArray[np.float32]  # [ΣM]
 
     def strongest_seeds(self, rows: Sequence[int], basket_rows: Sequence[int]) -> dict[int, int]:
-        """Item row → the basket row with which the item is bought most. Items in no list are left out."""
+        """Returns item row → the basket row with which it is bought most. Items in no list are left out."""
         n_rows = len(self.offsets) - 1
         seeds = [row for row in dict.fromkeys(basket_rows) if 0 < row < n_rows][:MAX_SEEDS]
         if not rows or not seeds:

@@ -89,7 +89,7 @@ def _rows_above_product_cap(
     product: NDArray[np.integer],
     cap: int | None,
 ) -> NDArray[np.int64]:
-    """The rows of slates `column` [n, SLOTS] with more than `cap` items of one product."""
+    """Returns the rows of the slates `column` [n, SLOTS] that hold more than `cap` items of one product."""
     if cap is None or cap >= SLOTS or not item.shape[1]:
         return np.zeros(0, np.int64)
     products = np.where(column >= 0, product[np.take_along_axis(item, np.maximum(column, 0), 1)], 0)

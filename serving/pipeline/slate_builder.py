@@ -133,8 +133,9 @@ class SlateBuilder:
             slots.add_all(rows, "popularity")
 
     def _slot(self, row: int, tier: str | None, ranked: RankedItems | None) -> _Slot:
-        """Returns an item. It has the predictions of `ranked` if it comes from that tier or is pinned (tier
-        None).
+        """Returns a slot with the item at `row`.
+
+        The item has the predictions of `ranked` if it comes from that tier or is pinned (tier None).
         """
         if ranked is None or tier not in (ranked.tier, None) or row not in ranked.item_row:
             return _Slot(row, None, 0, (tier or PINNED,))

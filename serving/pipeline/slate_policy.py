@@ -125,7 +125,7 @@ def score_candidates(
     outputs: NDArray[np.floating],
     item_columns: Mapping[str, NDArray[np.floating]],
 ) -> NDArray[np.float64]:
-    """Logarithms of the policy's objective, in the shape of one output.
+    """Returns the logarithm of the policy's objective, in the shape of one output.
 
     Args:
         tasks: name → kind (binary, amount, count).

@@ -75,8 +75,9 @@ class LRUCache(Generic[Value]):
 
 
 def query_fingerprint(columns: Sequence[NDArray[Any]]) -> bytes:
-    """16 bytes that identify an encoded checkout (encode.QUERY_FIELDS), with its time rounded to the
-    minute.
+    """16 bytes that identify an encoded checkout (encode.QUERY_FIELDS).
+
+    The checkout's time is rounded to the minute.
     """
     ts, *features = columns
     minute = ts.item() // SECONDS_PER_MINUTE

@@ -17,7 +17,7 @@ from .string_column import StringColumn, encode_utf8
 
 
 class ItemRowMap:
-    """Item id → item row, 0 for an unknown id. Safe to share between threads.
+    """Maps item ids to item rows, and unknown ids to 0. Safe to share between threads.
 
     Args:
         item_id: [N+1] ids by row; the id of row 0 counts as unknown.

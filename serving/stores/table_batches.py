@@ -48,7 +48,7 @@ def table_batches(table: TableFile, columns: Sequence[str]) -> Iterator[TableBat
 
 
 def count_rows(table: TableFile) -> int:
-    """The number of rows of a table of Parquet files; 0 for CSV, whose rows are unknown before reading."""
+    """Returns a table's number of rows; 0 for CSV, where the number is unknown before reading."""
     return 0 if table.csv else sum(pq.read_metadata(file).num_rows for file in table.files)
 
 

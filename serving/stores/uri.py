@@ -118,8 +118,8 @@ def live_state_uri(live: str | None, store: str | None, bundle: Path) -> str | N
     """The URI of the live state:
 
     `live` if given, else the store, else a file in the bundle root. None if neither store nor bundle root can
-    hold it: a store of your own class with a bundle root at a URI, because hosts that copy such a root would
-    not share the file.
+    hold it: the store is of your own class, and the bundle root is at a URI. Hosts that copy such a root
+    would not share the file.
     """
     if live is not None:
         return live

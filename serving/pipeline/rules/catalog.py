@@ -60,7 +60,7 @@ class RuleCatalog:
 
     @cached_property
     def brand(self) -> pa.StringArray | None:
-        """[N+1] brands; None for a bundle without that column."""
+        """The brands [N+1]; None for a bundle without that column."""
         try:
             return MappedTable(str(self._folder / "items.arrow")).string_column("brand")
         except (OSError, ValueError, pa.ArrowException):
