@@ -136,7 +136,7 @@ def _verify(
     checkouts: SampledCheckouts,
     index_metrics: SearchMetrics,
 ) -> None:
-    """Load the bundle as serving does, compare it with the run, and record the parity in the manifest."""
+    """Load the bundle as serving does, and compare it with the run. Records the parity in the manifest."""
     write_bundle_manifest(manifest, folder)
     with verification.load_recommender(folder) as recommender:
         parity = verification.measure_parity(run, recommender, checkouts)

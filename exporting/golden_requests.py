@@ -105,7 +105,9 @@ def select_golden_requests(
     objective: CheckedObjective,
     count: int,
 ) -> pa.Table:
-    """The `count` requests whose slates are furthest from a tie, with slate and predictions [6][T].
+    """Selects the `count` requests whose slates are furthest from a tie.
+
+    Returns them with their slates and predictions [6][T].
 
     The eager modules compute the slates from training batches. So a replay in serving checks the exported
     files and the encoding by serving. Requests near a tie are left out, because another processor may round
@@ -155,7 +157,7 @@ def eligible_by_example(run: ExportableRun, policy: SlatePolicy, examples: pa.Ta
 def _predict(
     run: ExportableRun, modules: ServingModules, index: ItemIndex, query: Query, eligible: EligibleItems
 ) -> tuple[Candidates, NDArray[np.float32]]:
-    """The candidates of one checkout, and the ranker's outputs [T, C] for them."""
+    """Returns the candidates of one checkout, and the ranker's outputs for them, [T, C]."""
     catalog = Catalog(*eligible.restrict_catalog(run.catalog))
     vector = modules.query_tower(query, catalog.vectors)
     ann = search_eligible(index, vector, source_limits(run.cfg)["ann"], eligible)

@@ -14,7 +14,7 @@ from models.torchscript import to_torchscript
 
 
 class ServingModules(NamedTuple):
-    """The modules that answer a request, in order: query vector, candidates, scores."""
+    """The modules that answer a request. In order, they compute query vector, candidates and scores."""
 
     query_tower: nn.Module
     candidates: nn.Module

@@ -1,4 +1,4 @@
-"""Command lines of all packages: a frozen dataclass of options and a function for each command.
+"""Makes the command lines of all packages. A command is a frozen dataclass of options and a function.
 
     @dataclass(frozen=True, kw_only=True)
     class RollbackOptions:

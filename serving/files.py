@@ -1,4 +1,4 @@
-"""Atomic files and locks between processes, for all packages."""
+"""Writes files atomically, and locks files between processes. For all packages."""
 
 import json
 import math

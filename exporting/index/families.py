@@ -87,7 +87,7 @@ def find_family(name: str) -> IndexFamily:
 
 
 def make_index(family: IndexFamily, dim: int, count: int) -> faiss.Index:
-    """The untrained index of a family. Raises FamilyError for one that serving cannot search."""
+    """Makes the untrained index of a family. Raises FamilyError for one that serving cannot search."""
     index = family.make_index(dim, count)
     if not isinstance(index, faiss.Index):
         raise FamilyError(f"the family returned a {type(index).__name__}: expected a faiss.Index")

@@ -109,7 +109,10 @@ class UpdateRecord(NamedTuple):
 
 
 class IndexDelta(NamedTuple):
-    """Item rows [n] int64 that leave and enter the index; a row with a changed vector does both."""
+    """The item rows that leave and that enter the index, [n] int64 each.
+
+    A row with a changed vector does both.
+    """
 
     removed_rows: NDArray
     added_rows: NDArray

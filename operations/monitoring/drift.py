@@ -1,4 +1,4 @@
-"""Daily drift tests against the same weekdays of a reference window.
+"""Tests a day for drift against the same weekdays of a reference window.
 
     the day ─────── distance to the reference days of its weekday ────────────────────────╮
     reference days ─ the same, each left out in turn ─▶ distances of quiet days ─▶ p-value
@@ -106,7 +106,7 @@ def psi(a: NDArray, b: NDArray) -> NDArray:
 
 
 def ks(a: NDArray, b: NDArray) -> NDArray:
-    """Two-sample Kolmogorov-Smirnov distance of counts [..., B] in ordered bins."""
+    """Returns the two-sample Kolmogorov-Smirnov distance of counts [..., B] in ordered bins."""
     a, b = (x.cumsum(-1) / np.maximum(x.sum(-1, keepdims=True), 1) for x in (a, b))
     return np.abs(a - b).max(-1)
 
@@ -174,7 +174,7 @@ def _distance_statistic(
 
 
 def degrees_of_freedom(mask: NDArray) -> int:
-    """Degrees of freedom of the reference days: their number minus one for each weekday."""
+    """Returns the degrees of freedom of the reference days: their number, minus one for each weekday."""
     n_references = mask[:-1].sum(1)
     return round(float((n_references / (n_references + 1)).sum()))
 

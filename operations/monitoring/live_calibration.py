@@ -1,4 +1,4 @@
-"""Calibration on live slates with complete outcomes: overall, and by tenths of the prediction.
+"""Measures calibration on live slates with complete outcomes, overall and by tenths of the prediction.
 
 Intervals are clustered by user, because the clicks of one user are not independent (Liang and Zeger,
 Biometrika 73, 1986).
@@ -90,5 +90,5 @@ def user_codes(log: AttributedLog) -> NDArray:
 
 
 def clustered_se(residual: NDArray, user: NDArray) -> float:
-    """Standard error of a sum of residuals [n], which may depend on each other within a user."""
+    """Returns the standard error of a sum of residuals [n]. Residuals of one user may be dependent."""
     return float(np.sqrt((np.bincount(user, residual) ** 2).sum()))

@@ -47,7 +47,7 @@ class AttributeMap(NamedTuple):
 
 
 class RowMaps(NamedTuple):
-    """Maps between rows and codes of a prepared folder and of a bundle; 0 if there is no counterpart."""
+    """Maps between rows and codes of a prepared folder and those of a bundle; 0 without a counterpart."""
 
     bundle_item: Tensor  # [N+1] int64, by item row of the folder
     log_item: Tensor  # [M+1] int64, by item row of the bundle

@@ -33,9 +33,9 @@ class Champion(NamedTuple):
 
 
 def load_champion(root: Path, cfg: DictConfig) -> Champion | None:
-    """The bundle that `current` names.
+    """Returns the bundle that `current` names.
 
-    None if the bundle is missing or cannot be read; the reason is printed.
+    If the bundle is missing or cannot be read, prints the reason and returns None.
     """
     try:
         folder = version_folder(root)

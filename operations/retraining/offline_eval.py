@@ -97,7 +97,10 @@ def _evaluation_window(run: Run) -> tuple[protocol.Split, protocol.Slice]:
 
 
 def population_stability_index(reference: Array, sample: Array, bins: int = 10) -> float:
-    """Population stability index of two samples, over the deciles of the first (Siddiqi 2006, chapter 7)."""
+    """Returns the population stability index of two samples, over the first one's deciles.
+
+    See Siddiqi 2006, chapter 7.
+    """
     edges = np.unique(np.quantile(reference, np.linspace(0, 1, bins + 1)[1:-1]))
     reference_share, sample_share = (
         (np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) + 0.5)

@@ -1,4 +1,4 @@
-"""Batch recommendations: from a Parquet file of checkouts to a Parquet file of slates.
+"""Reads a Parquet file of checkouts and writes a Parquet file of their slates.
 
     rows ─▶ checkouts ─ encode, collate ─▶ one query of B ─ query tower ─▶ vectors [B, D]
     each vector ─ eligible items, index, sources ─▶ its candidates

@@ -46,7 +46,7 @@ class OptionValue(NamedTuple):
 def resolve_options(
     options_class: type, flags: Mapping[str, Any], environment: Mapping[str, str]
 ) -> dict[str, OptionValue]:
-    """All options by field name, in the order of their fields, including defaults.
+    """Returns field name → option, for all options and in the order of the fields. Includes defaults.
 
     Args:
         flags: parsed values of the command line, by field name.

@@ -88,7 +88,7 @@ def _lock(folder: Path, deadline: float) -> Iterator[None]:
 
 
 def _finish_journals(folder: Path, users: pa.Array, requests: set[str]) -> list[str]:
-    """Finish the journals of killed processes. Returns the names of the other journals with users' rows."""
+    """Finish the journals of killed processes. Of the others, returns the names of those with users' rows."""
     for journal in Journal.claim_orphaned(folder):
         journal.finish()
     busy = []

@@ -60,7 +60,7 @@ class ConnectionState(ServerState):
 
 
 class ServiceProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with limits.
+    """Serves HTTP/1.1 on a connection, within the limits.
 
     Records the arrival time of a request's last byte, because under load a request waits for the event loop.
     """

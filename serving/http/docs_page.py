@@ -160,7 +160,7 @@ def _pretty(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """Text as HTML, with `code` marked up."""
+    """Turns text into HTML, with `code` marked up."""
     parts = escape(text).split("`")
     return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))
 

@@ -1,4 +1,4 @@
-"""Listening sockets: a worker listens on its sockets, and takes over the sockets of an absent worker.
+"""Listening sockets. A worker listens on its own sockets, and takes over those of an absent worker.
 
     supervisor ── binds and keeps all sockets ──┬─▶ worker 0: listens on 0–7,  takes over 8–15
                                                 ╰─▶ worker 1: listens on 8–15, takes over 0–7

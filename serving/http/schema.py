@@ -253,7 +253,7 @@ def profile_strings(profile: Mapping[str, str | float]) -> dict[str, str]:
 
 
 def slate_json(slate: Slate) -> bytes:
-    """SlateOut as JSON."""
+    """Returns a slate as the JSON of SlateOut."""
     content = {
         "request_id": slate.request_id,
         "bundle_version": slate.bundle_version,

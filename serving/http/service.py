@@ -1,4 +1,4 @@
-"""The service of one worker: recommender, store, log and metrics, started and closed with the application."""
+"""The service of one worker. The application starts and closes its recommender, store, log and metrics."""
 
 import asyncio
 import threading
@@ -62,7 +62,7 @@ class SlateResponse(NamedTuple):
 
 
 class Service:
-    """Recommender, store, log and metrics of a process."""
+    """The recommender, store, log and metrics of a process."""
 
     def __init__(
         self, settings: Settings, store: Store | None = None, log: ImpressionLog | None = None

@@ -1,4 +1,4 @@
-"""Worker configuration: plain values that can be pickled."""
+"""The configuration of a worker, as plain values that can be pickled."""
 
 import os
 from dataclasses import dataclass

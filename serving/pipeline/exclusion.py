@@ -1,4 +1,4 @@
-"""Excluded items: recently bought items, which a slate does not show and metrics do not count.
+"""Finds the excluded items: recently bought items, which slates do not show and metrics do not count.
 
     basket ─────────────────────────── exclude_basket ──────────╮
     purchases of the history, by age ─ exclude_bought_within ───┴─ without `repeat_categories` ─▶ excluded

@@ -1,4 +1,4 @@
-"""Exploration of the last slot: with a small probability it shows another candidate.
+"""Explores with the last slot: with a small probability the slot shows another candidate.
 
 Without exploration, labels only confirm the ranker's choices. One slot explores among the next best
 candidates. Each item's propensity is exact and logged, for inverse propensity scoring of other policies

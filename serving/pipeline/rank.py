@@ -51,7 +51,7 @@ class PredictionRows(NamedTuple):
 
 
 class RankedItems(NamedTuple):
-    """n items in the order of a tier.
+    """The n items of a tier, in the tier's order.
 
     Tuples are used because slates are cached: arrays would pin the memory around them, and the garbage
     collector would visit lists repeatedly.

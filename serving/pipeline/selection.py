@@ -195,7 +195,7 @@ def _select_top_scores(utility: NDArray[np.float64]) -> Selection:
 
 
 class _DiversityPool:
-    """Maximal marginal relevance over the best DIVERSITY_POOL_SIZE candidates of each row."""
+    """Computes maximal marginal relevance over the best DIVERSITY_POOL_SIZE candidates of each row."""
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ class SlateBuilder:
         product_cap: int | None,
         reasons: list[str],
     ) -> BuiltSlate:
-        """Up to six eligible items, under the rules in force.
+        """Builds a slate of up to six eligible items, under the rules in force.
 
         Appends to `reasons` if other tiers top up the slate or fewer than six items are eligible.
 

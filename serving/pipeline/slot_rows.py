@@ -13,7 +13,7 @@ MAX_WAITING = 1000  # rows of a tier that a limit keeps out; behind them the tie
 
 
 class SlotRows:
-    """Item rows for SLOTS slots, added from the best tier to the last.
+    """Collects item rows for SLOTS slots, from the best tier to the last.
 
     Args:
         eligible: [N+1] bool.

@@ -204,7 +204,7 @@ def finite_output(module: Any, *arguments: Any) -> Any:
 
 
 def error_message(error: Exception) -> str:
-    """One line: the message of a StageSkipped, else the error's type and the last line of its message."""
+    """Returns one line: a StageSkipped's message, else the error's type and the last line of its message."""
     if isinstance(error, StageSkipped):
         return str(error)
     lines = str(error).strip().splitlines() or [""]

@@ -13,7 +13,7 @@ REDIS_ERRORS = ("ConnectionError", "TimeoutError", "BusyLoadingError", "ReadOnly
 
 
 def loggable_message(error: BaseException) -> str:
-    """One line: the error's type, and its message if the message quotes no value.
+    """Returns one line: the error's type, and its message if the message quotes no value.
 
     If the message may quote a value, the line has the place of the raise and the cause instead.
     """

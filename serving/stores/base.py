@@ -1,4 +1,4 @@
-"""User histories: the interface of all stores."""
+"""The interface of all stores of user histories."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Bulk loading of a store: from an exported `store.arrow`, or from the canonical tables of a shop.
+"""Fills a store from an exported `store.arrow`, or from the canonical tables of a shop.
 
 Rows are streamed: memory holds one batch. Loading adds to the store's content. An interrupted load is safe to
 repeat, because the same batch of the same file counts once. A file with different rows counts as a new file.

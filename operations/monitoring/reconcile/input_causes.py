@@ -99,7 +99,7 @@ def input_causes(recommender: Recommender, requests: Sequence[LoggedRequest]) ->
 
 
 def describe_purchase_auc(requests: Sequence[LoggedRequest], differences: NDArray) -> str:
-    """A text with the AUC of purchases, the last task, in the log and in the replay.
+    """Describes the AUC of purchases, the last task, in the log and in the replay.
 
     A leaked label raises the AUC.
     """

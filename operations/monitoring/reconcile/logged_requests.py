@@ -1,4 +1,4 @@
-"""Logged requests, rebuilt from the shop's tables, and the distance of their replay from the log."""
+"""Rebuilds logged requests from the shop's tables, and measures how far their replay is from the log."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -93,7 +93,7 @@ class Market(NamedTuple):
 
 
 def _markets(rules: Iterable[CompiledRule]) -> Iterator[Market]:
-    """All combinations of the values that conditions name, also with missing attributes."""
+    """Lists all combinations of the values that conditions name, also with missing attributes."""
     values: dict[tuple[str, str], dict[str | None, None]] = {}
     for entry in rules:
         when = entry.rule.when
