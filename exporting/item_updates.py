@@ -62,7 +62,7 @@ def update_run(run: ExportableRun, tower: ItemEncoder, updates: pa.Table) -> Exp
 
 
 def updated_item_rows(items: pa.Table, updates: pa.Table) -> NDArray:
-    """The item rows [n] int64 of the updates."""
+    """Returns the item rows of the updates, [n] int64."""
     rows = pc.index_in(updates["item_id"].combine_chunks(), value_set=items["item_id"].combine_chunks())
     return np.array(rows.to_numpy(), np.int64)
 

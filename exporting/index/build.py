@@ -182,7 +182,7 @@ def imbalance_factor(shards: Sequence[faiss.Index]) -> float | None:
 
 
 def bytes_per_vector(files: Sequence[Path], count: int, packed: NDArray, refine_factor: float) -> float:
-    """Bytes per vector of an index, including the int8 vectors that reranking reads."""
+    """Returns the bytes per vector of an index, including the int8 vectors that reranking reads."""
     index_bytes = sum(file.stat().st_size for file in files) / count
     return index_bytes + (packed.shape[1] if refine_factor > 1 else 0)
 

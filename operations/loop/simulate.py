@@ -188,7 +188,7 @@ def _slate_items(slates: Sequence[Slate], slots: int) -> Array:
 
 
 def summary(rows: Sequence[Row]) -> Row:
-    """Revenue per session over all days by policy, and ratios between policies."""
+    """Returns each policy's revenue per session over all days, and ratios between policies."""
     sessions = np.array([row["sessions"] for row in rows], float)
     mean = {name: float(np.average([row[name] for row in rows], weights=sessions)) for name in POLICIES}
     return mean | {

@@ -156,7 +156,7 @@ def feedback_metrics(log: AttributedLog, task: str, days: range) -> list[DailyMe
 
 
 def gini(rows: NDArray, available: NDArray) -> float:
-    """Gini coefficient of impressions over the available items.
+    """Returns the Gini coefficient of impressions over the available items.
 
     It is 0 if impressions are uniform, near 1 if few items have all impressions, and NaN without impressions.
     """
@@ -259,7 +259,7 @@ def _mean(name: str, group: str, values: NDArray, day: NDArray, days: range) -> 
 
 
 def _count_scalar(name: str, group: str, day: NDArray, days: range) -> Scalar:
-    """Rows per day. The variance is estimated from the counts of the days."""
+    """Counts the rows per day. The variance is estimated from the counts of the days."""
     n = _sum_by_day(np.ones(len(day)), day, days)
     stabilized = np.where(n > 0, np.log(np.maximum(n, 1)), np.nan)
     return Scalar(name, group, n, stabilized, np.ones(len(days)), 0.0, ",.0f")
@@ -268,7 +268,7 @@ def _count_scalar(name: str, group: str, day: NDArray, days: range) -> Scalar:
 def _calibration_scalars(
     task: str, label: NDArray, prediction: NDArray, day: NDArray, days: range
 ) -> list[Scalar]:
-    """The daily ratio of observed to predicted outcomes. Empty if the log has no prediction of the task."""
+    """Computes the daily ratio of observed to predicted outcomes; empty without predictions of the task."""
     is_predicted = np.isfinite(prediction)
     if not is_predicted.any():
         return []

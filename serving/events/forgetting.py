@@ -88,7 +88,10 @@ def _lock(folder: Path, deadline: float) -> Iterator[None]:
 
 
 def _finish_journals(folder: Path, users: pa.Array, requests: set[str]) -> list[str]:
-    """Finish the journals of killed processes. Of the others, returns the names of those with users' rows."""
+    """Finish the journals of killed processes, and read those of running processes.
+
+    Adds the users' request ids in them to `requests`. Returns the names of those with rows of the users.
+    """
     for journal in Journal.claim_orphaned(folder):
         journal.finish()
     busy = []

@@ -134,7 +134,7 @@ class Journal:
         return True
 
     def _messages(self) -> Iterator[pa.Buffer]:
-        """The messages before the first one that is cut off."""
+        """Returns the messages that are complete, up to the first one that is cut off."""
         with os.fdopen(os.dup(self._fd), "rb") as file:
             file.seek(0)
             while len(head := file.read(FRAME_HEADER.size)) == FRAME_HEADER.size:

@@ -1,4 +1,7 @@
-"""/docs: the OpenAPI document as one page of HTML, without scripts and without other hosts."""
+"""Makes the page /docs: the OpenAPI document as HTML.
+
+The page has no scripts and loads nothing from other hosts.
+"""
 
 import json
 from collections.abc import Iterable, Mapping

@@ -44,7 +44,7 @@ def has_item_tower(bundle: Bundle) -> bool:
 
 
 class ItemFeatureEncoder:
-    """Encodes new items by the vocabularies and the item tower of a bundle."""
+    """Encodes new items with the vocabularies and the item tower of a bundle."""
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         schema: dict[str, Any] = json.loads((folder / SCHEMA_FILE).read_text())

@@ -48,7 +48,7 @@ class NewItemRows:
         return self._encoder
 
     def take(self, item_id: str) -> tuple[int, bool] | None:
-        """The item's row, and whether another item used it before; None if all rows are taken."""
+        """Returns a row for the item, and whether another item used it before; None if all rows are taken."""
         if (row := self.rows.get(item_id)) is not None:
             return row, False
         if not self._free:

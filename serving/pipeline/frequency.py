@@ -76,7 +76,7 @@ def count_impressions(
 ) -> dict[str, ImpressionCount]:
     """The impressions of a user within the cap's window, by item; none without a cap.
 
-    Slates since the first slate of the same order are ignored, so a repeated request for the order gets the
+    Slates since the first slate of the same order are ignored. So a repeated request for the order gets the
     same slate.
 
     Args:

@@ -111,7 +111,7 @@ def _product(predictions: NDArray[np.float32], rows: tuple[int, ...] | None) -> 
 
 
 class Retrieved(NamedTuple):
-    """Candidates without predictions: the result if the ranker fails."""
+    """Candidates without predictions. They are the result if the ranker fails."""
 
     item_row: NDArray[np.int64]  # [n], -1 for none
     source_mask: NDArray[np.int64] | None = None  # [n]; None: the index alone, bit 0

@@ -1,4 +1,4 @@
-"""Searches the nearest items for one request, and collects the candidates of all sources."""
+"""Searches for the items nearest to one request, and collects the candidates of all sources."""
 
 import numpy as np
 import torch

@@ -103,7 +103,7 @@ class ScoredTree(NamedTuple):
 
 @lru_cache(256)
 def policy_tree(policy: SlatePolicy, amounts: tuple[str, ...]) -> ScoredTree:
-    """The tree of the policy's objective; `amounts` are the names of the tasks that predict amounts."""
+    """Returns the tree of the policy's objective. `amounts` names the tasks that predict amounts."""
     tree = with_revenue_weight(
         parse_objective(policy.objective), amounts, policy.revenue_weight, policy.margin
     )

@@ -130,12 +130,12 @@ def manifest_tasks(manifest: Mapping[str, Any]) -> tuple[TaskOutput, ...]:
 
 
 def manifest_sources(manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """The candidate sources, by bit of the source mask."""
+    """The candidate sources, in the order of the bits of the source mask."""
     return DEFAULT_SOURCES if manifest["format"] in VERSIONS_BEFORE_9 else tuple(manifest["sources"])
 
 
 def manifest_scored(manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """The sources by column of `Candidates.list_scores`."""
+    """The candidate sources, in the order of the columns of `Candidates.list_scores`."""
     is_earlier = manifest["format"] in EARLIER_VERSIONS
     return tuple(SCORED_BEFORE_10) if is_earlier else tuple(manifest["scored"])
 

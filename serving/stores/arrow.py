@@ -173,7 +173,7 @@ class _UserBatch:
 
 
 def _null_events(ts: pa.Array, quantity: pa.Array) -> NDArray[np.int64]:
-    """Positions of events without ts or quantity, ascending."""
+    """Returns the positions of events without ts or quantity, in ascending order."""
     if not ts.null_count and not quantity.null_count:
         return np.zeros(0, np.int64)
     n_events = min(len(ts), len(quantity))

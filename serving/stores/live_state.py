@@ -1,4 +1,6 @@
-"""Live state: changes while the service runs, such as rules and stock, shared by all workers and hosts.
+"""The live state: changes while the service runs, such as rules and stock.
+
+All workers and hosts share it.
 
     topic      key                        value
     rules      name of a rule             JSON

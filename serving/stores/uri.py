@@ -82,7 +82,7 @@ def open_live_state(uri: str | Path, create: bool = True) -> LiveState:
 
 
 def _open_own_store(class_path: str, address: str, **options: Any) -> Store:
-    """The store made by the class at a dotted path, from an address and the options of `open_store`.
+    """Makes a store of the class at a dotted path, from an address and the options of `open_store`.
 
     Raises ImportError for a class that cannot be imported, ValueError for one whose objects are not stores.
     """

@@ -130,7 +130,7 @@ class CompiledRules:
     """Rules compiled for the items of one bundle. Safe to share between threads.
 
     Args:
-        rules: in the order of their names.
+        rules: the rules, in the order of their names.
         previous: the rules to replace; an unchanged rule for the same catalog is not compiled again.
         changed_rows: [n] rows of items that changed since `previous`; None for none.
     """
