@@ -147,7 +147,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[pa.RecordBatch]:
-    """The whole batches of a journal of any owner; none if the file is gone or has no schema yet."""
+    """Returns the complete batches of any journal; none if the file is gone or has no schema yet."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -99,7 +99,7 @@ class RulesInForce:
 
     @property
     def fills_slots(self) -> bool:
-        """Whether a rule fills slots (pin, floor or cap) instead of hiding or boosting items."""
+        """Whether any of the rules is a pin, a floor or a cap."""
         return bool(self.pins or self.floors or self.caps)
 
     def restrict(self, mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
