@@ -204,7 +204,7 @@ def _category_mask(
     new_categories: Mapping[int, str],
     paths: frozenset[str],
 ) -> NDArray[np.bool_]:
-    """Returns the available items in the categories or below them: [N+1] bool."""
+    """Whether an item is available and in one of the categories or below it: [N+1] bool."""
     mask = bundle_masks(paths) & available  # a copy
     asked = {category_path(path) for path in paths}
     for row, category in new_categories.items():

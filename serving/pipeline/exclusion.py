@@ -74,7 +74,10 @@ def category_prefixes(paths: Iterable[str | None]) -> frozenset[str]:
 
 
 def items_of_categories(category: pa.StringArray, paths: Collection[str]) -> NDArray[np.bool_]:
-    """Returns the items in the category paths (a or a/b) or below them: [N+1] bool, as `category` is."""
+    """Whether an item is in one of the category paths (a or a/b) or below it: [N+1] bool.
+
+    `category` has the category path of each item, [N+1].
+    """
     mask = np.zeros(len(category), np.bool_)
     for path in map(category_path, paths):
         in_path = pc.or_(pc.equal(category, path), pc.starts_with(category, f"{path}/"))
