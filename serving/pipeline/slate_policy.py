@@ -152,7 +152,7 @@ def amount_names(tasks: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def impute_column(name: str, values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Replaces the missing values (NaN) of an item column, of any shape, by the mean.
+    """Replaces the missing values (NaN) of an item column, of any shape, by the mean of the others.
 
     Raises ValueError if all are missing: without margins, an order by margin would be an order by revenue.
     """

@@ -2,7 +2,6 @@
 
 The first pass measures the time of each stage. Then, in each pool, up to one thread per core answers a
 request.
-
 """
 
 import os
