@@ -59,7 +59,7 @@ def assemble_bundle(
     export_record: dict[str, Any],
     before_publish: Callable[[Path], None],
 ) -> Path:
-    """Make, verify and publish a bundle in `root`; returns the folder of the new version.
+    """Make, verify and publish a bundle in `root`. Returns the folder of the new version.
 
     Raises ExportError for a bundle that fails a check; `current` then does not move.
 
@@ -136,7 +136,7 @@ def _verify(
     checkouts: SampledCheckouts,
     index_metrics: SearchMetrics,
 ) -> None:
-    """Load the bundle as serving does, compare it with the run, and record the parity in the manifest."""
+    """Load the bundle as serving does, and compare it with the run. Records the parity in the manifest."""
     write_bundle_manifest(manifest, folder)
     with verification.load_recommender(folder) as recommender:
         parity = verification.measure_parity(run, recommender, checkouts)
@@ -145,7 +145,7 @@ def _verify(
 
 
 def manifest_summary(manifest: dict[str, Any]) -> str:
-    """Sizes, index, parity and calibration of a manifest, in lines of text."""
+    """Describes the sizes, index, parity and calibration of a manifest in lines of text."""
     sizes, index, parity = manifest["bytes"], manifest["index"], manifest["export"]["parity"]
     errors = ", ".join(f"{name} {error:.1e}" for name, error in parity["errors"].items())
     size_list = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items())
@@ -172,7 +172,10 @@ def _calibration_summary(calibration: dict[str, Any] | None) -> str:
 
 
 def _recalibration_summary(recalibration: dict[str, Any] | None) -> str:
-    """Ratio of predicted to observed newest outcomes by task, before and after recalibration; "" for none."""
+    """Describes, by task, the ratio of predicted to observed newest outcomes; "" without recalibration.
+
+    The text gives the ratio before and after recalibration.
+    """
     if not recalibration or not recalibration["levels"]:
         return ""
     changes = ", ".join(

@@ -64,7 +64,7 @@ def staging_folder(root: Path) -> Iterator[Path]:
 
 
 def write_arrow(table: pa.Table, file: Path) -> None:
-    """Write an Arrow IPC file, a record batch per chunk, uncompressed so that it can be mapped."""
+    """Write an Arrow IPC file with a record batch per chunk. It is uncompressed, so that it can be mapped."""
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
 

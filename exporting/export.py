@@ -221,13 +221,13 @@ def build_tuned_index(run: ExportableRun, cfg: DictConfig, folder: Path) -> Buil
 
 
 def available_item_rows(run: ExportableRun) -> NDArray:
-    """Item rows [n] int64 that the index holds: the available ones."""
+    """Returns the rows [n] int64 of the available items, which the index holds."""
     ids = np.flatnonzero(run.catalog.available.numpy())
     return ids[ids > 0].astype(np.int64)
 
 
 @torch.inference_mode()
 def validation_query_vectors(run: ExportableRun, count: int) -> NDArray:
-    """Query vectors [count, D] of validation checkouts, to measure an index with."""
+    """Returns query vectors [count, D] of validation checkouts, with which an index is measured."""
     examples = sample_checkouts(run, ("validation", "test"), count)
     return run.tower(to_latest_queries(examples), run.catalog.vectors).numpy()

@@ -158,7 +158,7 @@ def latest_sources(run: Run) -> CandidateSources:
 
 
 def read_calibration(folder: Path) -> dict[str, Any] | None:
-    """Calibration of the tasks over all candidates and by slice, from the report of the run's evaluation.
+    """Reads the calibration of the tasks, over all candidates and by slice, from the run's evaluation report.
 
     The report measures calibration on the test split, because calibrators are fitted on validation. None for
     a run without evaluation. Reports of earlier releases have the key `head` in place of `task`.
@@ -200,13 +200,13 @@ def sample_checkouts(run: ExportableRun, splits: tuple[str, ...], count: int) ->
 
 
 def to_latest_queries(examples: pa.Table) -> Query:
-    """Examples as a query that reads the latest snapshot instead of the snapshots of the examples' times."""
+    """Turns examples into a query of the latest snapshot, instead of the snapshots of the examples' times."""
     query = to_batch(examples).query
     return query._replace(snapshot=torch.zeros_like(query.snapshot))
 
 
 def item_margins(run: ExportableRun) -> NDArray:
-    """Share of the price that the shop keeps, by item row [N+1] float32; NaN where unknown."""
+    """Returns the share of the price that the shop keeps: [N+1] float32 by item row, NaN if unknown."""
     return run.items["margin"].cast(pa.float32()).to_numpy()
 
 

@@ -42,7 +42,7 @@ class SampledCheckouts(NamedTuple):
 
 
 def sample_requests(run: ExportableRun, splits: tuple[str, ...], count: int) -> SampledCheckouts:
-    """Up to `count` checkouts of `splits`, as `sample_checkouts` takes them."""
+    """Returns up to `count` checkouts of `splits`, sampled by `sample_checkouts`."""
     examples = sample_checkouts(run, splits, count)
     return SampledCheckouts(
         examples, to_checkouts(examples, item_ids(run), run.schema.context, run.schema.profile)
@@ -60,7 +60,7 @@ def synthetic_requests(run: ExportableRun, like: SampledCheckouts, count: int) -
 def to_checkouts(
     examples: pa.Table, item_ids: list[str], context: list[Attribute], profile: list[Attribute]
 ) -> list[Checkout]:
-    """Examples as requests with raw values. The requests have no user id, so serving reads no store."""
+    """Turns examples into requests with raw values. Without a user id, serving reads no store for them."""
     names = [name for name in examples.column_names if not name.startswith(("outcome", "candidate"))]
     requests = []
     for row in examples.select(names).to_pylist():
@@ -105,7 +105,9 @@ def select_golden_requests(
     objective: CheckedObjective,
     count: int,
 ) -> pa.Table:
-    """The `count` requests whose slates are furthest from a tie, with slate and predictions [6][T].
+    """Selects the `count` requests whose slates are furthest from a tie.
+
+    Returns them with their slates and predictions [6][T].
 
     The eager modules compute the slates from training batches. So a replay in serving checks the exported
     files and the encoding by serving. Requests near a tie are left out, because another processor may round
@@ -155,7 +157,7 @@ def eligible_by_example(run: ExportableRun, policy: SlatePolicy, examples: pa.Ta
 def _predict(
     run: ExportableRun, modules: ServingModules, index: ItemIndex, query: Query, eligible: EligibleItems
 ) -> tuple[Candidates, NDArray[np.float32]]:
-    """The candidates of one checkout, and the ranker's outputs [T, C] for them."""
+    """Returns the candidates of one checkout, and the ranker's outputs for them, [T, C]."""
     catalog = Catalog(*eligible.restrict_catalog(run.catalog))
     vector = modules.query_tower(query, catalog.vectors)
     ann = search_eligible(index, vector, source_limits(run.cfg)["ann"], eligible)

@@ -1,4 +1,4 @@
-"""The serving form of the item tower, which encodes new items without ids in plain torch."""
+"""The serving form of the item tower. It encodes new items without ids, in plain torch."""
 
 import copy
 from pathlib import Path
@@ -17,7 +17,7 @@ from training.prepared_data import training_prices
 
 
 class NewItemTower(nn.Module):
-    """Packed vectors of items that were never sold and have no id.
+    """Encodes items that were never sold and have no id as packed vectors.
 
     Args:
         encoder: the trained item tower. Copies replace its tables; the id table keeps the unknown id's row.
@@ -47,7 +47,7 @@ class NewItemTower(nn.Module):
         price: Tensor,
         tokens: tuple[Tensor, Tensor, Tensor],
     ) -> Tensor:
-        """Row-wise int8 vectors [U, D+8] of U items.
+        """Returns the row-wise int8 vectors [U, D+8] of U items.
 
         Args:
             category: [U, L] codes. brand: [U] codes. attributes: [U, A] codes.

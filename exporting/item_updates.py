@@ -1,4 +1,4 @@
-"""A trained run with changed items: its catalog, item vectors and candidate sources, without training.
+"""Changes the items of a trained run without training: its catalog, item vectors and candidate sources.
 
     updates ─ data/item_changes.py ─▶ items ─▶ catalog ─ item tower ─▶ vectors
 
@@ -29,7 +29,7 @@ NOT_ENCODED = ("item_id", "available", "margin", "created_at")  # columns that t
 
 @torch.inference_mode()
 def update_run(run: ExportableRun, tower: ItemEncoder, updates: pa.Table) -> ExportableRun:
-    """`run` with `updates` (data/item_changes.py); new items get rows after all existing rows.
+    """Returns `run` with the updates (data/item_changes.py). New items get rows after all existing rows.
 
     A new price becomes the item's usual price, and its mean line spend changes in proportion.
     """
@@ -62,20 +62,23 @@ def update_run(run: ExportableRun, tower: ItemEncoder, updates: pa.Table) -> Exp
 
 
 def updated_item_rows(items: pa.Table, updates: pa.Table) -> NDArray:
-    """The item rows [n] int64 of the updates."""
+    """Returns the item rows of the updates, [n] int64."""
     rows = pc.index_in(updates["item_id"].combine_chunks(), value_set=items["item_id"].combine_chunks())
     return np.array(rows.to_numpy(), np.int64)
 
 
 def reencode_mask(updates: pa.Table) -> Tensor:
-    """[n] bool: whether an update sets a column that the tower reads, and so may change the item's vector."""
+    """Whether an update may change the item's vector: [n] bool.
+
+    It may if it sets a column that the tower reads.
+    """
     names = [name for name in updates.column_names if name not in NOT_ENCODED]
     columns = [torch.from_numpy(np.array(pc.is_valid(updates[name]).to_numpy())) for name in names]
     return torch.stack(columns).any(0)
 
 
 def pad_items(values: Tensor, count: int) -> Tensor:
-    """A copy [S, count] of `values` [S, N+1], padded with 0."""
+    """Copies `values` [S, N+1] and pads the copy with 0 to [S, count]."""
     padded = values.new_zeros(values.shape[0], count)
     padded[:, : values.shape[1]] = values
     return padded
@@ -84,7 +87,10 @@ def pad_items(values: Tensor, count: int) -> Tensor:
 def encode_items(
     tower: ItemEncoder, rows: Tensor, first_new: int, catalog: Catalog, text: ItemText, price: Tensor
 ) -> Tensor:
-    """Row-wise int8 vectors [n, D+8] of item rows [n]; the tower has no id of rows from `first_new` on."""
+    """Returns the row-wise int8 vectors [n, D+8] of item rows [n].
+
+    For rows from `first_new` on, the tower has no id.
+    """
     parts: list[Tensor] = []
     for block in rows.split(ENCODE_BATCH_SIZE):
         _, features = item_encoder_inputs(block, catalog, text, price)

@@ -72,7 +72,7 @@ def _column(field: str) -> str:
 
 
 def _cast(value: Any, kind: pa.DataType) -> Any:
-    """A value in the type of its column; null if a numeric attribute holds text."""
+    """Converts a value to the type of its column. Text in a numeric attribute becomes null."""
     if value is None:
         return None
     if pa.types.is_string(kind):

@@ -14,7 +14,7 @@ from models.torchscript import to_torchscript
 
 
 class ServingModules(NamedTuple):
-    """The modules that answer a request, in order: query vector, candidates, scores."""
+    """The modules that answer a request. In order, they compute query vector, candidates and scores."""
 
     query_tower: nn.Module
     candidates: nn.Module
@@ -22,7 +22,10 @@ class ServingModules(NamedTuple):
 
 
 class TupleCandidateSources(nn.Module):
-    """Candidates as a plain tuple, because TorchScript creates a class for a NamedTuple at every call."""
+    """Returns candidates as a plain tuple.
+
+    TorchScript would create a class for a NamedTuple at every call.
+    """
 
     def __init__(self, sources: CandidateSources) -> None:
         super().__init__()
@@ -43,7 +46,7 @@ class TupleCandidateSources(nn.Module):
 
 
 def lower_modules(tower: QueryTower, sources: CandidateSources, ranker: Ranker) -> ServingModules:
-    """The eager modules in serving form: tables in core torch operators, evaluation mode.
+    """Turns the eager modules into their serving form: evaluation mode, with tables in core torch operators.
 
     The arguments do not change. Tables already in core torch are shared.
     """

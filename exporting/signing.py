@@ -18,7 +18,7 @@ def check_key(key_file: Path | None) -> None:
 
 
 def sign_version(folder: Path, key_file: Path | None) -> None:
-    """Sign the manifest of a finished version; without a key do nothing."""
+    """Sign the manifest of a finished version. Without a key, nothing happens."""
     if key_file is not None:
         sign_file(folder / MANIFEST, folder / SIGNATURE, key_file)
 

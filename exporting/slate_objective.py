@@ -1,4 +1,4 @@
-"""The slate policy of a bundle, and the entries of its objective in manifest and items."""
+"""Reads the slate policy of a bundle, and makes the entries of its objective in manifest and items."""
 
 from dataclasses import asdict
 from typing import Any
@@ -18,7 +18,7 @@ RUN_SETTINGS: dict[str, Any] = {
 
 
 def read_objective(run: ExportableRun, settings: DictConfig) -> CheckedObjective:
-    """The slate policy of `settings.slate`; an unset objective or exclusion comes from the run.
+    """Reads the slate policy of `settings.slate`. An unset objective or exclusion comes from the run.
 
     Raises ExportError for a policy that the run cannot serve (see `check_objective`).
     """

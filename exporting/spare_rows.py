@@ -11,7 +11,9 @@ from training.objective import CheckedObjective
 
 
 def with_spare_rows(run: ExportableRun, count: int) -> ExportableRun:
-    """The run with `count` more item rows: without id, not available, never sold."""
+    """Returns the run with `count` more item rows. Their items have no id, are not available and were
+    never sold.
+    """
     if not count:
         return run
     fields = {
@@ -27,7 +29,7 @@ def with_spare_rows(run: ExportableRun, count: int) -> ExportableRun:
 
 
 def pad_objective(objective: CheckedObjective, count: int) -> CheckedObjective:
-    """The objective with values for `count` spare rows, copied from the unknown item."""
+    """Adds the values of `count` spare rows to the objective, copied from the unknown item."""
     columns = {
         name: np.concatenate([values, np.repeat(values[:, :1], count, axis=1)], axis=1)
         for name, values in objective.columns.items()
@@ -36,7 +38,10 @@ def pad_objective(objective: CheckedObjective, count: int) -> CheckedObjective:
 
 
 def _pad(values: Tensor, count: int, is_by_snapshot: bool) -> Tensor:
-    """`values` with `count` more rows: copies of row 0, or zeros if row 0 holds the usual item."""
+    """Adds `count` item rows to `values`, as copies of row 0.
+
+    Values by snapshot get zeros, because their row 0 holds the usual item.
+    """
     if is_by_snapshot:
         return torch.cat([values, values.new_zeros(values.shape[0], count)], dim=1)
     return torch.cat([values, values[:1].expand(count, *values.shape[1:])])

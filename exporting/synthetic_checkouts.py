@@ -114,5 +114,5 @@ def _draw_codes(rng: np.random.Generator, attributes: list[Attribute]) -> list[i
 
 
 def _empty_value(field: pa.Field) -> Any:
-    """The empty value of a field, for outcomes and candidates: [] for a list, else None."""
+    """Returns the empty value of an outcome or candidate field: [] for a list, else None."""
     return [] if pa.types.is_list(field.type) else None

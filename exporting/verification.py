@@ -88,7 +88,10 @@ def measure_parity(run: ExportableRun, recommender: Recommender, checkouts: Samp
 
 
 def _max_differences(served: Tensor, reference: Tensor, tasks: Sequence[Task]) -> Tensor:
-    """Largest difference [T] of outputs [T, n]: absolute for probabilities, relative for means."""
+    """Returns the largest difference of each task's outputs [T, n]: [T].
+
+    It is absolute for probabilities and relative for means.
+    """
     if served.shape[1] == 0:
         return torch.zeros(len(tasks))
     scale = [

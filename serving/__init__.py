@@ -1,4 +1,6 @@
-"""Sextet's serving package: six items after a checkout, from a bundle. Needs torch, faiss, numpy and pyarrow.
+"""Sextet's serving package. It recommends six items after a checkout, with the models of a bundle.
+
+It needs torch, faiss, numpy and pyarrow.
 
 The names below are imported at first use, so that parts without models (command lines, files, checkouts)
 start without torch.

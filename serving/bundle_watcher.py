@@ -45,9 +45,9 @@ class BundleWatcher:
         load_timeout: seconds after which the load of a version is abandoned.
 
     Attributes:
-        recommenders: the active recommenders, by CURRENT or the version that an arm names. Take one per
+        recommenders: CURRENT, or the version that an arm names → its active recommender. Take one per
             request.
-        reasons: by the same names, the reason why the named version does not answer; "" if it answers.
+        reasons: the same names → why the named version does not answer; "" if it answers.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class BundleWatcher:
             del self._failed_loads[key]
 
     def _load_or_share(self, folder: Path) -> tuple[Recommender, str] | None:
-        """The recommender of a version with "loaded" or "shared"; None while another process loads a version.
+        """Returns a version's recommender and "loaded" or "shared"; None while another process loads one.
 
         A process without any recommender does not wait for the lock.
         """

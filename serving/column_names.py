@@ -28,7 +28,10 @@ OTHER_NAMES = {  # canonical column → names that shops use, in lower case, wit
 
 
 def suggest_columns(missing: Collection[str], present: Collection[str]) -> dict[str, str]:
-    """Missing canonical column → a column of the file that may hold its values. Each is suggested once."""
+    """Returns missing canonical column → a column of the file that may hold its values.
+
+    A column of the file is suggested for one missing column at most.
+    """
     free = {_folded(name): name for name in reversed(list(present))}
     suggested: dict[str, str] = {}
     for column in missing:

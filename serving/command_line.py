@@ -1,4 +1,4 @@
-"""Command lines of all packages: a frozen dataclass of options and a function for each command.
+"""Makes the command lines of all packages. A command is a frozen dataclass of options and a function.
 
     @dataclass(frozen=True, kw_only=True)
     class RollbackOptions:
@@ -235,7 +235,7 @@ def _local_path(text: str) -> Path:
 
 
 def _value_type(hint: Any) -> tuple[Any, bool, Sequence[Any] | None]:
-    """The type of one value, whether the option is repeatable, and the allowed values."""
+    """Returns the type of one value, whether the option is repeatable, and the allowed values."""
     if get_origin(hint) in (Union, types.UnionType):
         (hint,) = (part for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is tuple:

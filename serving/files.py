@@ -1,4 +1,4 @@
-"""Atomic files and locks between processes, for all packages."""
+"""Writes files atomically, and locks files between processes. For all packages."""
 
 import json
 import math
@@ -19,7 +19,7 @@ def is_uri(path: str | Path) -> bool:
 
 @contextmanager
 def write_atomically(path: Path, sync: bool = False) -> Iterator[Path]:
-    """Yield a temporary path next to `path`, which the temporary file replaces when the block ends.
+    """Yield a temporary path next to `path`. When the block ends, the temporary file replaces `path`.
 
     The replacement takes one step: readers see the old file or the new file, never a partial file. If the
     block raises, `path` stays as it was and the temporary file is removed.

@@ -340,7 +340,7 @@ class Recommender:
         candidates: Candidates,
         catalog: tuple[Tensor, ...],
     ) -> RankedItems:
-        """The slate of the ranked tier, with its exploring slot drawn."""
+        """Returns the slate of the ranked tier. Its exploring slot is already drawn."""
         outputs = request.deadline.run_stage(
             "ranker", finite_output, self.bundle.ranker, query, vector, candidates, catalog
         )

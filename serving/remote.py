@@ -68,7 +68,7 @@ class RemoteFolder:
         return without_secrets(self.uri)
 
     def list_files(self) -> dict[str, RemoteFile]:
-        """Name below the folder → file, at any depth. A single file has its own name as key."""
+        """Returns name below the folder → file, at any depth. The key of a single file is its name."""
         try:
             info = self._fs.get_file_info(self._path)
             if info.type == pa_fs.FileType.File:

@@ -29,7 +29,7 @@ def input_option(default: Any, help: str, **settings: Any) -> Any:
 
 
 def input_path(text: str) -> Path:
-    """The local path of an input: a path itself, or the local copy of a URI's file or folder.
+    """Returns the local path of an input. A path stays as it is; for a URI, it is that of the local copy.
 
     For command lines: raises ArgumentTypeError.
     """
@@ -40,7 +40,7 @@ def input_path(text: str) -> Path:
 
 
 def local_copy(path: str, cache: Path = CACHE) -> Path:
-    """The local path of a path or URI: a path itself, or the local copy of a URI's file or folder.
+    """Returns the local path of a path or URI. A path stays as it is; a URI's file or folder is copied.
 
     Prints the path of the copy, because error messages name the copied files. Raises RemoteError for an
     unsupported scheme and for unreadable files.

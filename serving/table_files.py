@@ -86,7 +86,7 @@ class TableFile:
 
 
 def find_table(folder: Path, name: str, csv: CsvFormat | None = None) -> TableFile | None:
-    """The table `name` of a folder: `<name>` with a suffix of FORMATS, or a folder of such files.
+    """Finds the table `name` in a folder: `<name>` with a suffix of FORMATS, or a folder of such files.
 
     None if it does not exist. Raises TableFileError for a table that exists twice, and as `open_table`.
     """
@@ -207,7 +207,7 @@ def _is_table(file: Path, folder: Path) -> bool:
 
 
 def _partition_values(path: Path, file: Path) -> dict[str, str]:
-    """Key → value, from the folders `key=value` between a table's folder and one of its files."""
+    """Returns key → value, from the folders `key=value` between a table's folder and one of its files."""
     if file == path:
         return {}
     pairs = [part.partition("=") for part in file.relative_to(path).parts[:-1] if "=" in part]

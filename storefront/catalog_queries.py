@@ -27,7 +27,7 @@ def search_items(bundle: Bundle, query: str, limit: int) -> list[dict[str, Any]]
 
 
 def household_table(store_table: pa.Table | None) -> pa.Table:
-    """`user_id`, ascending, and the number of `events` of each row of a `store.arrow`."""
+    """Returns the `user_id` and the number of `events` of each row of a `store.arrow`, by `user_id`."""
     if store_table is None:
         return pa.table({"user_id": pa.array([], pa.string()), "events": pa.array([], pa.int32())})
     return pa.table({"user_id": store_table["user_id"], "events": pc.list_value_length(store_table["ts"])})

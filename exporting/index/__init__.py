@@ -1,1 +1,1 @@
-"""The quantized index: built, measured, tuned."""
+"""Builds, measures and tunes the quantized index."""

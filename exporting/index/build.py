@@ -1,4 +1,4 @@
-"""The quantized index: built in blocks, tuned to a target recall, and measured.
+"""Builds the quantized index in blocks, tunes it to a target recall, and measures it.
 
     train_index → write_shards → tune_search_params       of every family: exporting/index/tuning.py
 
@@ -33,7 +33,7 @@ MIN_RECALL_GAIN = 0.0005  # recall that twice the probes must gain, or the sweep
 
 
 class SearchMetrics(NamedTuple):
-    """Recall and latency of a search, one query at a time on one thread."""
+    """The recall and latency of a search that runs one query at a time on one thread."""
 
     recall: float  # mean share of the exact RECALL_AT nearest that the index returns
     p50_ms: float
@@ -55,7 +55,7 @@ class SearchSweep(NamedTuple):
 
 
 def int8_vector_reader(packed: NDArray) -> VectorReader:
-    """A reader of row-wise int8 vectors [N+1, D+8] uint8."""
+    """Returns a function that reads vectors from row-wise int8 vectors [N+1, D+8] uint8."""
     return lambda rows: unpack_int8(torch.from_numpy(packed[rows])).numpy()
 
 
@@ -168,7 +168,10 @@ def read_shards(files: Sequence[Path]) -> list[faiss.Index]:
 
 
 def imbalance_factor(shards: Sequence[faiss.Index]) -> float | None:
-    """Mean list size seen by a vector, divided by the size of equal lists: 1 is best. None for graphs."""
+    """Returns the mean size of a vector's list, divided by the size of equal lists; None for graphs.
+
+    The best value is 1.
+    """
     ivf_indexes: list[Any] = [faiss.try_extract_index_ivf(index) for index in shards]
     if ivf_indexes[0] is None:
         return None
@@ -179,13 +182,13 @@ def imbalance_factor(shards: Sequence[faiss.Index]) -> float | None:
 
 
 def bytes_per_vector(files: Sequence[Path], count: int, packed: NDArray, refine_factor: float) -> float:
-    """Bytes per vector of an index, including the int8 vectors that reranking reads."""
+    """Returns the bytes per vector of an index, including the int8 vectors that reranking reads."""
     index_bytes = sum(file.stat().st_size for file in files) / count
     return index_bytes + (packed.shape[1] if refine_factor > 1 else 0)
 
 
 def finite_vectors(vectors: VectorReader, rows: NDArray) -> NDArray:
-    """Vectors [n, D] float32 of item rows [n]. Raises ValueError if a vector is not finite."""
+    """Returns the vectors [n, D] float32 of item rows [n]. Raises ValueError if a vector is not finite."""
     block = vectors(rows)
     if not np.isfinite(block).all():
         row = rows[~np.isfinite(block).all(1)][0]
@@ -194,7 +197,7 @@ def finite_vectors(vectors: VectorReader, rows: NDArray) -> NDArray:
 
 
 def exact_search(vectors: VectorReader, ids: NDArray, queries: NDArray, k: int = RECALL_AT) -> NDArray:
-    """The rows [q, min(k, n)] of `ids` [n] with the largest inner products, block by block."""
+    """Searches `ids` [n], block by block, for the rows with the largest inner products: [q, min(k, n)]."""
     query = torch.from_numpy(queries)
     score, row = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
     for start in range(0, len(ids), BLOCK_SIZE):
@@ -218,7 +221,10 @@ def restore_thread_counts() -> Iterator[None]:
 
 
 def measure_search(index: ItemIndex, queries: NDArray, truth: NDArray) -> SearchMetrics:
-    """Recall against `truth` [q, k] and latency, as in serving: one query at a time, one thread."""
+    """Measures recall against `truth` [q, k], and latency.
+
+    As in serving, one thread runs one query at a time.
+    """
     recalls, latencies_ms = [], []
     with restore_thread_counts():
         faiss.omp_set_num_threads(1)

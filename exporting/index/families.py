@@ -1,4 +1,4 @@
-"""Index families: each makes an untrained index for n vectors of D dimensions.
+"""Index families. A family makes an untrained index for n vectors of D dimensions.
 
 A family is a function `(dim, count) → faiss.Index`: an untrained index of inner products, which has inverted
 lists or is a graph with ids (`IDMap2,HNSW…`). `index.families` lists the families that an export builds and
@@ -22,7 +22,7 @@ class IndexFamily:
     """A kind of index.
 
     Args:
-        make_index: D, n → an untrained index.
+        make_index: returns an untrained index for n vectors of D dimensions, from (D, n).
         refine_factors: values of SearchParams.refine_factor to compare; above 1 for coarse codes, whose
             results int8 vectors rerank.
     """
@@ -36,7 +36,10 @@ class FamilyError(ValueError):
 
 
 def list_count(count: int) -> int:
-    """Inverted lists for n vectors: 4 √n, or fewer so that each has MIN_POINTS_PER_CENTROID vectors."""
+    """Returns the number of inverted lists for n = `count` vectors.
+
+    It is 4 √n, or less so that each list has MIN_POINTS_PER_CENTROID vectors.
+    """
     return max(1, min(round(4 * math.sqrt(count)), count // MIN_POINTS_PER_CENTROID))
 
 
@@ -67,7 +70,7 @@ FAMILIES = {
 
 
 def find_family(name: str) -> IndexFamily:
-    """The family of a name in FAMILIES, or of the dotted path of a function or an IndexFamily.
+    """Finds a family by its name in FAMILIES, or by the dotted path of a function or an IndexFamily.
 
     Raises ValueError for any other name.
     """
@@ -84,7 +87,7 @@ def find_family(name: str) -> IndexFamily:
 
 
 def make_index(family: IndexFamily, dim: int, count: int) -> faiss.Index:
-    """The untrained index of a family. Raises FamilyError for one that serving cannot search."""
+    """Makes the untrained index of a family. Raises FamilyError for one that serving cannot search."""
     index = family.make_index(dim, count)
     if not isinstance(index, faiss.Index):
         raise FamilyError(f"the family returned a {type(index).__name__}: expected a faiss.Index")

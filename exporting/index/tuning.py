@@ -86,7 +86,7 @@ def tune_index(
     Args:
         vectors: reads the vectors that are indexed.
         packed: [N+1, D+8] uint8, the int8 vectors that reranking reads.
-        ids: [n] int64, the item rows to index.
+        ids: the item rows to index, [n] int64.
         queries: [q, D] float32. truth: [q, k], the queries' neighbours by exact search.
         cfg: the `index` config. folder: for the files.
     """
@@ -128,7 +128,7 @@ def tune_index(
 
 
 def trial_cost(trial: IndexTrial, cfg: DictConfig) -> tuple[float, float]:
-    """The sort key of trials: the summed relative misses of targets, then the median latency."""
+    """Returns the sort key of a trial: the sum of its relative misses of targets, then its median latency."""
     recall_miss = max(0.0, 1 - trial.metrics.recall / cfg.recall)
     latency_miss = max(0.0, trial.metrics.p99_ms / cfg.p99_ms - 1) if cfg.p99_ms else 0.0
     size_miss = max(0.0, trial.bytes_per_vector / cfg.bytes_per_vector - 1) if cfg.bytes_per_vector else 0.0
@@ -148,7 +148,7 @@ def missed_targets(trial: IndexTrial, cfg: DictConfig) -> str:
 
 
 def trial_rows(tuned: TuningResult) -> list[dict[str, Any]]:
-    """A row per trial for `reporting.index_page`, the chosen one marked."""
+    """Returns a row per trial for `reporting.index_page`. The chosen trial is marked."""
     return [{**trial.to_row(), "chosen": trial is tuned.best_trial} for trial in tuned.trials]
 
 

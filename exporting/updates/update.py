@@ -64,7 +64,7 @@ APPEND_ONLY_FAMILIES = ("hnsw_sq8",)  # families from which faiss cannot remove 
 
 
 class DegradationLimits(NamedTuple):
-    """The loss of an index by updates at which a rebuild is advised."""
+    """Limits to what an index may lose by updates. Beyond them a rebuild is advised."""
 
     max_recall_loss: float = 0.01  # of recall@300
     max_imbalance_ratio: float = 1.5  # times the imbalance of its lists
@@ -109,7 +109,10 @@ class UpdateRecord(NamedTuple):
 
 
 class IndexDelta(NamedTuple):
-    """Item rows [n] int64 that leave and enter the index; a row with a changed vector does both."""
+    """The item rows that leave and that enter the index, [n] int64 each.
+
+    A row with a changed vector does both.
+    """
 
     removed_rows: NDArray
     added_rows: NDArray
@@ -135,7 +138,7 @@ def update_bundle(
         rebuild: build and tune the index anew.
         limits: losses of the index beyond which a warning advises a rebuild.
         sign: private key that signs the new version.
-        live: URI of a live state, whose changes of items come before those of `items`.
+        live: URI of a live state. Its changes of items are applied before those of `items`.
     """
     check_key(sign)
     if items is None and live is None and not rebuild:
@@ -174,7 +177,7 @@ def update_bundle(
 
 
 def _merge_updates(current: PublishedVersion, items: Path | None, live: str | None) -> UpdateRecord:
-    """The updates of a version, followed by those of a live state and then by those of a file."""
+    """Joins the updates of a version, a live state and a file, in this order."""
     schema = FeatureSchema.load(current.folder)
     new_updates = item_changes.read_item_updates(items, schema) if items else _no_updates()
     updates, until = current.updates, current.live_until
@@ -262,7 +265,7 @@ def find_training_run(manifest: dict[str, Any], run: str | None, tracking_uri: s
 
 
 def index_delta(folder: Path, updated: ExportableRun, updated_rows: NDArray) -> IndexDelta:
-    """The difference between the index of the version in `folder` and that of `updated`.
+    """Compares the index of the version in `folder` with that of `updated`.
 
     Raises ExportError if items outside `updated_rows` [n] differ.
     """

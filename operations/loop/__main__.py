@@ -1,5 +1,6 @@
 """`python -m operations.loop`, or `make loop`: the daily loop on the simulated market.
-docs/how_to/daily_loop.md.
+
+See docs/how_to/daily_loop.md.
 """
 
 import sys

@@ -52,7 +52,7 @@ class SimulationPlan(NamedTuple):
 def run_simulation(
     cfg: Mapping[str, Any], plan: SimulationPlan, folder: Path, overrides: Sequence[str] = ()
 ) -> list[Row]:
-    """Run the loop; return one row per day and print one line per day. `overrides` are for retrain.py.
+    """Run the loop and print a line per day. Returns a row per day. `overrides` are for retrain.py.
 
     `cfg` is a simulated market (configs/data/simulated.yaml). `folder` is emptied. Revenue is per session:
     the true expected spend on a slate's six items in their slots, without the noise of clicks.
@@ -162,7 +162,7 @@ def format_day(row: Row) -> str:
 def _revenue_by_policy(
     population: Population, orders: SimulatedOrders, item: Array, sales: Sequence[Array]
 ) -> Row:
-    """True expected spend per session on Sextet's slates `item` and on other policies' slates."""
+    """Returns policy → true expected spend per session on its slates. Sextet's slates are `item`."""
     total_sales = np.sum(sales, axis=0)
     popularity = np.where(orders.available & ~orders.in_basket, total_sales + 1e-6, -1.0)
     slates = {
@@ -175,12 +175,12 @@ def _revenue_by_policy(
 
 
 def _lines_sold(orders: SimulatedOrders) -> Array:
-    """[I] lines sold."""
+    """Returns the number of lines sold of each item [I]."""
     return np.bincount(orders.item, minlength=orders.available.shape[1]).astype(float)
 
 
 def _slate_items(slates: Sequence[Slate], slots: int) -> Array:
-    """[n, slots] int64 item numbers, -1 for an empty slot."""
+    """Returns the item numbers of slates: [n, slots] int64, -1 for an empty slot."""
     item = np.full((len(slates), slots), -1)
     for row, slate in enumerate(slates):
         item[row, : len(slate.items)] = [int(slate_item.item_id) for slate_item in slate.items]
@@ -188,7 +188,7 @@ def _slate_items(slates: Sequence[Slate], slots: int) -> Array:
 
 
 def summary(rows: Sequence[Row]) -> Row:
-    """Revenue per session over all days by policy, and ratios between policies."""
+    """Returns each policy's revenue per session over all days, and ratios between policies."""
     sessions = np.array([row["sessions"] for row in rows], float)
     mean = {name: float(np.average([row[name] for row in rows], weights=sessions)) for name in POLICIES}
     return mean | {

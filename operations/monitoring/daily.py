@@ -134,7 +134,7 @@ def first_required_day(windows: AttributionWindows, day: int, reference_days: in
 
 
 def outcome_windows(windows: AttributionWindows) -> dict[str, int | None]:
-    """Task → the seconds after which its outcome is known; None if it is known at the next order."""
+    """Returns task → the seconds until its outcome is known; None if the next order decides it."""
     further = {task.name: task.window for task in windows.further}
     return {"click": windows.click, "purchase": windows.purchase, **further}
 
@@ -181,7 +181,7 @@ def _metric_sets(
 def _age_checks(
     log: AttributedLog, bundle: Bundle, day: int, config: DailyReportConfig
 ) -> list[ThresholdCheck]:
-    """Checks of the ages of bundle and events at the end of the day."""
+    """Checks the ages of bundle and events at the end of the day."""
     end = (day + 1) * SECONDS_PER_DAY
     bundle_age = (end - bundle.manifest["data"]["window"]["end"]) / SECONDS_PER_DAY
     checks = [

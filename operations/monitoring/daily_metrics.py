@@ -1,4 +1,4 @@
-"""Daily metrics of inputs, scores, slates and outcomes, for the tests of operations/monitoring/drift.py.
+"""Computes the daily metrics that drift.py tests: of inputs, scores, slates and outcomes.
 
 `days` are numbers of days since 1970 (UTC). The last day is tested. The variance of shares is stabilized by 2
 asin √((x + 3/8) / (n + 3/4)), whose variance is 1 / (n + 1/2) even for small x (Anscombe, Biometrika 35,
@@ -156,7 +156,7 @@ def feedback_metrics(log: AttributedLog, task: str, days: range) -> list[DailyMe
 
 
 def gini(rows: NDArray, available: NDArray) -> float:
-    """Gini coefficient of impressions over the available items.
+    """Returns the Gini coefficient of impressions over the available items.
 
     It is 0 if impressions are uniform, near 1 if few items have all impressions, and NaN without impressions.
     """
@@ -168,13 +168,17 @@ def gini(rows: NDArray, available: NDArray) -> float:
 
 
 def _day_index(ts: NDArray, days: range) -> NDArray:
-    """[n] index into `days`, -1 for a day outside `days`."""
+    """Returns each row's position in `days`: [n], -1 for a day outside `days`."""
     index = ts // SECONDS_PER_DAY - days.start
     return np.where((index >= 0) & (index < len(days)), index, -1)
 
 
 def _order_recency(orders: OrderHistory) -> tuple[NDArray, NDArray, NDArray]:
-    """Each checkout's user [C]: number of earlier orders, days since the last, number of recent orders."""
+    """Returns three numbers for each checkout, all [C].
+
+    They are the user's number of earlier orders, the days since the last one, and the number of recent
+    orders.
+    """
     n_before, gap_days, n_recent = (np.zeros(len(orders.ts)) for _ in range(3))
     for start, stop in orders.user_rows.values():
         ts = orders.ts[start:stop]
@@ -187,7 +191,10 @@ def _order_recency(orders: OrderHistory) -> tuple[NDArray, NDArray, NDArray]:
 
 
 def _numeric_distribution(name: str, group: str, values: NDArray, day: NDArray, days: range) -> Distribution:
-    """Counts by day in up to NUMERIC_BINS bins of about equal mass in the reference. NaN is not counted."""
+    """Counts the values of each day in up to NUMERIC_BINS bins. NaN is not counted.
+
+    In the reference, all bins have about equal mass.
+    """
     is_counted = np.isfinite(values) & (day >= 0)
     values, day = values[is_counted], day[is_counted]
     reference = values[day < len(days) - 1]
@@ -202,7 +209,7 @@ def _numeric_distribution(name: str, group: str, values: NDArray, day: NDArray, 
 def _categorical_distribution(
     name: str, group: str, values: NDArray, day: NDArray, days: range, label: Callable[..., str]
 ) -> Distribution:
-    """Counts by day of the reference's most frequent values, and of all other values together."""
+    """Counts, for each day, the reference's most frequent values and all other values together."""
     values, day = values[day >= 0], day[day >= 0]
     categories, code = np.unique(values, return_inverse=True)
     reference_counts = np.bincount(code[day < len(days) - 1], minlength=len(categories))
@@ -234,7 +241,7 @@ def _share(name: str, group: str, flags: NDArray, day: NDArray, days: range) -> 
 def _proportion_scalar(
     name: str, group: str, hits: NDArray, trials: NDArray, day: NDArray, days: range
 ) -> Scalar:
-    """The share of `hits` among `trials`, counts [n] each."""
+    """Computes the share of `hits` among `trials`. Both are counts [n]."""
     n_hits, n = _sum_by_day(hits, day, days), _sum_by_day(trials, day, days)
     with np.errstate(divide="ignore", invalid="ignore"):
         stabilized = np.where(n > 0, 2 * np.arcsin(np.sqrt((n_hits + 0.375) / (n + 0.75))), np.nan)
@@ -252,7 +259,7 @@ def _mean(name: str, group: str, values: NDArray, day: NDArray, days: range) -> 
 
 
 def _count_scalar(name: str, group: str, day: NDArray, days: range) -> Scalar:
-    """Rows per day. The variance is estimated from the counts of the days."""
+    """Counts the rows per day. The variance is estimated from the counts of the days."""
     n = _sum_by_day(np.ones(len(day)), day, days)
     stabilized = np.where(n > 0, np.log(np.maximum(n, 1)), np.nan)
     return Scalar(name, group, n, stabilized, np.ones(len(days)), 0.0, ",.0f")
@@ -261,7 +268,7 @@ def _count_scalar(name: str, group: str, day: NDArray, days: range) -> Scalar:
 def _calibration_scalars(
     task: str, label: NDArray, prediction: NDArray, day: NDArray, days: range
 ) -> list[Scalar]:
-    """The daily ratio of observed to predicted outcomes. Empty if the log has no prediction of the task."""
+    """Computes the daily ratio of observed to predicted outcomes; empty without predictions of the task."""
     is_predicted = np.isfinite(prediction)
     if not is_predicted.any():
         return []

@@ -1,4 +1,4 @@
-"""Daily drift tests against the same weekdays of a reference window.
+"""Tests a day for drift against the same weekdays of a reference window.
 
     the day ─────── distance to the reference days of its weekday ────────────────────────╮
     reference days ─ the same, each left out in turn ─▶ distances of quiet days ─▶ p-value
@@ -57,7 +57,7 @@ class DriftStatistic(NamedTuple):
 
 
 def reference_mask(weekday: NDArray, is_known: NDArray) -> NDArray:
-    """[D, D] bool: the reference days of each of D days. The tested day is the last."""
+    """Whether day j is a reference day of day i: [D, D] bool. The tested day is the last."""
     mask = (weekday[:, None] == weekday) & is_known & is_known[:, None]
     mask[:, -1] = False
     np.fill_diagonal(mask, False)
@@ -96,7 +96,7 @@ def alarms(statistics: Sequence[DriftStatistic]) -> list[DriftStatistic]:
 
 
 def psi(a: NDArray, b: NDArray) -> NDArray:
-    """Population stability index of counts [..., B]: Σ (a - b) log(a / b) of shares.
+    """Returns the population stability index of counts [..., B]: Σ (a - b) log(a / b) of shares.
 
     Half a count is added to each bin. Under equal distributions PSI · nm / (n + m) is about χ² with B - 1
     degrees of freedom (Yurdakul, dissertation, Western Michigan University 2018).
@@ -106,7 +106,7 @@ def psi(a: NDArray, b: NDArray) -> NDArray:
 
 
 def ks(a: NDArray, b: NDArray) -> NDArray:
-    """Two-sample Kolmogorov-Smirnov distance of counts [..., B] in ordered bins."""
+    """Returns the two-sample Kolmogorov-Smirnov distance of counts [..., B] in ordered bins."""
     a, b = (x.cumsum(-1) / np.maximum(x.sum(-1, keepdims=True), 1) for x in (a, b))
     return np.abs(a - b).max(-1)
 
@@ -174,13 +174,16 @@ def _distance_statistic(
 
 
 def degrees_of_freedom(mask: NDArray) -> int:
-    """Degrees of freedom of the reference days: their number minus one for each weekday."""
+    """Returns the degrees of freedom of the reference days: their number, minus one for each weekday."""
     n_references = mask[:-1].sum(1)
     return round(float((n_references / (n_references + 1)).sum()))
 
 
 def _coarse_counts(metric: Distribution) -> NDArray:
-    """[D, ≤ PSI_BINS] counts: ordered bins are merged to about equal mass in the reference, others stay."""
+    """Returns the counts in at most PSI_BINS bins: [D, ≤ PSI_BINS].
+
+    Ordered bins are merged until they have about equal mass in the reference. Other bins stay.
+    """
     if not metric.ordered:
         return metric.counts
     mass = metric.counts[:-1].sum(0)

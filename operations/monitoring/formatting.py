@@ -20,7 +20,7 @@ def format_date(day: int) -> str:
 
 
 def statistic_rows(report: DailyReport) -> list[dict[str, str]]:
-    """Return a row per statistic, ordered by alarms first, then by p-value."""
+    """Return a row per statistic. Alarms come first; alarms and others are each ordered by p-value."""
     metrics = {metric.name: metric for part in report.metric_sets for metric in part.metrics}
     days = {metric.name: part.day for part in report.metric_sets for metric in part.metrics}
     alarms = {id(statistic) for statistic in report.alarms}

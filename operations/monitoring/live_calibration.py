@@ -1,4 +1,4 @@
-"""Calibration on live slates with complete outcomes: overall, and by tenths of the prediction.
+"""Measures calibration on live slates with complete outcomes, overall and by tenths of the prediction.
 
 Intervals are clustered by user, because the clicks of one user are not independent (Liang and Zeger,
 Biometrika 73, 1986).
@@ -27,7 +27,7 @@ class CalibrationBin(NamedTuple):
 
 
 class CalibrationRatio(NamedTuple):
-    """Observed over predicted outcomes of a task."""
+    """The ratio of observed to predicted outcomes of a task."""
 
     task: str  # click, purchase or a further task
     day: int  # days since 1970
@@ -68,7 +68,10 @@ def calibration_ratio(log: AttributedLog, task: str, day: int) -> CalibrationRat
 
 
 def logged_outcomes(log: AttributedLog, task: str) -> tuple[NDArray, NDArray]:
-    """The predictions [m] of a task, and the seconds [m] from the impression to its outcome, NaN for none."""
+    """Returns a task's predictions [m], and the seconds [m] from impression to outcome.
+
+    Without an outcome the seconds are NaN.
+    """
     impressions = log.impressions
     if task == "click":
         return impressions.p_click, impressions.click_delay
@@ -79,7 +82,7 @@ def logged_outcomes(log: AttributedLog, task: str) -> tuple[NDArray, NDArray]:
 
 
 def user_codes(log: AttributedLog) -> NDArray:
-    """[n] an integer for the user of each slate. Every guest counts as a user."""
+    """Returns an integer for the user of each slate: [n]. Every guest counts as a separate user."""
     names = np.array(
         [user if user is not None else f" {row}" for row, user in enumerate(log.slates.user_id.tolist())]
     )
@@ -87,5 +90,5 @@ def user_codes(log: AttributedLog) -> NDArray:
 
 
 def clustered_se(residual: NDArray, user: NDArray) -> float:
-    """Standard error of a sum of residuals [n], which may depend on each other within a user."""
+    """Returns the standard error of a sum of residuals [n]. Residuals of one user may be dependent."""
     return float(np.sqrt((np.bincount(user, residual) ** 2).sum()))

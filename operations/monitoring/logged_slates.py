@@ -61,7 +61,7 @@ class AttributionWindows(NamedTuple):
     further: tuple[FeedbackTask, ...] = ()
 
     def feedback_windows(self) -> dict[str, int]:
-        """Kind of feedback → the longest window of the further tasks."""
+        """Returns kind of feedback → the longest window of the further tasks of that kind."""
         windows: dict[str, int] = {}
         for task in self.further:
             windows[task.kind] = max(windows.get(task.kind, 0), task.window or UNBOUNDED_WINDOW)
@@ -219,7 +219,7 @@ def _name_guests(log: ir.Table, orders: ir.Table) -> ir.Table:
 
 
 def _join_outcomes(events: ir.Table, orders: ir.Table | None, windows: AttributionWindows) -> ir.Table:
-    """One row per impression, with `click_ts`, `purchase_event_ts`, `purchase_ts` and `paid`."""
+    """Adds `click_ts`, `purchase_event_ts`, `purchase_ts` and `paid` to impressions, a row for each."""
     impressions = events.filter(events.kind == "impression")
     horizon = windows.purchase or UNBOUNDED_WINDOW
     clicks = _first_feedback(events, impressions, "click", windows.click).drop("paid")
@@ -245,7 +245,7 @@ def _left_join(left: ir.Table, right: ir.Table) -> ir.Table:
 
 
 def _first_feedback(events: ir.Table, impressions: ir.Table, kind: str, window: int) -> ir.Table:
-    """`request_id, item_id, feedback_ts, paid` of the first event of a kind inside its window."""
+    """Selects `request_id, item_id, feedback_ts, paid` of the first event of a kind inside its window."""
     # Attribution keeps events outside the window, as history of their user.
     slots = impressions.select(*SLATE_KEYS, impression_ts="ts")
     t = (
@@ -258,7 +258,10 @@ def _first_feedback(events: ir.Table, impressions: ir.Table, kind: str, window: 
 
 
 def _first_order_lines(orders: ir.Table, impressions: ir.Table, horizon: int) -> ir.Table:
-    """`request_id, item_id, line_ts, line_spend` of the order lines of an impression inside the horizon."""
+    """Selects the order lines of an impression inside the horizon.
+
+    The columns are `request_id, item_id, line_ts, line_spend`.
+    """
     lines = orders.filter(orders.quantity > 0).select(
         "user_id", "item_id", line_ts="ts", line_order="order_id", spend=orders.quantity * orders.price
     )

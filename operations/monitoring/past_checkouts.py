@@ -14,7 +14,7 @@ from serving.stores.base import EMPTY_HISTORY, UserHistory
 
 
 class OrderHistory(NamedTuple):
-    """C checkouts by user and time, and their L lines in the same order, without returns."""
+    """C checkouts, ordered by user and time, and their L lines in the same order. Returns are left out."""
 
     order_id: NDArray  # [C] str
     user_id: NDArray  # [C] str
@@ -30,7 +30,7 @@ class OrderHistory(NamedTuple):
     user_rows: dict[str, tuple[int, int]]  # user_id → the user's first row, and the row after the last row
 
     def history_before(self, user_id: str | None, ts: int) -> UserHistory:
-        """The user's purchases strictly before an instant, without purchases that were not yet known then."""
+        """Returns the user's purchases strictly before an instant, if they were already known then."""
         if user_id not in self.user_rows:
             return EMPTY_HISTORY
         start, stop = self.user_rows[user_id]

@@ -1,4 +1,4 @@
-"""Replays requests through a bundle: predictions for their candidates, and the recall of its index."""
+"""Replays requests through a bundle, for the predictions of candidates and the recall of the index."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -21,7 +21,7 @@ ReplayRequest = tuple[Checkout, UserHistory]  # a checkout with its time, and th
 class CandidateScores(NamedTuple):
     """The ranker's predictions for one request's n candidates, sorted by row.
 
-    NaN if the bundle lacks the task.
+    The predictions of a task that the bundle lacks are NaN.
     """
 
     item_row: NDArray  # [n] int64
@@ -30,7 +30,7 @@ class CandidateScores(NamedTuple):
     expected_value: NDArray  # [n]
 
     def lookup(self, rows: NDArray) -> NDArray:
-        """[k, 3] click, purchase and value of item rows [k]; NaN for rows that are not candidates."""
+        """Returns click, purchase and value [k, 3] of item rows [k]; NaN for rows that are no candidates."""
         index = np.minimum(np.searchsorted(self.item_row, rows), len(self.item_row) - 1)
         scores = np.stack([self.p_click, self.p_purchase, self.expected_value], 1)[index].astype(np.float64)
         scores[self.item_row[index] != rows] = np.nan
@@ -55,7 +55,10 @@ def score_requests(recommender: Recommender, requests: Sequence[ReplayRequest]) 
 
 @torch.inference_mode()
 def index_recall(recommender: Recommender, requests: Sequence[ReplayRequest], k: int = 300) -> NDArray:
-    """[n] recall per request: the share of the exact `k` nearest available items that the index returns."""
+    """Returns the recall of each request: [n].
+
+    It is the share of the exact `k` nearest available items that the index returns.
+    """
     bundle = recommender.bundle
     rows = np.flatnonzero(bundle.available)
     k = min(k, len(rows))
@@ -82,7 +85,7 @@ def _encode_eligible(
 
 
 def task_product(outputs: NDArray, rows: Sequence[int] | None) -> NDArray:
-    """[n] the product of some rows of the ranker's outputs [T, n]; NaN if a row is None."""
+    """Multiplies some rows of the ranker's outputs [T, n]. Returns [n], NaN if there are no such rows."""
     if rows is None:
         return np.full(outputs.shape[1], np.nan, np.float32)
     return outputs[list(rows)].prod(0)
@@ -101,6 +104,6 @@ def _query_batches(
 
 
 def _int8_inner_products(queries: NDArray, packed: NDArray) -> NDArray:
-    """[B, N] inner products of queries [B, D] with row-wise int8 vectors [N, D+8]."""
+    """Returns the inner products [B, N] of queries [B, D] with row-wise int8 vectors [N, D+8]."""
     scale, offset = np.ascontiguousarray(packed[:, -8:]).view(np.float32).T
     return queries @ packed[:, :-8].astype(np.float32).T * scale + np.outer(queries.sum(1), offset)

@@ -47,7 +47,7 @@ class AttributeMap(NamedTuple):
 
 
 class RowMaps(NamedTuple):
-    """Maps between rows and codes of a prepared folder and of a bundle; 0 if there is no counterpart."""
+    """Maps between rows and codes of a prepared folder and those of a bundle; 0 without a counterpart."""
 
     bundle_item: Tensor  # [N+1] int64, by item row of the folder
     log_item: Tensor  # [M+1] int64, by item row of the bundle
@@ -152,7 +152,7 @@ def _attribute_maps(bundle: Sequence[Attribute], log: Sequence[Attribute]) -> li
 
 
 def bundle_query(query: Query, maps: RowMaps) -> Query:
-    """A query of the prepared folder in rows and codes of the bundle."""
+    """Translates a query of the prepared folder to the rows and codes of the bundle."""
     return query._replace(
         history_item=maps.bundle_item[query.history_item],
         basket_item=maps.bundle_item[query.basket_item],
@@ -162,7 +162,7 @@ def bundle_query(query: Query, maps: RowMaps) -> Query:
 
 
 def _map_codes(codes: Tensor, maps: list[AttributeMap]) -> Tensor:
-    """The bundle's codes [B, attributes] of the folder's codes [B, attributes]."""
+    """Translates codes [B, attributes] of the prepared folder to codes of the bundle."""
     columns = [
         codes.new_zeros(len(codes)) if column is None else code[codes[:, column]] for column, code in maps
     ]
@@ -231,7 +231,7 @@ def bundle_candidates(
 
 
 def _outputs_at_position(outputs: Tensor, tasks: Sequence[Task], run: Run, labels: Labels) -> Tensor:
-    """Turns outputs [T, n] of seen items into outputs [T, n] of the labels at the impressions' positions."""
+    """Turns outputs for seen items into outputs for the labels at the impressions' positions, all [T, n]."""
     bias = run.ranker.position_bias
     if not label_policy_from_meta(run.prepared.meta).has_impressions:
         bias = None
@@ -242,7 +242,7 @@ def _outputs_at_position(outputs: Tensor, tasks: Sequence[Task], run: Run, label
 
 
 def output_logits(outputs: Tensor, tasks: Sequence[Task]) -> Tensor:
-    """Logits [n, T] given the parents, from outputs [T, n]. This is the inverse of TaskOutputs."""
+    """Returns the logits [n, T], given the parents, of outputs [T, n]. This is the inverse of TaskOutputs."""
     joint: dict[str, Tensor] = {}
     columns = []
     for task, output in zip(tasks, outputs, strict=True):

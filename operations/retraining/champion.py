@@ -33,9 +33,9 @@ class Champion(NamedTuple):
 
 
 def load_champion(root: Path, cfg: DictConfig) -> Champion | None:
-    """The bundle that `current` names.
+    """Returns the bundle that `current` names.
 
-    None if the bundle is missing or cannot be read; the reason is printed.
+    If the bundle is missing or cannot be read, prints the reason and returns None.
     """
     try:
         folder = version_folder(root)
@@ -54,7 +54,10 @@ def load_champion(root: Path, cfg: DictConfig) -> Champion | None:
 
 
 def trained_on_current_log(training: TrainingRun, cfg: DictConfig) -> bool:
-    """Whether a run was trained on today's log, prepared with its own or the given `data.since`."""
+    """Whether a run was trained on today's log.
+
+    The log is prepared with `data.since` of the config, or else with that of the run.
+    """
     run_cfg = cfg.copy()
     if cfg.data.since is None:
         run_cfg.data.since = training.data_since
@@ -68,7 +71,7 @@ def _read_training(run: Path) -> TrainingRun:
 
 
 def _full_training_end(folder: Path) -> int:
-    """The end of the log of the full training from which a chain of warm starts began."""
+    """Follows a chain of warm starts back to its full training, and returns the end of that log."""
     while (warm_run := load_run_config(folder).warm.run) is not None:
         folder = Path(warm_run)
     return int(_read_meta(folder / read_stage_manifest(folder)["prepared"])["window"]["end"])

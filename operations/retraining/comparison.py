@@ -30,7 +30,10 @@ class Comparison(NamedTuple):
 
 
 def compare(cfg: DictConfig, folder: Path, bundle: Path, champion: Champion | None) -> Comparison:
-    """Evaluate the challenger, a run and its bundle, and the champion in the same window; print the gates."""
+    """Evaluate challenger and champion in the same window, and print the gates.
+
+    The challenger is a run and its bundle.
+    """
     challenger = open_run(folder)
     metrics = evaluate_run(challenger)
     champion_metrics, evaluation = None, None

@@ -24,7 +24,7 @@ def evaluate_gates(
     manifest: dict[str, Any],
     limits: Any,
 ) -> list[Gate]:
-    """All gates, passed or not. Without a champion the challenger must only beat bestsellers.
+    """Returns all gates, passed or not. Without a champion the challenger need only beat bestsellers.
 
     Args:
         popularity_ndcg: [m] NDCG@6 of bestsellers in the same window.

@@ -25,7 +25,10 @@ class ImpressionLoss(NamedTuple):
 
 
 class RunMetrics(NamedTuple):
-    """Metrics of a run on the newest mature window: m checkouts with a later purchase, P candidates."""
+    """Metrics of a run on the newest mature window.
+
+    The window has m checkouts with a later purchase, and P candidates.
+    """
 
     run: str
     users: Array  # [m]
@@ -82,7 +85,7 @@ def _impression_loss(
 
 
 def popularity_ndcg(run: Run) -> Array:
-    """[m] NDCG@6 of bestsellers in the window of `evaluate_run`. Every model must beat bestsellers."""
+    """Returns the NDCG@6 of bestsellers in the window of `evaluate_run`: [m]. Every model must beat them."""
     split, part = _evaluation_window(run)
     ranked = popular_items(run.prepared.folder, split)
     return protocol.metrics_per_checkout(ranked, split, [part])["all"]["ndcg6"]
@@ -94,7 +97,10 @@ def _evaluation_window(run: Run) -> tuple[protocol.Split, protocol.Slice]:
 
 
 def population_stability_index(reference: Array, sample: Array, bins: int = 10) -> float:
-    """Population stability index of two samples, over the deciles of the first (Siddiqi 2006, chapter 7)."""
+    """Returns the population stability index of two samples, over the first one's deciles.
+
+    See Siddiqi 2006, chapter 7.
+    """
     edges = np.unique(np.quantile(reference, np.linspace(0, 1, bins + 1)[1:-1]))
     reference_share, sample_share = (
         (np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) + 0.5)

@@ -135,9 +135,9 @@ def append_decision(root: Path, record: dict[str, Any]) -> None:
 
 
 def previous_decision(root: Path, run_name: str) -> dict[str, Any] | None:
-    """The decision on a run.
+    """Returns the decision on a run; None if there is none.
 
-    None if there is none, or if it was to publish, because a kill may have prevented that.
+    A decision to publish also gives None, because a kill may have prevented the publication.
     """
     file = root / DECISIONS_FILE
     lines = file.read_text().splitlines() if file.is_file() else []

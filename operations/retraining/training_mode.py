@@ -32,7 +32,7 @@ class TrainingPlan(NamedTuple):
 
 
 def check_settings(cfg: DictConfig) -> None:
-    """Raises ConfigError for settings of train.py that a retraining cannot honour, and an unknown mode."""
+    """Raises ConfigError for an unknown mode, or settings of train.py that a retraining cannot honour."""
     if cfg.retrain.mode not in MODES:
         raise ConfigError(f"retrain.mode={cfg.retrain.mode}: expected {', '.join(MODES)}")
     if cfg.warm.run is not None:

@@ -1,1 +1,1 @@
-"""Many checkouts at once, from Parquet to Parquet."""
+"""Answers many checkouts at once: reads checkouts from Parquet, and writes results to Parquet."""

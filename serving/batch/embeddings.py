@@ -1,7 +1,7 @@
 """Writes the vectors of a bundle's items and a store's users, for clustering, look-alikes and other models.
 
     items.parquet   item_id, vector [D], available      the vectors that the index searches
-    users.parquet   user_id, vector [D]                 the query vector of a user at a time, without a basket
+    users.parquet   user_id, vector [D]                 a user's query vector at one time, without a basket
 
 The inner product of a user's and an item's vector is the retrieval score; a higher score means a likelier
 purchase.

@@ -1,4 +1,4 @@
-"""Batch recommendations: from a Parquet file of checkouts to a Parquet file of slates.
+"""Reads a Parquet file of checkouts and writes a Parquet file of their slates.
 
     rows ─▶ checkouts ─ encode, collate ─▶ one query of B ─ query tower ─▶ vectors [B, D]
     each vector ─ eligible items, index, sources ─▶ its candidates
@@ -54,7 +54,7 @@ Dtype = TypeVar("Dtype", bound=np.generic)
 def recommend_batch(
     recommender: Recommender, checkouts: Sequence[Checkout], revenue_weight: float | None = None
 ) -> list[Slate]:
-    """The slates of `recommender.recommend` without a deadline, for all checkouts at once.
+    """Answers all checkouts at once, as `recommender.recommend` does without a deadline.
 
     If the batch fails, each checkout is answered alone, and the slate's `reason` says so. Timings hold only
     the total of the whole batch. Raises ValueError for a revenue weight out of range.
@@ -108,7 +108,7 @@ def _build_slate(
 def _rank_batch(
     recommender: Recommender, checkouts: Sequence[Checkout], policy: SlatePolicy
 ) -> list[RankedBatchRow | None]:
-    """The ranked tier of each checkout; None for one without candidates."""
+    """Returns the ranked items of each checkout; None for a checkout without candidates."""
     bundle = recommender.bundle
     encoded = [_encode_checkout(recommender, checkout, policy) for checkout in checkouts]
     eligible = [items for _, items in encoded]
@@ -136,7 +136,9 @@ def _rank_batch(
 def predict_batch(
     bundle: Bundle, queries: Sequence[tuple[Tensor, ...]], eligible: Sequence[EligibleItems]
 ) -> tuple[Candidates, NDArray[np.float32]]:
-    """The eligible candidates of B queries of one checkout each, and the ranker's outputs [T, ΣC].
+    """Returns the eligible candidates of B queries, and the ranker's outputs for them, [T, ΣC].
+
+    Each query holds one checkout.
 
     Features compare a candidate with the best candidate of its checkout, so ineligible items must be removed
     first.
@@ -151,7 +153,7 @@ def predict_batch(
 def _encode_checkout(
     recommender: Recommender, checkout: Checkout, policy: SlatePolicy
 ) -> tuple[QueryArrays, EligibleItems]:
-    """The query of one checkout with its user's history from the store, and its eligible items."""
+    """Returns the query of a checkout and its eligible items. The store provides the user's history."""
     history, store = EMPTY_HISTORY, recommender.store
     if store is not None and checkout.user_id is not None:
         history = HistoryReader(store, recommender.corrupt_histories).read(checkout, [])
@@ -166,7 +168,7 @@ def _encode_checkout(
 
 
 def collate(queries: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """One query of B checkouts from B queries of one, as the tuple QUERY_FIELDS."""
+    """Joins B queries, of one checkout each, into a query of B checkouts: the tuple QUERY_FIELDS."""
     return tuple(
         torch.tensor([0, *accumulate(int(offsets[1]) for offsets in tensors)])
         if is_offsets
@@ -176,13 +178,13 @@ def collate(queries: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
 
 
 def collate_candidates(candidates: Sequence[Candidates]) -> Candidates:
-    """The candidates of B checkouts from B candidates of one."""
+    """Joins B `Candidates`, of one checkout each, into one of B checkouts."""
     offsets = torch.tensor([0, *accumulate(int(row.offsets[1]) for row in candidates)])
     return Candidates(offsets, *(torch.cat(field) for field in list(zip(*candidates, strict=True))[1:]))
 
 
 def _pad_jagged(values: NDArray[Dtype], is_value: NDArray[np.bool_]) -> NDArray[Dtype]:
-    """Jagged values [ΣC] as rows [B, C], 0 where `is_value` is False."""
+    """Turns jagged values [ΣC] into rows [B, C], which are 0 where `is_value` is False."""
     rows = np.zeros(is_value.shape, values.dtype)
     rows[is_value] = values
     return rows

@@ -57,7 +57,10 @@ def check_columns(schema: pa.Schema, file: Path) -> list[str]:
 
 
 def _is_castable(actual: pa.DataType, expected: pa.DataType) -> bool:
-    """Whether values of the actual type can be read as the expected type: null as any, integers as ids."""
+    """Whether values of the actual type can be read as the expected type.
+
+    Nulls can be read as any type, and integers as ids.
+    """
     types = pa.types
     if types.is_null(actual):
         return True
@@ -150,7 +153,7 @@ def output_schema(columns: Collection[str], schema: pa.Schema) -> pa.Schema:
 
 
 def _predictions_by_task(items: Sequence[Item]) -> list[tuple[str, list[float | None]]]:
-    """Task → its predictions of a slate's items; null for items of tiers without predictions."""
+    """Returns task → its predictions for a slate's items; null for items of tiers without predictions."""
     predictions = [item.predictions or {} for item in items]
     names = dict.fromkeys(name for of_item in predictions for name in of_item)
     return [(name, [of_item.get(name) for of_item in predictions]) for name in names]
@@ -159,7 +162,7 @@ def _predictions_by_task(items: Sequence[Item]) -> list[tuple[str, list[float | 
 def slates_to_batch(
     batch: pa.RecordBatch, first_row: int, slates: Sequence[Slate | str], version: str, schema: pa.Schema
 ) -> pa.RecordBatch:
-    """The output rows for consecutive input rows, the first of which has the number `first_row`.
+    """Returns the output rows of consecutive input rows. `first_row` is the number of the first one.
 
     A row with a reason in place of a slate has no items.
     """

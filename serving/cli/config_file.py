@@ -1,4 +1,4 @@
-"""Options of a command from four origins: flag, environment, TOML file, default. The first one wins.
+"""Reads a command's options from four origins: flag, environment, TOML file, default. The first wins.
 
     sextet serve --config serve.toml --port 9000      port: the flag
     SEXTET_DEADLINE_MS=80                             deadline_ms: the environment
@@ -46,7 +46,7 @@ class OptionValue(NamedTuple):
 def resolve_options(
     options_class: type, flags: Mapping[str, Any], environment: Mapping[str, str]
 ) -> dict[str, OptionValue]:
-    """All options by field name, in the order of their fields, including defaults.
+    """Returns field name → option, for all options and in the order of the fields. Includes defaults.
 
     Args:
         flags: parsed values of the command line, by field name.
@@ -141,7 +141,7 @@ def format_config(options: Mapping[str, OptionValue], specs: Sequence[OptionSpec
 
 
 def name_origins(message: str, options: Mapping[str, OptionValue], specs: Sequence[OptionSpec]) -> str:
-    """The message of an error, with the origin of each named option from the environment or the file."""
+    """Appends to an error's message which of its options come from the environment or the file."""
     places = [
         f"{spec.flag} comes from {options[spec.field].origin}"
         for spec in specs
@@ -162,7 +162,7 @@ def _parse(spec: OptionSpec, given: OptionValue) -> Any:
 
 
 def _value_of_text(spec: OptionSpec, text: str) -> Any:
-    """The text of a variable in the type of its option; the text itself if it is not of that type."""
+    """Converts the text of a variable to the type of its option. Other text is returned as it is."""
     if spec.is_repeated:
         return [_scalar_of_text(spec.type, part) for part in text.split()]
     return _scalar_of_text(spec.type, text)

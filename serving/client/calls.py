@@ -1,4 +1,4 @@
-"""Calls of a JSON service: headers, a successful answer, and errors."""
+"""Calls the routes of a JSON service, parses successful answers, and raises errors."""
 
 import json
 import ssl
@@ -42,7 +42,7 @@ class JsonCaller:
         self, method: str, path: str, parse: Callable[[Any], T], body: bytes | None = None,
         *, repeatable: bool = False, timeout: float | None = None,
     ) -> T:  # fmt: skip
-        """The result of `parse` for the JSON of a successful answer.
+        """Sends a request. Returns what `parse` makes of the JSON of a successful answer.
 
         Args:
             repeatable: whether the request is sent again once if an idle connection was closed.
@@ -68,7 +68,7 @@ class JsonCaller:
 
 
 def path_of(*parts: str) -> str:
-    """The path of a route, built from its percent-encoded parts."""
+    """The path of a route. Percent-encodes each part."""
     return "".join(f"/{quote(part, safe='')}" for part in parts)
 
 

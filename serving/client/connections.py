@@ -21,7 +21,7 @@ DROPPED = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError
 
 
 class Answer(NamedTuple):
-    """Status, headers (their names in lower case) and body of a response."""
+    """A response: its status, headers and body. Names of headers are in lower case."""
 
     status: int
     headers: Mapping[str, str]

@@ -24,15 +24,15 @@ class SextetError(Exception):
 
 
 class UnavailableError(SextetError):
-    """No answer in time, or 5xx: the same request may succeed later."""
+    """There was no answer in time, or a 5xx. The same request may succeed later."""
 
 
 class UnauthorizedError(SextetError):
-    """401 or 403: the key is missing, wrong, or not that of an administrator."""
+    """The answer was 401 or 403. The key is missing, wrong, or not that of an administrator."""
 
 
 class InvalidRequestError(SextetError):
-    """Any other 4xx: the same request will never succeed."""
+    """The answer was any other 4xx. The same request will never succeed."""
 
 
 def error_of_response(status: int, headers: Mapping[str, str], body: bytes) -> SextetError:

@@ -1,4 +1,4 @@
-"""The values of serving/checkout.py as the service's JSON, and back."""
+"""Converts the values of serving/checkout.py to the service's JSON, and back."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -45,7 +45,7 @@ def _item(content: Mapping[str, Any]) -> Item:
 
 
 def fallback_slate(checkout: Checkout, item_ids: Iterable[str], n_items: int, reason: str) -> Slate:
-    """A slate of `item_ids`, in their order, without items just paid or excluded."""
+    """Makes a slate of `item_ids`, in their order. Leaves out items that were just paid or excluded."""
     left_out = {line.item_id for line in checkout.basket} | set(checkout.exclude)
     chosen = [item_id for item_id in dict.fromkeys(item_ids) if item_id not in left_out][:n_items]
     items = tuple(Item(item_id, "", "", 0.0, None, None, None, ("fallback",)) for item_id in chosen)
@@ -53,7 +53,7 @@ def fallback_slate(checkout: Checkout, item_ids: Iterable[str], n_items: int, re
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass that differ from their defaults."""
+    """Returns the fields of a dataclass that differ from their defaults."""
     content = {}
     for spec in fields(value):
         given = getattr(value, spec.name)

@@ -1,4 +1,4 @@
-"""Deletion of users from the folder of an impression log.
+"""Deletes users from the folder of an impression log.
 
 A row belongs to a user if it has the user's `user_id`, or the `request_id` of a slate or click of the user.
 The request ids are first collected from all files and kept in PENDING_FILE until no row is left. So a
@@ -88,7 +88,10 @@ def _lock(folder: Path, deadline: float) -> Iterator[None]:
 
 
 def _finish_journals(folder: Path, users: pa.Array, requests: set[str]) -> list[str]:
-    """Finish the journals of killed processes. Returns the names of the other journals with users' rows."""
+    """Finish the journals of killed processes, and read those of running processes.
+
+    Adds the users' request ids in them to `requests`. Returns the names of those with rows of the users.
+    """
     for journal in Journal.claim_orphaned(folder):
         journal.finish()
     busy = []
@@ -102,7 +105,7 @@ def _finish_journals(folder: Path, users: pa.Array, requests: set[str]) -> list[
 
 
 def _collect_requests(folder: Path, users: pa.Array, requests: set[str]) -> list[str]:
-    """Add the request ids of the users. Returns the files that cannot be read, with the reason."""
+    """Adds the users' request ids to `requests`. Returns the unreadable files, with the reason."""
     unreadable = []
     for path in sorted(folder.glob("*.parquet")):
         try:
@@ -143,7 +146,7 @@ def _requests_of(rows: pa.RecordBatch | pa.Table, users: pa.Array) -> set[str]:
 def _is_theirs(
     rows: pa.RecordBatch | pa.Table, users: pa.Array, requests: set[str]
 ) -> tuple[pa.Array | pa.ChunkedArray, int]:
-    """Which rows belong to the users, and how many."""
+    """Returns a mask of the rows that belong to the users, and the number of these rows."""
     user_id, request_id = (_column(rows, name) for name in IDS)
     of_requests = pc.is_in(request_id, pa.array(sorted(requests), pa.string()))
     mask = pc.or_(pc.is_in(user_id, users), of_requests)
@@ -151,7 +154,7 @@ def _is_theirs(
 
 
 def _column(rows: pa.RecordBatch | pa.Table, name: str) -> pa.Array | pa.ChunkedArray:
-    """A column as text; nulls where the file lacks it."""
+    """Returns a column as text; nulls if the file lacks the column."""
     if name not in rows.schema.names:
         return pa.nulls(rows.num_rows, pa.string())
     return rows[name].cast(pa.string())

@@ -118,12 +118,12 @@ class ImpressionLog:
         os.register_at_fork(after_in_child=lambda: (method := after_fork()) and method())
 
     def log_slate(self, checkout: Checkout, slate: Slate, arm: str = "", withhold: float = 0.0) -> None:
-        """Log the slate of a checkout, dated `checkout.ts`, else now. An empty slate adds no row.
+        """Log the slate of a checkout, at the time `checkout.ts` or else now. An empty slate adds no row.
 
         Items of a withheld slate are logged as ghosts, items of other slates as impressions.
 
         Args:
-            arm: of an experiment, or of several (`serving.experiments.assignment.Assignment.arms`).
+            arm: arm of an experiment, or of several (`serving.experiments.assignment.Assignment.arms`).
             withhold: probability with which an experiment holds this checkout's slate back.
         """
         ts = int(time.time()) if checkout.ts is None else checkout.ts
@@ -135,8 +135,8 @@ class ImpressionLog:
     ) -> None:  # fmt: skip
         """Log a shopper's action on an item, by default now: see serving.checkout.Feedback.
 
-        Without `request_id`, the action is joined to the latest impression of the item to `user_id`. Raises
-        ValueError for invalid values.
+        Without `request_id`, the action is joined to the latest slate that showed the item to `user_id`.
+        Raises ValueError for invalid values.
         """
         ts = int(time.time()) if ts is None else ts
         self._enqueue(Feedback(kind, request_id, item_id, ts, user_id, value))
@@ -299,7 +299,7 @@ class ImpressionLog:
 
 
 def records_to_batch(records: list[Record]) -> pa.RecordBatch:
-    """The rows of SCHEMA for queued records, a slate's in the order of its slots."""
+    """Returns queued records as rows of SCHEMA. The rows of a slate are in the order of its slots."""
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
     for record in records:
         values = _feedback_columns(record) if isinstance(record, Feedback) else _impression_columns(record)

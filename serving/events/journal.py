@@ -134,7 +134,7 @@ class Journal:
         return True
 
     def _messages(self) -> Iterator[pa.Buffer]:
-        """The messages before the first one that is cut off."""
+        """Returns the messages that are complete, up to the first one that is cut off."""
         with os.fdopen(os.dup(self._fd), "rb") as file:
             file.seek(0)
             while len(head := file.read(FRAME_HEADER.size)) == FRAME_HEADER.size:
@@ -147,7 +147,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[pa.RecordBatch]:
-    """The whole batches of a journal of any owner; none if the file is gone or has no schema yet."""
+    """Returns the complete batches of any journal; none if the file is gone or has no schema yet."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

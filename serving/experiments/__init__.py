@@ -1,1 +1,1 @@
-"""Assignment of users to the arms of experiments."""
+"""Assigns users to the arms of experiments."""

@@ -1,4 +1,6 @@
-"""Assignment of users to the arms of experiments, and of checkouts to withholding, by salted hashes.
+"""Assigns users to the arms of experiments, and chooses the checkouts whose slate is withheld.
+
+Both use salted hashes.
 
     user ─▶ holdout? ─ held ─▶ in no experiment
                ╰─ rest ─▶ layer "ranking":  bucket   0–499 ─▶ experiment `weight`   ─▶ arm control or half
@@ -8,9 +10,9 @@
 Nothing is stored or looked up. serving/experiments/declaration.py reads the file of experiments.
 
 To widen an experiment, add buckets: no user in it changes arms. A changed share moves users only into the
-growing arm, or out of the shrinking arm, never between other arms: each arm draws an exponential time per
-user, and the smallest time wins. Arm i wins with probability share_i / Σ share (Schindelhauer and Schomaker
-2005, Weighted distributed hash tables, the logarithmic method).
+growing arm, or out of the shrinking arm, never between other arms. The method is this: each arm draws an
+exponential time per user, and the smallest time wins. Arm i wins with probability share_i / Σ share
+(Schindelhauer and Schomaker 2005, Weighted distributed hash tables, the logarithmic method).
 
 Withholding is drawn by checkout, not by user: some slates of a user are shown and others are withheld. The
 hash is of the order, so a repeated request for the same order gets the same answer. A larger share withholds

@@ -142,7 +142,9 @@ def _parse_arm(name: str, table: Any, where: str) -> Arm:
 
 
 def _parse_number(table: dict[str, Any], key: str, where: str) -> float | None:
-    """The share, weight or probability under a key, None if absent. Raises ValueError if out of range."""
+    """Reads the share, weight or probability under a key; None if absent. Raises ValueError if out of
+    range.
+    """
     if key not in table:
         return None
     value = table[key]
@@ -165,7 +167,10 @@ def _parse_metric(table: dict[str, Any], where: str) -> str | None:
 
 
 def _check_no_conflict(a: Experiment, b: Experiment) -> None:
-    """Raises ValueError for experiments that share users in one layer, or set the same option in two."""
+    """Raises ValueError for two experiments that conflict.
+
+    In one layer they must not share users. In two layers they must not set the same option.
+    """
     if a.layer == b.layer:
         if max(a.buckets[0], b.buckets[0]) < min(a.buckets[1], b.buckets[1]):
             raise ValueError(

@@ -1,1 +1,1 @@
-"""Forgetting users: stores, logs, exported histories and running workers."""
+"""Removes users from stores, logs, exported histories and running workers."""

@@ -27,7 +27,7 @@ class Announcement:
 
     Args:
         at: Unix seconds of the removal; data recorded before it is deleted.
-        hashes: of the users' ids, keyed with `key`.
+        hashes: hashes of the users' ids, keyed with `key`.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""Lists of user ids in text files: users to forget, whom training drops too (`data.forget`).
+"""Reads and writes lists of the users to forget, as text files. Training drops these users (`data.forget`).
 
 A line is an id; blank lines and lines that begin with # are ignored. An id that begins with #, or holds
 special characters, is written as a JSON string: "#7".

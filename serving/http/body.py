@@ -1,4 +1,4 @@
-"""Request bodies: JSON, bounded in size and in arrival time."""
+"""Reads JSON request bodies, with limits on size and arrival time."""
 
 import asyncio
 

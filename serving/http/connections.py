@@ -1,4 +1,4 @@
-"""Connections of a worker, bounded in number, in time and in bytes.
+"""Limits the connections of a worker: their number, their time and their bytes.
 
     open ── first byte ── head complete ── body complete ── response ── next request
     ├─ IDLE ─┼── HEAD ────────┼──── BODY ───────┤             ├─ IDLE (keep-alive) ─┤   seconds per phase
@@ -60,7 +60,7 @@ class ConnectionState(ServerState):
 
 
 class ServiceProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with limits.
+    """Serves HTTP/1.1 on a connection, within the limits.
 
     Records the arrival time of a request's last byte, because under load a request waits for the event loop.
     """

@@ -1,4 +1,7 @@
-"""/docs: the OpenAPI document as one page of HTML, without scripts and without other hosts."""
+"""Makes the page /docs: the OpenAPI document as HTML.
+
+The page has no scripts and loads nothing from other hosts.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -160,7 +163,7 @@ def _pretty(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """Text as HTML, with `code` marked up."""
+    """Turns text into HTML, with `code` marked up."""
     parts = escape(text).split("`")
     return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))
 

@@ -1,4 +1,4 @@
-"""Health of the store's file and of the log, which a thread checks every second, off the request path."""
+"""Checks the health of the store's file and of the log. A thread does so every second, outside requests."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""API keys: which key may call which route."""
+"""Checks API keys. Decides which key may call which route."""
 
 import hmac
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Listening sockets: a worker listens on its sockets, and takes over the sockets of an absent worker.
+"""Listening sockets. A worker listens on its own sockets, and takes over those of an absent worker.
 
     supervisor ── binds and keeps all sockets ──┬─▶ worker 0: listens on 0–7,  takes over 8–15
                                                 ╰─▶ worker 1: listens on 8–15, takes over 0–7
@@ -23,7 +23,7 @@ MAX_ACCEPTS = 64  # connections of one socket of another worker at a time
 
 
 def bind_sockets(host: str, port: int, workers: int) -> list[list[socket.socket]]:
-    """The sockets of each worker, bound and not listening. Port 0 is any free port.
+    """Returns the sockets of each worker: bound, but not listening yet. Port 0 stands for any free port.
 
     Raises OSError if the address is in use, also by a service that is still starting.
     """

@@ -1,4 +1,4 @@
-"""ASGI middleware: identifies, times, counts and logs requests, checks API keys, and answers failures."""
+"""ASGI middleware that identifies, times, counts and logs requests, checks API keys and answers failures."""
 
 import logging
 import time

@@ -51,7 +51,7 @@ def add_document(app: FastAPI, needs_key: bool, feedback_kinds: Callable[[], Seq
 def complete_document(
     document: dict[str, Any], needs_key: bool, feedback_kinds: Sequence[str]
 ) -> dict[str, Any]:
-    """The document with everything that the routes do not declare.
+    """Adds everything to the document that the routes do not declare.
 
     Args:
         document: FastAPI's document, which is changed in place.
@@ -72,7 +72,10 @@ def complete_document(
 
 
 def _security(path: str, needs_key: bool) -> list[dict[str, list[str]]]:
-    """The keys with which a path may be called, one of the list; {} stands for no key. As in keys.py."""
+    """Returns the keys with which a path may be called, as keys.py checks them.
+
+    One key of the list is enough; {} stands for a call without a key.
+    """
     if path in PUBLIC_PATHS:
         return []
     if path.startswith(ADMIN_PATHS):

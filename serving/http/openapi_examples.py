@@ -60,7 +60,7 @@ SLATE = {
 
 
 def request_body(model: type[BaseModel], **examples: dict[str, Any]) -> dict[str, Any]:
-    """OpenAPI of the body of a route that parses it outside the event loop."""
+    """Describes a request body in OpenAPI, for a route that parses its body outside the event loop."""
     content = {
         "schema": {"$ref": REF_TEMPLATE.format(model=model.__name__)},
         "examples": {name: {"value": value} for name, value in examples.items()},

@@ -24,12 +24,12 @@ class ProblemError(Exception):
 
 
 def unavailable_error(detail: str) -> ProblemError:
-    """503: the request was refused before any work."""
+    """Makes a 503: the request was refused before any work."""
     return ProblemError(503, f"{detail}; try again in a second", headers={"Retry-After": "1"})
 
 
 def not_configured_error(part: str, option: str) -> ProblemError:
-    """501: the service was started without a part that the route needs."""
+    """Makes a 501: the service was started without a part that the route needs."""
     return ProblemError(501, f"this service has no {part}: start it with {option}")
 
 

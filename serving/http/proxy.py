@@ -1,4 +1,4 @@
-"""Settings behind a proxy and for pages of other origins: the path prefix, and CORS."""
+"""Middleware for the path prefix of a proxy, and for pages of other origins (CORS)."""
 
 import re
 from collections.abc import Sequence

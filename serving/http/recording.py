@@ -174,7 +174,7 @@ class EventRecorder:
         self._write_later(partial(store.append, user_id, [event], None, key))
 
     def _append_view(self, feedback: FeedbackIn, ts: int) -> None:
-        """Store that a slate was on screen, under the key of the slate: its order_id, else its request_id."""
+        """Store that a slate was on screen. The key is the slate's order_id, else its request_id."""
         order_key = feedback.order_id or feedback.request_id
         if feedback.user_id is not None and order_key is not None:
             self._write_later(partial(record_view, self.store, feedback.user_id, order_key, ts))

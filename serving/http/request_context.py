@@ -20,7 +20,7 @@ SAMPLED = 1  # the flag of a traceparent
 
 
 class TraceParent(NamedTuple):
-    """The caller's span: that of the service which sent the request."""
+    """The span of the caller, the service that sent the request."""
 
     trace_id: str  # 32 hexadecimal digits
     span_id: str  # 16

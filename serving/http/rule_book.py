@@ -1,4 +1,6 @@
-"""The rules of a service: rules of the file, and live rules, which replace file rules of the same name.
+"""The rules of a service, from a file and the live state.
+
+A live rule replaces the file's rule of the same name.
 
 rules.toml ──╮
 live state ──┴─▶ rules by name ─ compiled for each version that serves ─▶ Recommender.rules

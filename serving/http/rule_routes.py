@@ -68,7 +68,7 @@ def add_rule_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
 
 
 def describe_rules(book: RuleBook, recommender: Recommender) -> dict[str, Any]:
-    """RulesOut as JSON values."""
+    """Returns all rules as the JSON values of RulesOut."""
     named = book.rules
     compiled = recommender.rules.compiled or CompiledRules([], recommender.rules.catalog)
     findings = check_rules(compiled)

@@ -1,4 +1,4 @@
-"""Requests and responses as pydantic models: JSON → the values of serving/checkout.py, and back.
+"""Requests and responses as pydantic models. Converts JSON to the values of serving/checkout.py, and back.
 
 The ranges equal those of serving/checkout.py; a property test compares them. Nothing is converted: a number
 in quotes and an unknown field are errors.
@@ -253,7 +253,7 @@ def profile_strings(profile: Mapping[str, str | float]) -> dict[str, str]:
 
 
 def slate_json(slate: Slate) -> bytes:
-    """SlateOut as JSON."""
+    """Returns a slate as the JSON of SlateOut."""
     content = {
         "request_id": slate.request_id,
         "bundle_version": slate.bundle_version,

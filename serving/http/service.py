@@ -1,4 +1,4 @@
-"""The service of one worker: recommender, store, log and metrics, started and closed with the application."""
+"""The service of one worker. The application starts and closes its recommender, store, log and metrics."""
 
 import asyncio
 import threading
@@ -62,7 +62,7 @@ class SlateResponse(NamedTuple):
 
 
 class Service:
-    """Recommender, store, log and metrics of a process."""
+    """The recommender, store, log and metrics of a process."""
 
     def __init__(
         self, settings: Settings, store: Store | None = None, log: ImpressionLog | None = None
@@ -280,7 +280,7 @@ class Service:
         return self.bundle_watcher.recommenders.get(arms.version, current)
 
     def arm_versions(self) -> dict[str, str]:
-        """Version that an arm names → the version that answers for it."""
+        """Returns version that an arm names → the version that answers for it."""
         current, serving = self.recommender(), self.bundle_watcher.recommenders
         return {name: serving.get(name, current).bundle.version for name in self.bundle_watcher.versions}
 

@@ -1,4 +1,4 @@
-"""Worker configuration: plain values that can be pickled."""
+"""The configuration of a worker, as plain values that can be pickled."""
 
 import os
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Settings:
             in the store if the store can hold one, else in `live.sqlite` in the bundle root.
         log: folder of the impression log; None for no log.
         api_key_file: text file with one API key per line (several during a rotation); None for no keys.
-        admin_key_file: the same for the routes of administrators (serving/http/keys.py); None turns them off.
+        admin_key_file: keys for the routes of administrators (serving/http/keys.py); None turns them off.
         deadline_ms: milliseconds from a request's arrival to its answer.
         threads: checkouts that are answered at the same time.
         queue_limit: maximum number of requests that wait for the models or the store; further requests get

@@ -184,7 +184,7 @@ class Supervisor:
         )  # fmt: skip
 
     def _plan_restart(self, slot: Slot, reason: str) -> float:
-        """Count the restart and set its time; returns the seconds until then."""
+        """Count the restart and set its time. Returns the seconds until that time."""
         self.count_restart(reason)
         now = time.monotonic()
         ready_time, slot.ready_time = slot.ready_time, None

@@ -1,4 +1,4 @@
-"""Traces: a span for a request and one for each stage of its slate, sent to an OpenTelemetry collector.
+"""Sends traces to an OpenTelemetry collector: a span per request, and one per stage of its slate.
 
 Spans are made after the answer, and only for sampled requests. A thread of the SDK sends them in batches. A
 slow or absent collector delays no answer; spans beyond QUEUE_SIZE are dropped.

@@ -110,7 +110,7 @@ def read_entry(key: str, value: bytes) -> ItemEntry:
 
 
 def group_by_item(entries: Iterable[ItemEntry]) -> dict[str, dict[str, Any]]:
-    """Item id → field → value."""
+    """Returns item id → field → value."""
     items: dict[str, dict[str, Any]] = {}
     for entry in entries:
         items.setdefault(entry.item_id, {})[entry.field] = entry.value
@@ -123,7 +123,7 @@ def is_placeable(fields: Collection[str]) -> bool:
 
 
 def merged_until(manifest: Mapping[str, Any]) -> float:
-    """Unix seconds (UTC) up to which entries are part of the bundle; minus infinity for none."""
+    """The time up to which entries are part of the bundle, Unix seconds (UTC); minus infinity for none."""
     until = manifest["export"].get(UNTIL)
     return float("-inf") if until is None else float(until) - MAX_CLOCK_DIFFERENCE
 

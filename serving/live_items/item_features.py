@@ -44,7 +44,7 @@ def has_item_tower(bundle: Bundle) -> bool:
 
 
 class ItemFeatureEncoder:
-    """Encodes new items by the vocabularies and the item tower of a bundle."""
+    """Encodes new items with the vocabularies and the item tower of a bundle."""
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         schema: dict[str, Any] = json.loads((folder / SCHEMA_FILE).read_text())
@@ -105,7 +105,7 @@ class ItemFeatureEncoder:
         return codes + [0] * (self.levels - len(codes))
 
     def _tokens(self, item: Mapping[str, Any]) -> Sequence[tuple[int, float]]:
-        """The tokens of highest TF-IDF, in order of their codes, and their weights of unit norm."""
+        """Returns the tokens of highest TF-IDF, by code, and their weights, which have unit norm."""
         text = f"{item.get('title', '')} {item.get('description', '')}".lower()
         counts = Counter(word for word in WORD_SEPARATOR.split(text) if word in self.token_codes)
         by_code = {self.token_codes[word]: n for word, n in counts.items()}
@@ -137,5 +137,5 @@ class ItemFeatureEncoder:
 
 
 def _codes(values: Sequence[str]) -> dict[str, int]:
-    """Value → code, from 1 on."""
+    """Returns value → code. Codes start at 1."""
     return {value: code for code, value in enumerate(values, start=1)}

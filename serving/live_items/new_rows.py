@@ -14,7 +14,7 @@ FULL = "all {count:,} spare rows are taken: python export.py update --live URI t
 
 
 class NewItemRows:
-    """The spare rows, and the item id → row of each new item.
+    """Keeps the spare rows, and maps each new item's id to its row.
 
     Rows are taken in order; a returned row is taken last. Two workers may give an item different rows,
     because nothing outside a process depends on rows.
@@ -48,7 +48,7 @@ class NewItemRows:
         return self._encoder
 
     def take(self, item_id: str) -> tuple[int, bool] | None:
-        """The item's row, and whether another item used it before; None if all rows are taken."""
+        """Returns a row for the item, and whether another item used it before; None if all rows are taken."""
         if (row := self.rows.get(item_id)) is not None:
             return row, False
         if not self._free:

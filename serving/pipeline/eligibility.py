@@ -49,7 +49,7 @@ class EligibleItems(NamedTuple):
         return self._replace(mask=mask, n_removed=self.n_removed + n_hidden, rules=rules)
 
     def without(self, rows: NDArray[np.int64]) -> "EligibleItems":
-        """The eligible items that are not among `rows`, in any order and with repeats."""
+        """The eligible items without `rows`. `rows` may be in any order and contain repeats."""
         rows = np.unique(rows)
         rows = rows[self.mask[rows]]
         if not len(rows):
@@ -92,7 +92,7 @@ class AvailableItems(NamedTuple):
 
 
 class EligibilityFilter:
-    """Eligible items by request.
+    """Finds the eligible items of a request.
 
     Args:
         available: [N+1] bool.
@@ -129,7 +129,10 @@ class EligibilityFilter:
         return AvailableItems(everything, lru_cache(CACHE_SIZE)(mask), paths)
 
     def unknown_categories(self, checkout: Checkout) -> dict[str, list[str]]:
-        """Category of a request that no item has → known categories of similar name, most similar first."""
+        """Returns unknown category → known categories with similar names, most similar first.
+
+        A requested category is unknown if no item has it.
+        """
         unknown: dict[str, list[str]] = {}
         for path in checkout.categories or ():
             if category_path(path) not in (known_paths := self._items.known_paths):
@@ -168,7 +171,7 @@ class EligibilityFilter:
     def without_purchases(
         self, eligible: EligibleItems, policy: SlatePolicy, query: QueryArrays
     ) -> EligibleItems:
-        """`eligible` without items whose recent purchase the policy excludes.
+        """Removes items from `eligible` if the policy excludes them after a recent purchase.
 
         `query` holds the checkout and its user's history.
         """
@@ -201,7 +204,7 @@ def _category_mask(
     new_categories: Mapping[int, str],
     paths: frozenset[str],
 ) -> NDArray[np.bool_]:
-    """[N+1] bool: the available items of the categories and of all below them."""
+    """Whether an item is available and in one of the categories or below it: [N+1] bool."""
     mask = bundle_masks(paths) & available  # a copy
     asked = {category_path(path) for path in paths}
     for row, category in new_categories.items():

@@ -21,7 +21,7 @@ from ..stores.base import UserHistory, history_from_events
 
 
 class QueryArrays(NamedTuple):
-    """A query of B checkouts, in the order in which the modules take it."""
+    """A query of B checkouts. The fields are in the order in which the modules take them."""
 
     ts: NDArray[np.int64]  # [B]
     snapshot: NDArray[np.int64]  # [B]
@@ -43,7 +43,7 @@ QUERY_FIELDS = QueryArrays._fields
 
 
 class AttributeCoder(NamedTuple):
-    """An attribute's name, and the function value → code."""
+    """The name of an attribute, and a function that returns the code of a value."""
 
     name: str
     code: Callable[[Any], int]
@@ -68,14 +68,14 @@ class FeatureEncoder:
         self.profile_coders = [attribute_coder(attribute) for attribute in features["profile"]]
 
     def encode(self, checkout: Checkout, stored: UserHistory, ts: int) -> tuple[Tensor, ...]:
-        """One checkout as the tensors QUERY_FIELDS, B = 1.
+        """Encodes one checkout (B = 1) as the tensors QUERY_FIELDS.
 
         `stored` provides the user's profile, and the history if the checkout has none.
         """
         return to_tensors(self.encode_arrays(checkout, stored, ts))
 
     def encode_arrays(self, checkout: Checkout, stored: UserHistory, ts: int) -> QueryArrays:
-        """As `encode`, but as arrays in place of tensors."""
+        """Encodes a checkout as `encode` does, into arrays instead of tensors."""
         history = stored if checkout.history is None else history_from_events(checkout.history)
         basket_ids = [line.item_id for line in checkout.basket]
         # One lookup for all ids: most of its time is waiting for memory.
@@ -112,7 +112,10 @@ class FeatureEncoder:
     def _aggregate_basket(
         self, lines: Sequence[Line], rows: Sequence[int]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """Item rows, quantities and mean unit prices [K]. Lines of one item are merged, as in training."""
+        """Returns item rows, quantities and mean unit prices, each [K].
+
+        Lines of one item are merged, as in training.
+        """
         totals: dict[str, tuple[int, float, float]] = {}
         for line, row in zip(lines, rows, strict=True):
             price = self.price.item(row) if line.price is None else line.price
@@ -137,7 +140,9 @@ def to_tensors(columns: Sequence[NDArray[Any]]) -> tuple[Tensor, ...]:
 
 
 def _earlier_events(event_ts: NDArray[np.int64], ts: int) -> NDArray[np.int64] | None:
-    """Positions of the events before `ts`, oldest first; None if these are all events, in this order.
+    """Returns the positions of the events before `ts`, oldest first.
+
+    Returns None if all events are before `ts` and already in this order.
 
     A store returns events in this order.
     """

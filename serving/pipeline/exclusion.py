@@ -1,9 +1,10 @@
-"""Excluded items: recently bought items, which a slate does not show and metrics do not count.
+"""Finds the excluded items: recently bought items, which slates do not show and metrics do not count.
 
     basket ─────────────────────────── exclude_basket ──────────╮
     purchases of the history, by age ─ exclude_bought_within ───┴─ without `repeat_categories` ─▶ excluded
 
-Pure numpy over keys: an item row for one request, `row · (N+1) + item` for a batch of checkouts.
+The code uses only numpy, and works on keys. For one request a key is an item row; for a batch of checkouts
+it is `row · (N+1) + item`.
 """
 
 import re
@@ -73,7 +74,10 @@ def category_prefixes(paths: Iterable[str | None]) -> frozenset[str]:
 
 
 def items_of_categories(category: pa.StringArray, paths: Collection[str]) -> NDArray[np.bool_]:
-    """[N+1] bool: the items of the category paths (a or a/b) and of all below them; `category` [N+1]."""
+    """Whether an item is in one of the category paths (a or a/b) or below it: [N+1] bool.
+
+    `category` has the category path of each item, [N+1].
+    """
     mask = np.zeros(len(category), np.bool_)
     for path in map(category_path, paths):
         in_path = pc.or_(pc.equal(category, path), pc.starts_with(category, f"{path}/"))

@@ -1,4 +1,4 @@
-"""Exploration of the last slot: with a small probability it shows another candidate.
+"""Explores with the last slot: with a small probability the slot shows another candidate.
 
 Without exploration, labels only confirm the ranker's choices. One slot explores among the next best
 candidates. Each item's propensity is exact and logged, for inverse propensity scoring of other policies
@@ -18,11 +18,14 @@ def explore_last_slot(
     epsilon: float,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """A slate [n] of candidate positions whose last slot explores with chance ε, and its propensities [n].
+    """Lets the last slot of a slate explore with probability ε.
 
-    `score` and `eligible` [C] are of all candidates. The pool holds the item of the last slot and the best
+    Returns the slate's candidate positions [n] and propensities [n].
+
+    `score` and `eligible` are [C], over all candidates. The pool holds the item of the last slot and the best
     eligible candidates outside the slate. With probability ε, an item of the pool is drawn uniformly. So the
-    last item has the propensity 1 - ε + ε / pool, every other item of the pool ε / pool, and earlier slots 1.
+    last item of `slate` has the propensity 1 - ε + ε / pool. Every other item of the pool has ε / pool, and
+    the items of earlier slots have 1.
     """
     propensity = np.ones(len(slate))
     if not len(slate):

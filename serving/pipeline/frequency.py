@@ -26,7 +26,7 @@ MAX_TIMES = 1000  # more than a store remembers
 
 @dataclass(frozen=True, slots=True)
 class FrequencyCap:
-    """The number of times that an item may be shown without a response.
+    """Limits how often an item is shown to a user without a response.
 
     Raises ValueError for a value out of range.
 
@@ -76,7 +76,7 @@ def count_impressions(
 ) -> dict[str, ImpressionCount]:
     """The impressions of a user within the cap's window, by item; none without a cap.
 
-    Slates since the first slate of the same order are ignored, so a repeated request for the order gets the
+    Slates since the first slate of the same order are ignored. So a repeated request for the order gets the
     same slate.
 
     Args:
@@ -100,7 +100,9 @@ def count_impressions(
 def count_by_item(
     slates: Sequence[ShownSlate], last_responses: Mapping[str, int]
 ) -> dict[str, ImpressionCount]:
-    """Item → impressions after the item's last response. `slates` of one user are in order of arrival.
+    """Returns item → its impressions after its last response.
+
+    `slates` are those of one user, in order of arrival.
 
     `last_responses` maps items to the time of their last response.
     """
@@ -145,7 +147,7 @@ def lift_cap(rows: Sequence[int], eligible: NDArray[np.bool_], n_slots: int) -> 
 
 
 def _last_responses(checkout: Checkout, history: UserHistory, start: int, ts: int) -> dict[str, int]:
-    """Item → time of the user's last event after `start`, including the lines just paid."""
+    """Returns item → time of the user's last event after `start`. The lines just paid count as events."""
     if checkout.history is None:
         recent = np.flatnonzero(history.ts > start).tolist()
         responses = [(history.item_id[k], int(history.ts[k])) for k in recent]

@@ -66,7 +66,7 @@ class LastSlateCache:
         self._slates.put(digest_text(checkout.user_id), last)
 
     def show(self, checkout: Checkout) -> tuple[RankedItems | None, list[int]]:
-        """The last slate of the user, and the rows of its items that were shown too often.
+        """Returns the user's last slate, and the rows of its items that were shown too often.
 
         The slate counts as shown once more, unless it belongs to the same order. None without a last slate.
         """

@@ -34,7 +34,7 @@ MIN_LOG = -1e5  # stands for log(0); differences of scores stay below selection.
 def log_objective(
     tree: Tree, values: Mapping[str, Array], shape: tuple[int, ...] | None = None
 ) -> NDArray[np.float64]:
-    """The logarithms of an objective, in `shape`, by default that of the values.
+    """Returns the logarithm of an objective, in `shape`. The default is the shape of the values.
 
     Products, quotients and powers are computed in logarithms, where small probabilities and powers of large
     amounts neither vanish nor overflow. Where the objective x is 0 or negative, the score is
@@ -55,7 +55,7 @@ def log_objective(
 
 
 def with_revenue_weight(tree: Tree, amounts: Collection[str], weight: float, margin: bool) -> Tree:
-    """The objective with (amount · margin)^weight, or amount^weight, in place of every amount."""
+    """Replaces every amount of an objective by amount^weight, or by (amount · margin)^weight."""
     if isinstance(tree, str) and tree in amounts:
         if not weight:
             return 1.0
@@ -68,7 +68,10 @@ def with_revenue_weight(tree: Tree, amounts: Collection[str], weight: float, mar
 
 
 def _signed_log(tree: Tree, values: Mapping[str, Array]) -> tuple[Any, Any]:
-    """log |x| for the values x of a subtree, MIN_LOG where x is 0; and the mask of x < 0, None if none is."""
+    """Returns log |x| for the values x of a subtree, and the mask of x < 0.
+
+    The logarithm is MIN_LOG where x is 0. The mask is None if no x is below 0.
+    """
     operator = tree[0] if isinstance(tree, list) else ""
     if operator in ("*", "/") and isinstance(tree, list):
         (left, left_negative), (right, right_negative) = (_signed_log(part, values) for part in tree[1:])
@@ -103,7 +106,7 @@ def _differ(left: Any, right: Any) -> Any:
 
 
 def _value(tree: Tree, values: Mapping[str, Array]) -> Any:
-    """A subtree evaluated as it is written, in float64."""
+    """Evaluates a subtree as it is written, in float64."""
     if isinstance(tree, str):
         return np.asarray(values[tree], np.float64)
     if not isinstance(tree, list):

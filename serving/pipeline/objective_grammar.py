@@ -1,4 +1,4 @@
-"""The grammar of objectives: text → tree of plain JSON, and back.
+"""The grammar of objectives. Parses text to a tree of plain JSON, and writes a tree as text.
 
     sum      = product {("+" | "-") product}
     product  = unary {("*" | "/") unary}

@@ -1,4 +1,4 @@
-"""Ranges of objectives: the possible values of an expression, by interval arithmetic over its names.
+"""Computes the range of an objective from the ranges of its names, by interval arithmetic.
 
 An expression is refused before it is served if it could divide by zero, take the logarithm of a number that
 is not positive, or become complex or infinite.
@@ -34,7 +34,8 @@ def check_objective(tree: Tree, tasks: Mapping[str, str], item_columns: Mapping[
     """The range of an objective. Raises ValueError for one that cannot be evaluated for every item.
 
     Args:
-        tasks: name → kind (binary, amount, count). A task hides an item column of the same name.
+        tasks: name → kind (binary, amount, count). If a task and an item column have the same name, the name
+            means the task.
         item_columns: name → smallest and largest value of the numeric column.
     """
     ranges = {name: Range(*limits) for name, limits in item_columns.items()}

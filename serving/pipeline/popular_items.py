@@ -13,7 +13,7 @@ Accepts = Callable[[NDArray[np.int32]], NDArray[np.bool_]]
 
 
 class PopularityFallback:
-    """Available items by falling popularity, over all and by leaf category.
+    """Lists the available items by falling popularity, over all categories and for each leaf category.
 
     Items that were unavailable at export and became available later are merged into the lists by their number
     of orders.
@@ -79,7 +79,10 @@ class PopularityFallback:
         return rows[np.lexsort([rows, -self.orders[rows]])]
 
     def iter_category_bestsellers(self, rows: Iterable[int]) -> Iterator[int]:
-        """Bestsellers of the leaf categories of `rows`: the first of each, then the second of each, ..."""
+        """Yields the bestsellers of the leaf categories of `rows`.
+
+        The first of each category come first, then the second of each, and so on.
+        """
         lists = [self.leaf_bestsellers(leaf) for leaf in dict.fromkeys(int(self.leaf[row]) for row in rows)]
         for position in range(max(map(len, lists), default=0)):
             for bestsellers in lists:

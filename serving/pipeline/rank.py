@@ -1,4 +1,4 @@
-"""Ranking of candidates: from predictions to an order under the slate policy.
+"""Ranks candidates: turns predictions into an order, under the slate policy.
 
 candidates ─ ranker ─▶ outputs of T tasks ─ objective ─▶ score ─ slate policy ─▶ RankedItems
      ╰─ if the ranker fails, by inner product ─▶ Retrieved
@@ -23,7 +23,10 @@ NUMBER_BYTES, TUPLE_BYTES = 40, 64  # of an int or float with its place in a tup
 
 
 class PredictionRows(NamedTuple):
-    """Names of the tasks, and the rows of the ranker's output whose product is a field of Item."""
+    """The names of the tasks, and which rows of the ranker's output make each field of Item.
+
+    The product of the rows is the field.
+    """
 
     names: tuple[str, ...]  # T
     click: tuple[int, ...] | None  # None without such a task
@@ -48,7 +51,7 @@ class PredictionRows(NamedTuple):
 
 
 class RankedItems(NamedTuple):
-    """n items in the order of a tier.
+    """The n items of a tier, in the tier's order.
 
     Tuples are used because slates are cached: arrays would pin the memory around them, and the garbage
     collector would visit lists repeatedly.
@@ -108,7 +111,7 @@ def _product(predictions: NDArray[np.float32], rows: tuple[int, ...] | None) -> 
 
 
 class Retrieved(NamedTuple):
-    """Candidates without predictions: the result if the ranker fails."""
+    """Candidates without predictions. They are the result if the ranker fails."""
 
     item_row: NDArray[np.int64]  # [n], -1 for none
     source_mask: NDArray[np.int64] | None = None  # [n]; None: the index alone, bit 0
@@ -162,7 +165,10 @@ class SlateSelector:
         outputs: NDArray[np.float32],
         rules: RulesInForce | None = None,
     ) -> NDArray[np.float64]:
-        """The policy's objective for candidates `item` of any shape; `outputs` [T, ...] are the ranker's."""
+        """Returns the policy's objective for the candidates `item`, of any shape.
+
+        `outputs` [T, ...] are the ranker's outputs for them.
+        """
         columns = {name: column[item] for name, column in self.item_columns.items()}
         score = score_candidates(policy, self.tasks, outputs, columns)
         return score if rules is None else rules.boosted(score, item)
@@ -175,7 +181,7 @@ class SlateSelector:
         outputs: NDArray[np.float32],
         rules: RulesInForce | None = None,
     ) -> NDArray[np.int64]:
-        """Positions [≤ 6] of the slate among the candidates [n] of one checkout, best first.
+        """Returns the slate of one checkout: at most 6 positions among its n candidates, best first.
 
         Args:
             eligible: [N+1] bool, by item row.
@@ -196,7 +202,7 @@ class SlateSelector:
         columns: NDArray[np.int64],
         rules: RulesInForce | None = None,
     ) -> NDArray[np.bool_]:
-        """[n] bool: the candidates that the last slot of the slate `columns` may show instead.
+        """Whether the last slot of the slate `columns` may show a candidate instead: [n] bool.
 
         These candidates are eligible and keep the product cap and the caps and floors of rules. If the slate
         itself breaks a limit, no candidate may replace its last item, because SlateBuilder then shows other
@@ -221,7 +227,10 @@ class SlateSelector:
         item: NDArray[np.int64],
         outputs: NDArray[np.float32],
     ) -> NDArray[np.int64]:
-        """Slates [B, 6] of candidates [B, C], padded by row 0; -1 for an empty slot. `outputs` [T, B, C]."""
+        """Returns the slates [B, 6] of B checkouts, as columns of `item`; -1 for an empty slot.
+
+        `item` has the candidates [B, C], padded with row 0. `outputs` are [T, B, C].
+        """
         score = self.score(policy, item, outputs)
         return select_slates(score, eligible[item], item, self.items, policy).column
 
@@ -229,7 +238,7 @@ class SlateSelector:
 def _fits_last_slot(
     limits: SlotLimits, item: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """[n] bool: the candidates that the limits accept in place of the last one of `columns`."""
+    """Whether the limits accept a candidate in place of the last one of `columns`: [n] bool."""
     *earlier, last = item[columns].tolist()
     for row in earlier:
         if not limits.accepts(row):

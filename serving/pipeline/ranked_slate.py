@@ -1,4 +1,4 @@
-"""The slate of the ranked tier: selected from predictions, with its exploring slot drawn."""
+"""Makes the slate of the ranked tier: selects items by their predictions, then draws the exploring slot."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ def append_pinned(
     eligible: NDArray[np.bool_],
     rules: RulesInForce | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
-    """`columns` [n] and `propensity`, extended by the pinned candidates, which are always shown."""
+    """Adds the pinned candidates to `columns` [n] and `propensity`. They are always shown."""
     limits = rule_limits(rules, eligible)
     if limits is None or not limits.pinned_rows:
         return columns, propensity

@@ -34,14 +34,14 @@ PINNED = "pinned"  # the source of a pinned item
 
 
 class CopurchaseLists(NamedTuple):
-    """For each item, the items that are bought with it, as jagged lists."""
+    """Jagged lists: for each item, the items that are bought with it."""
 
     offsets: NDArray[np.int32]  # [R+1]
     item: NDArray[np.int32]  # [ΣM] rows
     score: NDArray[np.float32]  # [ΣM]
 
     def strongest_seeds(self, rows: Sequence[int], basket_rows: Sequence[int]) -> dict[int, int]:
-        """Item row → the basket row with which the item is bought most. Items in no list are left out."""
+        """Returns item row → the basket row with which it is bought most. Items in no list are left out."""
         n_rows = len(self.offsets) - 1
         seeds = [row for row in dict.fromkeys(basket_rows) if 0 < row < n_rows][:MAX_SEEDS]
         if not rows or not seeds:

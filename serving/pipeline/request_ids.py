@@ -1,4 +1,4 @@
-"""Request ids that encode the items of their slate, so that any worker of any host can check feedback.
+"""Makes request ids that encode the items of a slate. So any worker of any host can check feedback.
 
     9f3a01c25be07c4417d2e6a0 1c3 0f9 a41 77e 2b0 c58
     24 random digits         3 digits of each item, in the order of the slots

@@ -11,7 +11,7 @@ from .slate_policy import SlatePolicy
 
 @dataclass
 class RequestState:
-    """Inputs of an attempt, and its result so far. The attempt's thread may outlast the request."""
+    """The inputs of an attempt, and its result so far. The attempt's thread may outlast the request."""
 
     checkout: Checkout
     eligible: EligibleItems  # fewer once the history is read

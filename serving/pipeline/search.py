@@ -1,4 +1,4 @@
-"""Searches the nearest items for one request, and collects the candidates of all sources."""
+"""Searches for the items nearest to one request, and collects the candidates of all sources."""
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ EMPTY_ROWS = np.zeros([1, 0], np.int64)  # the result if the index fails
 def search_eligible(
     index: ItemIndex, vector: Tensor, n_rows: int, eligible: EligibleItems
 ) -> NDArray[np.int64]:
-    """[1, K ≤ n_rows] rows of the eligible items nearest to `vector` [1, D], best first, then -1.
+    """Returns the rows of the eligible items nearest to `vector` [1, D], best first.
+
+    The result is [1, K] with K ≤ n_rows. After the last item it holds -1.
 
     If few items are ineligible, they are fetched and dropped, which is cheaper than a filter inside the
     index. Items that the index lacks are searched exactly.
@@ -44,7 +46,9 @@ def _search_index(
 def propose_candidates(
     bundle: Bundle, query: tuple[Tensor, ...], vector: Tensor, eligible: EligibleItems
 ) -> Candidates:
-    """The candidates of one checkout: `query` (encode.QUERY_FIELDS), its `vector` [1, D].
+    """Returns the candidates of one checkout.
+
+    `query` has the fields encode.QUERY_FIELDS, and `vector` [1, D] is its vector.
 
     The call has no deadline. Raises the exceptions of the index and the module, and StageSkipped for output
     that is not finite.

@@ -2,7 +2,7 @@
 
     score [n, C] ─ category cap, product cap, diversity ─▶ six columns of each row
 
-Pure numpy over rows of candidates. The same code selects one row in serving, thousands in the evaluation.
+The code uses only numpy. Serving selects the slate of one row; the evaluation selects thousands at a time.
 """
 
 from typing import NamedTuple
@@ -74,7 +74,7 @@ def select_slates(
 def _append_pins(
     score: NDArray[np.floating], eligible: NDArray[np.bool_], item: NDArray[np.int64], limits: SlotLimits
 ) -> tuple[NDArray[np.floating], NDArray[np.bool_], NDArray[np.int64]]:
-    """The inputs of one row, extended by a column for every pinned item, which no open slot may show."""
+    """Adds a column for every pinned item to the inputs of one row. No open slot may show these items."""
     pinned = np.array([limits.pinned_rows], np.int64)
     return (
         np.concatenate([score, np.zeros(pinned.shape)], axis=1),
@@ -89,7 +89,7 @@ def _rows_above_product_cap(
     product: NDArray[np.integer],
     cap: int | None,
 ) -> NDArray[np.int64]:
-    """The rows of slates `column` [n, SLOTS] with more than `cap` items of one product."""
+    """Returns the rows of the slates `column` [n, SLOTS] that hold more than `cap` items of one product."""
     if cap is None or cap >= SLOTS or not item.shape[1]:
         return np.zeros(0, np.int64)
     products = np.where(column >= 0, product[np.take_along_axis(item, np.maximum(column, 0), 1)], 0)
@@ -106,7 +106,7 @@ def _select_greedily(
     policy: SlatePolicy,
     limits: SlotLimits | None = None,
 ) -> Selection:
-    """As `select_slates`, under every setting of the policy.
+    """Selects slates as `select_slates` does, under any settings of the policy.
 
     With `limits` the last columns are the pinned items.
     """
@@ -158,7 +158,7 @@ def _select_greedily(
 
 
 class _GroupCap:
-    """A limit on the selected items of one group (a category, a product); group 0 has none.
+    """Limits the selected items of each group (category or product). Group 0 has no limit.
 
     Args:
         group: [n, C] the group of each candidate.
@@ -169,7 +169,7 @@ class _GroupCap:
         self.count = np.zeros(group.shape, np.int64)  # selected of each candidate's group
 
     def penalties(self) -> NDArray[np.float64]:
-        """[n, C]: the penalty on the utility of candidates whose group is full."""
+        """Returns the penalty on each candidate's utility [n, C]: 0 unless the candidate's group is full."""
         return np.where((self.count >= self.limit) & (self.group > 0), self.penalty, 0.0)
 
     def add_selected(self, rows: NDArray[np.int64], column: NDArray[np.int64]) -> None:
@@ -178,7 +178,10 @@ class _GroupCap:
 
 
 def _select_top_scores(utility: NDArray[np.float64]) -> Selection:
-    """The slates of n rows in the order of `utility` [n, C], -inf for ineligible candidates."""
+    """Returns the slates of n rows, in the order of `utility` [n, C].
+
+    `utility` is -inf for ineligible candidates.
+    """
     order = np.argsort(-utility, axis=1, kind="stable")[:, : SLOTS + 1]
     top = utility[np.arange(len(utility))[:, None], order]
     if order.shape[1] > SLOTS and (top > -np.inf).all():
@@ -192,7 +195,7 @@ def _select_top_scores(utility: NDArray[np.float64]) -> Selection:
 
 
 class _DiversityPool:
-    """Maximal marginal relevance over the best DIVERSITY_POOL_SIZE candidates of each row."""
+    """Computes maximal marginal relevance over the best DIVERSITY_POOL_SIZE candidates of each row."""
 
     def __init__(
         self,
@@ -213,7 +216,10 @@ class _DiversityPool:
         self.out_of_pool_score = score - OUT_OF_POOL_PENALTY
 
     def utility(self) -> NDArray[np.float64]:
-        """[n, C] marginal relevance of candidates in the pool; others have lower values, ordered by score."""
+        """Returns the marginal relevance [n, C] of the pool's candidates.
+
+        Other candidates have lower values, in the order of their scores.
+        """
         marginal = (1 - self.diversity) * self.relevance - self.diversity * self.similarity
         utility = self.out_of_pool_score.copy()
         # The relevance breaks ties, so that d = 1 still starts with the best.
@@ -227,9 +233,10 @@ class _DiversityPool:
 
 
 def unpack_vectors(packed: NDArray[np.uint8], n_dropped: int = 0) -> NDArray[np.float32]:
-    """Row-wise int8 vectors uint8 [..., D+8] (D values, then scale and offset) as float32 [..., D].
+    """Unpacks row-wise int8 vectors to float32 [..., D].
 
-    The last `n_dropped` columns are left out.
+    A packed vector is uint8 [..., D+8]: D values, then scale and offset. The last `n_dropped` columns are
+    left out.
     """
     values, tail = packed[..., : -8 - n_dropped].astype(np.float32), np.ascontiguousarray(packed[..., -8:])
     scale, offset = np.moveaxis(tail.view(np.float32), -1, 0)
@@ -238,9 +245,10 @@ def unpack_vectors(packed: NDArray[np.uint8], n_dropped: int = 0) -> NDArray[np.
 
 
 def unit_vectors(packed: NDArray[np.uint8], n_dropped: int = 0) -> NDArray[np.float32]:
-    """Row-wise int8 vectors uint8 [..., D+8] (D values, then scale and offset) at unit length [..., D].
+    """Unpacks row-wise int8 vectors to float32 [..., D] and scales them to unit length.
 
-    The last `n_dropped` columns are left out. A vector of zeros stays zero.
+    A packed vector is uint8 [..., D+8]: D values, then scale and offset. The last `n_dropped` columns are
+    left out. A vector of zeros stays zero.
     """
     vectors = unpack_vectors(packed, n_dropped)
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)

@@ -57,7 +57,7 @@ class SlateBuilder:
         product_cap: int | None,
         reasons: list[str],
     ) -> BuiltSlate:
-        """Up to six eligible items, under the rules in force.
+        """Builds a slate of up to six eligible items, under the rules in force.
 
         Appends to `reasons` if other tiers top up the slate or fewer than six items are eligible.
 
@@ -133,7 +133,10 @@ class SlateBuilder:
             slots.add_all(rows, "popularity")
 
     def _slot(self, row: int, tier: str | None, ranked: RankedItems | None) -> _Slot:
-        """An item, with the predictions of `ranked` if it comes from that tier or is pinned (tier None)."""
+        """Returns a slot with the item at `row`.
+
+        The item has the predictions of `ranked` if it comes from that tier or is pinned (tier None).
+        """
         if ranked is None or tier not in (ranked.tier, None) or row not in ranked.item_row:
             return _Slot(row, None, 0, (tier or PINNED,))
         position = ranked.item_row.index(row)

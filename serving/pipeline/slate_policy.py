@@ -2,7 +2,7 @@
 
     candidates [n, C] ─ objective ─▶ score [n, C] ─ selection.py ─▶ six columns of each row
 
-Pure numpy over rows of candidates. The same code scores one row in serving, thousands in the evaluation.
+The code uses only numpy. Serving scores the candidates of one row; the evaluation scores thousands of rows.
 """
 
 from collections.abc import Mapping
@@ -103,7 +103,7 @@ class ScoredTree(NamedTuple):
 
 @lru_cache(256)
 def policy_tree(policy: SlatePolicy, amounts: tuple[str, ...]) -> ScoredTree:
-    """The tree of the policy's objective; `amounts` are the names of the tasks that predict amounts."""
+    """Returns the tree of the policy's objective. `amounts` names the tasks that predict amounts."""
     tree = with_revenue_weight(
         parse_objective(policy.objective), amounts, policy.revenue_weight, policy.margin
     )
@@ -125,7 +125,7 @@ def score_candidates(
     outputs: NDArray[np.floating],
     item_columns: Mapping[str, NDArray[np.floating]],
 ) -> NDArray[np.float64]:
-    """Logarithms of the policy's objective, in the shape of one output.
+    """Returns the logarithm of the policy's objective, in the shape of one output.
 
     Args:
         tasks: name → kind (binary, amount, count).
@@ -152,7 +152,7 @@ def amount_names(tasks: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def impute_column(name: str, values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Values of an item column in any shape, with the mean in place of missing values (NaN).
+    """Replaces the missing values (NaN) of an item column, of any shape, by the mean of the others.
 
     Raises ValueError if all are missing: without margins, an order by margin would be an order by revenue.
     """

@@ -72,7 +72,7 @@ class SlotLimits:
         return any(missing > 0 and floor.mask[row] for floor, missing in pairs)
 
     def accepts_rows(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """[...] bool: `accepts` for item rows of any shape."""
+        """Whether the next open slot may show each of the item rows, of any shape: bool of the same shape."""
         is_accepted: NDArray[np.bool_] = self.penalties(rows) == 0
         return is_accepted
 
@@ -118,7 +118,7 @@ def rule_limits(rules: RulesInForce | None, eligible: NDArray[np.bool_]) -> Slot
 
 
 def _take_slots(pins: tuple[Pin, ...], eligible: NDArray[np.bool_]) -> dict[int, Pin]:
-    """The pins in force, by slot: only eligible items, each slot and each item once."""
+    """Returns slot → the pin in force. The items are eligible, and no slot or item occurs twice."""
     taken: dict[int, Pin] = {}
     rows: set[int] = set()
     for pin in pins:

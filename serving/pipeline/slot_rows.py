@@ -13,7 +13,7 @@ MAX_WAITING = 1000  # rows of a tier that a limit keeps out; behind them the tie
 
 
 class SlotRows:
-    """Item rows for SLOTS slots, added from the best tier to the last.
+    """Collects item rows for SLOTS slots, from the best tier to the last.
 
     Args:
         eligible: [N+1] bool.
@@ -86,7 +86,10 @@ class SlotRows:
             self.add(row, tier, is_capped=False)
 
     def in_order(self) -> list[int]:
-        """All rows in the order of the slots; with empty slots, pinned items move up as little as needed."""
+        """Returns all rows in the order of the slots.
+
+        If slots are empty, pinned items move up as little as needed.
+        """
         if self.limits is None:
             return [*self.tiers]
         rows = [*self.tiers]

@@ -75,7 +75,10 @@ class LRUCache(Generic[Value]):
 
 
 def query_fingerprint(columns: Sequence[NDArray[Any]]) -> bytes:
-    """16 bytes that identify an encoded checkout (encode.QUERY_FIELDS), its time to the minute."""
+    """16 bytes that identify an encoded checkout (encode.QUERY_FIELDS).
+
+    The checkout's time is rounded to the minute.
+    """
     ts, *features = columns
     minute = ts.item() // SECONDS_PER_MINUTE
     content = b"".join(column.data for column in features)  # the offsets among them fix the lengths

@@ -1,1 +1,1 @@
-"""Keeps requests within their time: deadline, circuit breaker, thread pools, admission."""
+"""Keeps requests within their time, by deadlines, circuit breakers, thread pools and admission control."""

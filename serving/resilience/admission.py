@@ -1,4 +1,4 @@
-"""Admission control: each request gets the models, a fallback or a refusal, always before its deadline.
+"""Admission control. Before its deadline, each request gets the models, a fallback or a refusal.
 
     arrives ─ event loop behind? ─ yes ─▶ Overloaded (503)
                     │ no

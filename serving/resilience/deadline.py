@@ -40,7 +40,7 @@ class StageSkipped(Exception):
 
 
 class StageStats:
-    """The usual duration and the circuit breaker of every stage, over all requests."""
+    """The usual duration and the circuit breaker of every stage. All requests share this object."""
 
     def __init__(self, stages: Sequence[str]) -> None:
         self.expected_ms = dict.fromkeys(stages, 0.0)  # measured by warm_up.py
@@ -108,7 +108,10 @@ class Deadline:
         function: Callable[[*Arguments], Output],
         *arguments: *Arguments,
     ) -> Output:
-        """As `run_stage`, but a stage that fails gives `default` and appends its reason to `reasons`."""
+        """Run a stage as `run_stage` does.
+
+        If the stage fails, returns `default` and appends the reason to `reasons`.
+        """
         try:
             return self.run_stage(stage, function, *arguments)
         except StageSkipped as error:
@@ -201,7 +204,7 @@ def finite_output(module: Any, *arguments: Any) -> Any:
 
 
 def error_message(error: Exception) -> str:
-    """One line: the message of a StageSkipped, else the error's type and the last line of its message."""
+    """Returns one line: a StageSkipped's message, else the error's type and the last line of its message."""
     if isinstance(error, StageSkipped):
         return str(error)
     lines = str(error).strip().splitlines() or [""]

@@ -13,9 +13,9 @@ REDIS_ERRORS = ("ConnectionError", "TimeoutError", "BusyLoadingError", "ReadOnly
 
 
 def loggable_message(error: BaseException) -> str:
-    """One line: the error's type, and its message if the message quotes no value.
+    """Returns one line: the error's type, and its message if the message quotes no value.
 
-    For other errors, the line has the place of the raise and the cause in place of the message.
+    If the message may quote a value, the line has the place of the raise and the cause instead.
     """
     name = type(error).__name__
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
@@ -32,7 +32,7 @@ def loggable_message(error: BaseException) -> str:
 
 
 def loggable_traceback(error: BaseException) -> str:
-    """The frames of an error and of those that caused it, with `loggable_message` for the messages."""
+    """Returns the frames of an error and of its causes, with `loggable_message` in place of messages."""
     parts: list[str] = []
     seen: set[int] = set()
     current: BaseException | None = error

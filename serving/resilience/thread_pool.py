@@ -49,7 +49,7 @@ class Task:
 
 
 class ThreadPool:
-    """Up to `max_threads` threads, started on demand. Each calls `initializer` first, which must not raise.
+    """Starts up to `max_threads` threads on demand. Each first calls `initializer`, which must not raise.
 
     The threads end when this object is collected, or with the process, which waits SHUTDOWN_TIMEOUT_S for
     running tasks.

@@ -1,4 +1,8 @@
-"""Sends a recommender its first requests, which measure its stages and reach every thread."""
+"""Sends a recommender its first requests.
+
+The first pass measures the time of each stage. Then, in each pool, up to one thread per core answers a
+request.
+"""
 
 import os
 import threading
@@ -19,7 +23,9 @@ def warm_up(
     stage_stats: StageStats,
     pools: Sequence[ThreadPool],
 ) -> None:
-    """Measure the usual time of every stage, then let one thread per core and pool answer a request.
+    """Measure the usual time of every stage. Then let threads of every pool answer a request.
+
+    The number of threads is the same in each pool: one per core, or fewer if the smallest pool has fewer.
 
     Args:
         answer: request → milliseconds by stage.

@@ -57,7 +57,7 @@ class BundleError(RuntimeError):
 
 
 class Candidates(NamedTuple):
-    """Output of `candidates` for B checkouts: the fields of models.schema.Candidates."""
+    """The output of `candidates` for B checkouts. The fields are those of models.schema.Candidates."""
 
     offsets: Tensor  # [B+1] int64
     item: Tensor  # [ΣC] int64, rows

@@ -130,12 +130,12 @@ def manifest_tasks(manifest: Mapping[str, Any]) -> tuple[TaskOutput, ...]:
 
 
 def manifest_sources(manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """The candidate sources, by bit of the source mask."""
+    """The candidate sources, in the order of the bits of the source mask."""
     return DEFAULT_SOURCES if manifest["format"] in VERSIONS_BEFORE_9 else tuple(manifest["sources"])
 
 
 def manifest_scored(manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """The sources by column of `Candidates.list_scores`."""
+    """The candidate sources, in the order of the columns of `Candidates.list_scores`."""
     is_earlier = manifest["format"] in EARLIER_VERSIONS
     return tuple(SCORED_BEFORE_10) if is_earlier else tuple(manifest["scored"])
 
@@ -162,7 +162,7 @@ def objective_columns(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def adapt_modules(modules: Mapping[str, Any], format_version: int) -> dict[str, Callable[..., Any]]:
-    """The modules of a bundle, adapted to the calls of the current format."""
+    """Adapts the modules of a bundle to the calls of the current format."""
     if format_version not in EARLIER_VERSIONS:
         return dict(modules)
     candidates, ranker = modules["candidates"], modules["ranker"]

@@ -68,7 +68,7 @@ def replay_golden_requests(
 
 
 def _prediction_error(item: Item, expected: dict[str, Any], position: int) -> str:
-    """A message about the first prediction of an item that differs from the expected value; "" for none."""
+    """Describes the first prediction for an item that differs from the expected one; "" if none does."""
     predictions = item.predictions or {}
     if "predictions" in expected:
         references = expected["predictions"][position]

@@ -17,7 +17,7 @@ from .string_column import StringColumn, encode_utf8
 
 
 class ItemRowMap:
-    """Item id → item row, 0 for an unknown id. Safe to share between threads.
+    """Maps item ids to item rows, and unknown ids to 0. Safe to share between threads.
 
     Args:
         item_id: [N+1] ids by row; the id of row 0 counts as unknown.
@@ -59,7 +59,7 @@ class ItemRowMap:
         return [rows[item_id] for item_id in item_ids]
 
     def set_new_rows(self, new_rows: Mapping[str, int]) -> None:
-        """Also find these new ids; they replace the ids of an earlier call."""
+        """Make these new ids known too. They replace the new ids of an earlier call."""
         self._new_rows = dict(zip(encode_utf8(new_rows), new_rows.values(), strict=True))
 
     def _prefetch(self, first_slots: list[int]) -> None:

@@ -35,7 +35,7 @@ class MappedTable:
         return column
 
     def numeric_column(self, name: str, dtype: DTypeLike) -> NDArray[Any]:
-        """A column of numbers without nulls, in place: [N], or [N, size] of fixed-size lists.
+        """Returns a column of numbers in place: [N], or [N, size] for fixed-size lists.
 
         Raises ValueError if the column is missing, has nulls or is of another type.
         """

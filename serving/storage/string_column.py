@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 class StringColumn(Sequence[str]):
-    """n strings; null reads as "". Safe to share between threads.
+    """A column of n strings. A null reads as "". Safe to share between threads.
 
     Attributes:
         offsets: [n+1] int32, the start of each string in `data`, and the end of the last string.
@@ -70,7 +70,7 @@ class StringColumn(Sequence[str]):
 
 
 def encode_utf8(texts: Iterable[str]) -> list[bytes]:
-    """Each text as UTF-8. A lone surrogate, which no column holds, is also encoded instead of raising."""
+    """Encodes each text as UTF-8. A lone surrogate, which no column holds, does not raise."""
     if isinstance(texts, StringColumn):
         return texts.to_bytes_list()
     return [text.encode(errors="surrogatepass") for text in texts]

@@ -35,9 +35,9 @@ class SearchParams:
     Args:
         probes: number of lists to search in an inverted file (nprobe), or of nodes that a graph keeps in view
             (efSearch).
-        centroid_margin: a list is skipped if its centroid's inner product with the query is smaller by more
-            than this than that of the nearest centroid. So a query in a dense region costs less. Infinity
-            skips no list.
+        centroid_margin: the search compares the inner products of the query with the centroids. It skips a
+            list whose product is more than this below that of the nearest centroid. So a query in a dense
+            region costs less. Infinity skips no list.
         refine_factor: the index returns k · refine_factor items, which are sorted anew by their int8 vectors;
             1 keeps the order of the index.
     """
@@ -113,8 +113,9 @@ class ItemIndex:
             self.centroids = torch.from_numpy(centroids.T.copy())
 
     def search(self, queries: Vectors, k: int, eligible: NDArray[np.bool_] | None = None) -> Rows:
-        """The `k` nearest item rows of each query [B, D], best first: [B, k], -1 where the probed lists hold
-        no more.
+        """Returns the `k` nearest item rows of each query [B, D], best first: [B, k].
+
+        Where the probed lists hold no more rows, the result is -1.
 
         With `eligible` [N+1] only such rows are returned, and -1 appears only after all indexed eligible
         rows. Raises ValueError for queries that are not finite or have a wrong width, and for a negative k.
@@ -170,7 +171,7 @@ class ItemIndex:
         return np.take_along_axis(rows, top, 1)
 
     def _search_shards(self, queries: Vectors, k: int, probes: int, margin: float, selector: Any) -> Rows:
-        """[B, k] rows in the order of the index."""
+        """Returns the rows [B, k] in the order of the index."""
         if self.centroids is None:
             # A graph search also walks through ineligible nodes.
             params = untyped_faiss.SearchParametersHNSW(efSearch=max(probes, k), sel=selector)
@@ -208,7 +209,10 @@ class ItemIndex:
         return ProbedLists(scores, lists)
 
     def search_exact(self, queries: Vectors, k: int, eligible_rows: Rows) -> Rows:
-        """[B, k] rows of `eligible_rows` [n], best exact score first. If n < k, -1 fills the rest."""
+        """Returns the k best of `eligible_rows` [n] for each query, by exact score: [B, k], best first.
+
+        If n < k, -1 fills the rest.
+        """
         rows = np.full((len(queries), k), -1, np.int64)
         if len(eligible_rows):
             scores = self._inner_products(queries, eligible_rows[None])
@@ -217,7 +221,7 @@ class ItemIndex:
         return rows
 
     def _inner_products(self, queries: Vectors, rows: Rows) -> Vectors:
-        """[B, n] inner products of queries [B, D] with the int8 vectors of rows [B or 1, n]."""
+        """Returns the inner products [B, n] of queries [B, D] with the int8 vectors of rows [B or 1, n]."""
         packed = self.packed_vectors[rows]  # [., n, D+8]
         scale, offset = np.moveaxis(np.ascontiguousarray(packed[..., -8:]).view(np.float32), -1, 0)
         codes = packed[..., :-8].astype(np.float32)
@@ -238,7 +242,7 @@ def ivf_centroids(ivf: faiss.IndexIVF) -> Vectors:
 def search_lists(
     ivf: Any, queries: Vectors, k: int, probed: ProbedLists, params: Any
 ) -> tuple[Vectors, Rows]:
-    """Scores and item rows [B, k] from the probed lists of an inverted file."""
+    """Searches the probed lists of an inverted file. Returns scores and item rows, each [B, k]."""
     scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
     pointer = faiss.swig_ptr
     # faiss's own Python for preassigned lists takes no search parameters.

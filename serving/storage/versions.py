@@ -30,9 +30,9 @@ def list_versions(root: Path) -> list[str]:
 
 
 def earlier_versions(root: Path) -> list[str]:
-    """Names of the versions older than the version that `current` names, the newest first.
+    """Returns the names of the versions older than `current`, the newest first.
 
-    Without a `current`, the names of all versions.
+    Without a `current`, returns the names of all versions.
     """
     link = root / CURRENT
     current = Path(os.readlink(link)).name if link.is_symlink() else None

@@ -1,1 +1,1 @@
-"""User histories: Arrow file, SQLite, Valkey or Redis."""
+"""Stores of user histories: an Arrow file, SQLite, Valkey or Redis."""

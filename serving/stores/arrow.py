@@ -173,7 +173,7 @@ class _UserBatch:
 
 
 def _null_events(ts: pa.Array, quantity: pa.Array) -> NDArray[np.int64]:
-    """Positions of events without ts or quantity, ascending."""
+    """Returns the positions of events without ts or quantity, in ascending order."""
     if not ts.null_count and not quantity.null_count:
         return np.zeros(0, np.int64)
     n_events = min(len(ts), len(quantity))
@@ -182,7 +182,7 @@ def _null_events(ts: pa.Array, quantity: pa.Array) -> NDArray[np.int64]:
 
 
 def _slice_copier(column: pa.Array) -> Callable[[int, int], NDArray[Any]]:
-    """A function (first, end) → a copy of these numbers of the column, with NaN for null."""
+    """Returns a function (first, end) → a copy of these numbers of the column. A null becomes NaN."""
     if column.null_count:
         return lambda first, end: np.array(column[first:end].to_numpy(zero_copy_only=False))
     values: NDArray[Any] = column.to_numpy()

@@ -1,4 +1,4 @@
-"""User histories: the interface of all stores."""
+"""The interface of all stores of user histories."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ TTL = 400 * SECONDS_PER_DAY  # longer than a year, so that yearly purchases are 
 
 @dataclass(frozen=True, slots=True)
 class UserHistory:
-    """The n events of a user in columns, oldest first, and the profile."""
+    """The profile of a user, and the user's n events in columns, oldest first."""
 
     item_id: Sequence[str]
     ts: NDArray[np.int64]  # [n], Unix seconds (UTC)

@@ -1,4 +1,4 @@
-"""Packed chunks: the writable stores keep one chunk per append and user, in order of arrival.
+"""Packs and unpacks chunks. The writable stores keep one chunk per append and user, in order of arrival.
 
 An append is then one small write, whatever the length of the history, and reading decodes a few blobs. When a
 user has more than MAX_CHUNKS chunks, the store merges them into one. A chunk is
@@ -47,7 +47,7 @@ KEY_SIZES = {b"sxt1": KEY_BYTES, b"sxt2": KEY_BYTES, b"sxt3": 2 * KEY_BYTES}
 
 
 def pack(history: UserHistory, max_events: int, idempotency_key: str | None = None) -> bytes:
-    """One append as a chunk, with only the newest `max_events` of its events."""
+    """Packs one append as a chunk, which holds only the newest `max_events` of its events."""
     history = _newest_events(history, max_events)
     if idempotency_key is None:
         return _assemble_chunk(b"sxt1", b"", *_encode_body(b"sxt1", history))
@@ -57,7 +57,7 @@ def pack(history: UserHistory, max_events: int, idempotency_key: str | None = No
 
 
 def pack_order(change: OrderChange, max_events: int) -> bytes:
-    """The change of an order as a chunk."""
+    """Packs the change of an order as a chunk."""
     history = _newest_events(history_from_events(change.events, change.profile), max_events)
     key = idempotency_hash(change.order_id).to_bytes(KEY_BYTES, "little") + change.content_hash()
     key_number = np.ones(len(history.ts), np.int64)
@@ -65,7 +65,7 @@ def pack_order(change: OrderChange, max_events: int) -> bytes:
 
 
 def pack_with_content_key(history: UserHistory, max_events: int) -> bytes:
-    """One append as a chunk, with a hash of the content as its key."""
+    """Packs one append as a chunk whose key is a hash of its content."""
     events, words = _encode_body(b"sxt1", _newest_events(history, max_events))
     key = blake2b(events + words, digest_size=KEY_BYTES).digest()
     return _assemble_chunk(b"sxt1", key, events, words)
@@ -96,7 +96,7 @@ def unpack_order(chunks: Sequence[bytes], order_id: str, max_events: int) -> Use
 
 
 def merge(chunks: Sequence[bytes], max_events: int) -> bytes:
-    """One chunk with the same history. Raises as `unpack` does."""
+    """Merges chunks into one with the same history. Raises as `unpack` does."""
     history, keys = _replay(chunks, max_events)
     kept_keys = keys[-MAX_IDEMPOTENCY_KEYS:]
     number = {int.from_bytes(key[:KEY_BYTES], "little"): k for k, key in enumerate(kept_keys, start=1)}
@@ -130,7 +130,7 @@ def _replay(chunks: Sequence[bytes], max_events: int) -> tuple[UserHistory, list
 
 
 def _newest_events(history: UserHistory, max_events: int) -> UserHistory:
-    """The newest events, oldest first; events of the same second in order of arrival."""
+    """Selects the newest events, oldest first. Events of the same second are in order of arrival."""
     is_sorted = bool((history.ts[1:] >= history.ts[:-1]).all())
     if is_sorted and len(history.ts) <= max_events:
         return history
@@ -138,7 +138,7 @@ def _newest_events(history: UserHistory, max_events: int) -> UserHistory:
 
 
 def _split_chunk(chunk: bytes) -> ChunkContent:
-    """The content of a chunk. Raises ValueError for a damaged chunk."""
+    """Parses the content of a chunk. Raises ValueError for a damaged chunk."""
     if len(chunk) < HEAD.size:
         raise ValueError(f"{len(chunk)} bytes are not a chunk of events")
     magic, checksum, n_events, n_keys = HEAD.unpack_from(chunk)
@@ -176,7 +176,7 @@ def _event_keys(keys: list[bytes], events: NDArray[np.void]) -> NDArray[np.uint6
 def _encode_body(
     magic: bytes, history: UserHistory, key_number: NDArray[np.int64] | None = None, kind: str = ""
 ) -> tuple[bytes, bytes]:
-    """Events and words of a chunk, with each event's `key_number` [n] where the layout has it.
+    """Encodes the events and words of a chunk. Adds each event's `key_number` [n] if the layout has it.
 
     Raises ValueError for text that is not Unicode.
     """

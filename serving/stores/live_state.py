@@ -1,4 +1,6 @@
-"""Live state: changes while the service runs, such as rules and stock, shared by all workers and hosts.
+"""The live state: changes while the service runs, such as rules and stock.
+
+All workers and hosts share it.
 
     topic      key                        value
     rules      name of a rule             JSON
@@ -52,7 +54,7 @@ START = Cursor("", 0)
 
 
 class Snapshot(NamedTuple):
-    """The changes after a cursor, in the order of the writes, the latest of each key."""
+    """The latest change of each key after a cursor, in the order of the writes."""
 
     changes: list[Change]
     cursor: Cursor
@@ -97,7 +99,10 @@ class SQLiteLiveState:
             connection.execute("COMMIT")
 
     def read(self, after: Cursor) -> Snapshot:
-        """The changes written after `after`; none while the file is missing and a write would create it."""
+        """Returns the changes written after `after`.
+
+        There are none while the file is missing, if a write would create it.
+        """
         if self.create and not self.path.is_file():
             return Snapshot([], START, is_complete=after != START)
         with self._connection() as connection:

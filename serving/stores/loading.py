@@ -1,4 +1,4 @@
-"""Bulk loading of a store: from an exported `store.arrow`, or from the canonical tables of a shop.
+"""Fills a store from an exported `store.arrow`, or from the canonical tables of a shop.
 
 Rows are streamed: memory holds one batch. Loading adds to the store's content. An interrupted load is safe to
 repeat, because the same batch of the same file counts once. A file with different rows counts as a new file.
@@ -165,7 +165,10 @@ def _valid_kinds(kinds: pa.Array) -> list[str]:
 
 
 def _validity(columns: Mapping[str, pa.Array], is_guest: pa.Array) -> dict[str, pa.Array]:
-    """By column, whether each row's value is valid; null for null. A row without a user is a guest's."""
+    """Returns column → whether each row's value is valid; null for a null value.
+
+    A row without a user belongs to a guest.
+    """
     ts, quantity, price = columns["ts"], columns["quantity"], columns["price"]
     return {
         "user_id": pc.or_(is_guest, pc.is_valid(columns["user_id"])),
@@ -196,7 +199,7 @@ def _cast(column: pa.Array, name: str, expected: pa.DataType, file: Path) -> pa.
 
 
 def _group_by_user(table: pa.Table) -> UserHistories:
-    """The rows by user, in their order."""
+    """Groups the rows by user. The rows of a user keep their order."""
     if not len(table):
         return
     table = table.take(pc.sort_indices(table, [("user_id", "ascending")])).combine_chunks()

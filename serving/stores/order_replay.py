@@ -100,7 +100,7 @@ class OrderReplay:
             self._keep(k, np.flatnonzero(chunk.key_hash != _number(key)))
 
     def _remove_returned(self, returned: ChunkContent) -> None:
-        """Subtract returned quantities from the order's purchases, from the first lines of an item on."""
+        """Subtract returned quantities from the order's purchases, beginning with an item's first lines."""
         left: dict[str, float] = {}
         for item_id, quantity in zip(returned.item_ids, returned.events["quantity"].tolist(), strict=True):
             left[item_id] = left.get(item_id, 0.0) + quantity

@@ -1,4 +1,4 @@
-"""Changes of an order: recorded or amended, cancelled, or partly returned.
+"""Changes of an order: it is recorded or amended, cancelled, or partly returned.
 
     record   set the lines of the order; lines that were recorded before are replaced
     cancel   remove the order from the history

@@ -1,4 +1,4 @@
-"""Sets damaged records of a user's history aside; other users are not affected.
+"""Sets the damaged records of a user aside. Other users are not affected.
 
     read fails ─▶ this request has no history ─▶ in a thread: the damaged records move to the store's
     quarantine, the readable records stay ─▶ the next read succeeds

@@ -3,9 +3,9 @@
 Any number of threads and processes may share the file, on a local disk (the write-ahead log needs shared
 memory, which network file systems lack). Readers never wait for a writer; writers take turns.
 
-Losses: the death of a process, kill -9 included, loses nothing that was acknowledged. A power cut or a crash
-of the operating system loses the appends since the log was last flushed (about 4 MB), and nothing else; with
-`durable`, every append flushes the disk and none is lost.
+When a process dies, even by kill -9, nothing is lost that was acknowledged. A power cut or a crash of the
+operating system loses only the appends since the log was last flushed (about 4 MB). With `durable`, every
+append flushes the disk, and none is lost.
 """
 
 import sqlite3
@@ -269,7 +269,7 @@ def _all_users(connection: sqlite3.Connection) -> Iterator[bytes]:
 
 
 def _damaged_records(connection: sqlite3.Connection, user: bytes) -> Iterator[tuple[str, list[int]]]:
-    """Table → the places of a user's records that cannot be read."""
+    """Returns table → the places of the user's unreadable records."""
     for table, (column, part) in RECORDS.items():
         rows = connection.execute(f"SELECT place, {column} FROM {table} WHERE user = ?", [user]).fetchall()
         yield table, [place for place, record in rows if part([record]).damaged]

@@ -48,7 +48,7 @@ def table_batches(table: TableFile, columns: Sequence[str]) -> Iterator[TableBat
 
 
 def count_rows(table: TableFile) -> int:
-    """The number of rows of a table of Parquet files; 0 for CSV, whose rows are unknown before reading."""
+    """Returns a table's number of rows; 0 for CSV, where the number is unknown before reading."""
     return 0 if table.csv else sum(pq.read_metadata(file).num_rows for file in table.files)
 
 
@@ -90,7 +90,7 @@ def _require_columns(file: Path, names: Mapping[str, str], found: Sequence[str])
 
 
 def _with_whole_ids(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
-    """The batch, with ids that are whole numbers written as digits: 17.0 becomes 17."""
+    """Writes ids of the batch that are whole numbers as digits: 17.0 becomes 17."""
     for name in columns:
         ids = batch[name]
         if pa.types.is_floating(ids.type):
@@ -130,7 +130,10 @@ def _parse_times(text: pa.Array, csv: CsvFormat) -> pa.Array:
 
 
 def parse_times(text: pa.Array) -> pa.Array:
-    """Unix seconds, int64, of texts in Unix seconds or ISO 8601. The zone may follow a blank; default UTC."""
+    """Parses texts in Unix seconds or ISO 8601 to Unix seconds, int64.
+
+    The time zone may follow a blank; without a zone, times are UTC.
+    """
     text = pc.utf8_trim_whitespace(text)
     is_number = pc.match_substring_regex(text, r"^-?\d+(\.\d+)?$")
     seconds = pc.floor(pc.if_else(is_number, text, None).cast(pa.float64())).cast(pa.int64())

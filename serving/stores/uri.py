@@ -82,7 +82,7 @@ def open_live_state(uri: str | Path, create: bool = True) -> LiveState:
 
 
 def _open_own_store(class_path: str, address: str, **options: Any) -> Store:
-    """The store made by the class at a dotted path, from an address and the options of `open_store`.
+    """Makes a store of the class at a dotted path, from an address and the options of `open_store`.
 
     Raises ImportError for a class that cannot be imported, ValueError for one whose objects are not stores.
     """
@@ -104,13 +104,13 @@ def _open_own_store(class_path: str, address: str, **options: Any) -> Store:
 
 
 def exported_store_path(bundle: Path) -> Path | None:
-    """The `store.arrow` of a bundle root, which may be given by one of its version folders."""
+    """The `store.arrow` of a bundle root. A version folder stands for its bundle root."""
     files = (bundle / "store.arrow", bundle.parent / "store.arrow")
     return next((file for file in files if file.is_file()), None)
 
 
 def bundle_root(bundle: Path) -> Path:
-    """The bundle root, which may be given by one of its version folders."""
+    """The bundle root of a path. A version folder stands for its bundle root."""
     return bundle.parent if (bundle / MANIFEST).is_file() else bundle
 
 
@@ -118,8 +118,8 @@ def live_state_uri(live: str | None, store: str | None, bundle: Path) -> str | N
     """The URI of the live state:
 
     `live` if given, else the store, else a file in the bundle root. None if neither store nor bundle root can
-    hold it: a store of your own class with a bundle root at a URI, because hosts that copy such a root would
-    not share the file.
+    hold it: the store is of your own class, and the bundle root is at a URI. Hosts that copy such a root
+    would not share the file.
     """
     if live is not None:
         return live

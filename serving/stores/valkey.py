@@ -1,7 +1,7 @@
 """User histories in Valkey or Redis, for many servers. Needs the client: `pip install '<wheel>[valkey]'`.
 
 A user is a list of chunks under `sextet:<user id>`, and a list of the slates that the user was shown under
-`sextet-impressions:<user id>`. Reading both is one round trip; so is an append, an RPUSH and an EXPIRE.
+`sextet-impressions:<user id>`. Reading both takes one round trip, and so does an append (RPUSH and EXPIRE).
 Damaged records of either are moved to the list `sextet-quarantine:<user id>`, which the server forgets with
 the user. The durability of acknowledged writes depends on the server's persistence and replication
 (`appendfsync everysec` may lose a second). Calls are not retried. An append that timed out may have been

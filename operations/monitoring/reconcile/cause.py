@@ -9,9 +9,9 @@ MIN_EFFECT_SIZE = 0.02  # of a log-odds ratio: a factor of 1.02
 class Cause(NamedTuple):
     """A cause with its evidence.
 
-    `effect_size` is always the natural logarithm of a ratio, so that causes can be compared. It is the ratio
-    of the odds in log and replay, of the rates with and without missing events, or of the mean predictions at
-    two traffic mixes.
+    `effect_size` is always the natural logarithm of a ratio, so that causes can be compared. The ratio
+    compares the odds in log and replay, the rates with and without missing events, or the mean predictions
+    at two traffic mixes.
     """
 
     name: str
@@ -26,5 +26,5 @@ class Cause(NamedTuple):
 
 
 def rank_causes(causes: list[Cause]) -> list[Cause]:
-    """Order causes: significant causes first, and within each group by effect size."""
+    """Order causes by effect size, all significant causes before all others."""
     return sorted(causes, key=lambda cause: (cause.is_significant, cause.effect_size), reverse=True)

@@ -99,7 +99,7 @@ def input_causes(recommender: Recommender, requests: Sequence[LoggedRequest]) ->
 
 
 def describe_purchase_auc(requests: Sequence[LoggedRequest], differences: NDArray) -> str:
-    """A text with the AUC of purchases, the last task, in the log and in the replay.
+    """Describes the AUC of purchases, the last task, in the log and in the replay.
 
     A leaked label raises the AUC.
     """
@@ -157,7 +157,7 @@ def _best_hypothesis(
     gaps: NDArray,
     hypotheses: Sequence[Hypothesis],
 ) -> HypothesisResult:
-    """The hypothesis that removes most of the gaps [n]."""
+    """Returns the hypothesis that removes most of the gaps [n]."""
     best = NO_EXPLANATION
     for hypothesis in hypotheses if len(requests) > 1 else ():
         differences = logit_differences(recommender, requests, hypothesis.perturbation)
@@ -169,7 +169,7 @@ def _best_hypothesis(
 
 
 def _z_score(values: NDArray) -> float:
-    """The mean of values [n], divided by its standard error."""
+    """Returns the mean of values [n], divided by the standard error of the mean."""
     if len(values) < 2:
         return 0.0
     return float(values.mean() / (values.std() / len(values) ** 0.5 + MIN_PROBABILITY))
@@ -228,5 +228,5 @@ def _cut_history(end: int, request: LoggedRequest) -> tuple[Checkout, UserHistor
 
 
 def _previous_request(request: LoggedRequest) -> tuple[Checkout, UserHistory]:
-    """The user's previous checkout, with the history by then."""
+    """Returns the user's previous checkout, with the history up to then."""
     return request.previous_checkout or request.checkout, request.history

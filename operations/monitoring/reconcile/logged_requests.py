@@ -1,4 +1,4 @@
-"""Logged requests, rebuilt from the shop's tables, and the distance of their replay from the log."""
+"""Rebuilds logged requests from the shop's tables, and measures how far their replay is from the log."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,13 +99,16 @@ def sample_requests(
 
 
 def task_columns(recommender: Recommender) -> list[int]:
-    """The columns that the bundle predicts: click (0), purchase (1), or both."""
+    """Returns the columns that the bundle predicts: click (0), purchase (1), or both."""
     rows = recommender.task_rows
     return [column for column, factors in enumerate((rows.click, rows.purchase)) if factors is not None]
 
 
 def _previous_slates(users: list[str | None], order_row: NDArray) -> NDArray:
-    """[n] row of the user's previous slate for each slate, -1 if no previous slate has a known order."""
+    """Returns, for each slate, the row of the user's previous slate: [n].
+
+    It is -1 if no previous slate has a known order.
+    """
     previous = np.full(len(order_row), -1, np.int64)
     latest: dict[str, int] = {}
     for slate, user in enumerate(users):
@@ -145,7 +148,7 @@ def correct_purchase_times(log: AttributedLog, orders: OrderHistory) -> OrderHis
 def logit_differences(
     recommender: Recommender, requests: Sequence[LoggedRequest], perturbation: Perturbation | None = None
 ) -> NDArray:
-    """[Σk, H] log-odds of the replay minus logged log-odds, clipped to ±MAX_LOGIT_GAP.
+    """Returns log-odds of the replay minus logged log-odds: [Σk, H], clipped to ±MAX_LOGIT_GAP.
 
     NaN for items that are not candidates in the replay.
     """
@@ -162,7 +165,7 @@ def logit_differences(
 
 
 def request_gaps(differences: NDArray, requests: Sequence[LoggedRequest]) -> NDArray:
-    """[n] mean absolute difference of log-odds in each request."""
+    """Returns the mean absolute difference of log-odds in each request: [n]."""
     gaps = np.nan_to_num(np.abs(differences), nan=MAX_LOGIT_GAP).mean(1)
     request_row = np.repeat(np.arange(len(requests)), [len(request.item_rows) for request in requests])
     return np.bincount(request_row, gaps) / np.bincount(request_row)

@@ -151,7 +151,9 @@ class LiveTraffic(NamedTuple):
 def _mix_shift(
     segmentation: str, segments: NDArray, trained_rows: NDArray, live: LiveTraffic
 ) -> tuple[float, float, str]:
-    """Effect size, z and evidence of a change of mix between segments [C].
+    """Returns effect size, z-score and evidence of a change in the mix of segments.
+
+    `segments` [C] holds the segment of each checkout.
 
     The effect compares two mean predictions: that of the live requests, and that of the live requests
     reweighted to the mix of `trained_rows`.
@@ -175,7 +177,7 @@ def _mix_shift(
 
 
 def _shares(segments: NDArray, user: NDArray, names: NDArray) -> tuple[NDArray, NDArray]:
-    """The share of each segment among checkouts [n], and its standard error."""
+    """Returns the share of each segment among n checkouts, and the share's standard error."""
     is_member = (segments == names[:, None]).astype(float)  # [segments, n]
     share = is_member.mean(1)
     se = [
@@ -185,9 +187,10 @@ def _shares(segments: NDArray, user: NDArray, names: NDArray) -> tuple[NDArray, 
 
 
 def _compare_calibration(outcome: MatureOutcomes, a: NDArray, b: NDArray) -> tuple[float, float, float]:
-    """Observed over predicted outcomes in two parts of the items, and the z-score of `b` minus `a`.
+    """Returns the ratios of observed to predicted outcomes in `a` and `b`, and the z-score of `b` minus `a`.
 
-    Standard errors are clustered by user, and at least as large as for independent counts.
+    `a` and `b` are two parts of the items. Standard errors are clustered by user, and at least as large as
+    for independent counts.
     """
     log_ratios, errors = [], []
     for part in (a, b):
@@ -202,7 +205,7 @@ def _compare_calibration(outcome: MatureOutcomes, a: NDArray, b: NDArray) -> tup
 
 
 def traffic_segments(orders: OrderHistory, bundle: Bundle) -> dict[str, NDArray]:
-    """Name of a segmentation → [C] the segment of each checkout."""
+    """Returns name of a segmentation → the segment of each checkout [C]."""
     n_before = np.zeros(len(orders.ts), np.int64)
     for start, stop in orders.user_rows.values():
         n_before[start:stop] = np.searchsorted(orders.ts[start:stop], orders.ts[start:stop])

@@ -60,7 +60,7 @@ class RuleCatalog:
 
     @cached_property
     def brand(self) -> pa.StringArray | None:
-        """[N+1] brands; None for a bundle without that column."""
+        """The brands [N+1]; None for a bundle without that column."""
         try:
             return MappedTable(str(self._folder / "items.arrow")).string_column("brand")
         except (OSError, ValueError, pa.ArrowException):
@@ -68,7 +68,10 @@ class RuleCatalog:
 
     @cached_property
     def attribute_values(self) -> dict[str, list[str] | None]:
-        """Attribute of the items → its values by code - 1; None for a numeric attribute."""
+        """Returns attribute of the items → its values; None for a numeric attribute.
+
+        The value with code c is at position c - 1.
+        """
         try:
             schema = json.loads((self._folder / "schema.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -86,7 +89,7 @@ class RuleCatalog:
         return [] if self.brand is None else [name for name in pc.unique(self.brand).to_pylist() if name]
 
     def match(self, match: Match) -> NDArray[np.bool_]:
-        """[N+1] bool: the items that meet all conditions of `match`. Unknown names match no item."""
+        """Whether an item meets all conditions of `match`: [N+1] bool. Unknown names match no item."""
         mask = self._match(match, np.arange(len(self.item_id)), self.category, self.brand)
         if self.new_items:
             rows = np.fromiter(self.new_items, np.int64)
@@ -94,7 +97,7 @@ class RuleCatalog:
         return mask
 
     def match_rows(self, match: Match, texts: RowTexts) -> NDArray[np.bool_]:
-        """[n] bool: whether each item of `texts` meets all conditions of `match`.
+        """Whether each item of `texts` meets all conditions of `match`: [n] bool.
 
         The conditions are on item, category, brand, price and attributes.
         """
@@ -120,7 +123,7 @@ class RuleCatalog:
         category: pa.StringArray,
         brand: pa.StringArray | None,
     ) -> NDArray[np.bool_]:
-        """[n] bool: whether items at `rows` [n], of the given categories and brands, meet all conditions."""
+        """Whether the items at `rows` meet all conditions, with the given categories and brands: [n] bool."""
         mask = rows > 0
         if match.items:
             mask &= np.isin(rows, self.item_rows.lookup(match.items))
@@ -192,14 +195,20 @@ class RuleCatalog:
         ]
 
     def _ids_like(self, item_id: str) -> list[str]:
-        """Some item ids with the same beginning as `item_id`: to compare a million ids would take seconds."""
+        """Returns the item ids that `item_id` is compared with: in a large catalog, some that begin like it.
+
+        To compare a million ids would take seconds.
+        """
         if len(self.item_id) <= MAX_COMPARED_IDS:
             return [*map(str, self.item_id[1:].to_pylist())]
         is_like = pc.starts_with(self.item_id, item_id[: max(1, len(item_id) - 1)])
         return [*map(str, self.item_id.filter(is_like)[:MAX_COMPARED_IDS].to_pylist())]
 
     def by_popularity(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """[n] rows of the items of `mask` that the bundle ranks by popularity, the most popular first."""
+        """Returns the rows [n] of the items of `mask`, most popular first.
+
+        Items that the bundle does not rank by popularity are left out.
+        """
         rows = np.flatnonzero(mask & (self.fallback_rank >= 0))
         ordered: NDArray[np.int64] = rows[np.argsort(self.fallback_rank[rows], kind="stable")]
         return ordered

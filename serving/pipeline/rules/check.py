@@ -31,7 +31,7 @@ class Finding(NamedTuple):
 
 
 def check_rules(compiled: CompiledRules, now: float | None = None) -> list[Finding]:
-    """The problems of rules for a bundle: errors first, each once.
+    """Returns the problems of rules with a bundle. Errors come first, and no problem is repeated.
 
     Args:
         now: Unix seconds (UTC); None for the current time.
@@ -62,7 +62,10 @@ def check_rules(compiled: CompiledRules, now: float | None = None) -> list[Findi
 
 
 def name_problems(compiled: CompiledRules) -> dict[str, list[str]]:
-    """Rule → its problems with the bundle: unknown names, no matching item. Item ids are not checked."""
+    """Returns rule → its problems with the bundle: unknown names, or no matching item.
+
+    Item ids are not checked.
+    """
     problems: dict[str, list[str]] = {}
     for entry in compiled.rules:
         texts = [
@@ -90,7 +93,7 @@ class Market(NamedTuple):
 
 
 def _markets(rules: Iterable[CompiledRule]) -> Iterator[Market]:
-    """All combinations of the values that conditions name, also with missing attributes."""
+    """Lists all combinations of the values that conditions name, also with missing attributes."""
     values: dict[tuple[str, str], dict[str | None, None]] = {}
     for entry in rules:
         when = entry.rule.when

@@ -99,11 +99,11 @@ class RulesInForce:
 
     @property
     def fills_slots(self) -> bool:
-        """Whether a rule fills slots (pin, floor or cap) instead of hiding or boosting items."""
+        """Whether any of the rules is a pin, a floor or a cap."""
         return bool(self.pins or self.floors or self.caps)
 
     def restrict(self, mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
-        """The items of `mask` [N+1] that no rule hides, and the number of hidden items.
+        """Returns the items of `mask` [N+1] that no rule hides, and the number of the hidden ones.
 
         `mask` is shared between requests; recent results are cached.
         """
@@ -120,7 +120,7 @@ class RulesInForce:
         return restricted, n_hidden
 
     def boosted(self, score: NDArray[np.float64], item: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The scores of `item`, both of any shape, with the boosts."""
+        """Adds the boosts to the scores of `item`. Both arrays have the same shape, which may be any."""
         for boost in self.boosts:
             score = score + boost.log_factor * boost.mask[item]
         return score
@@ -130,7 +130,7 @@ class CompiledRules:
     """Rules compiled for the items of one bundle. Safe to share between threads.
 
     Args:
-        rules: in the order of their names.
+        rules: the rules, in the order of their names.
         previous: the rules to replace; an unchanged rule for the same catalog is not compiled again.
         changed_rows: [n] rows of items that changed since `previous`; None for none.
     """

@@ -149,7 +149,7 @@ def _read_hours(fields: FieldReader) -> tuple[int, int] | None:
 
 
 def _minute_of_day(text: str) -> int | None:
-    """Minutes since midnight of 9:05 or 24:00; None for any other text."""
+    """Parses 9:05 or 24:00 to minutes since midnight. Returns None for any other text."""
     if text == "24:00":
         return MINUTES_PER_DAY
     try:
@@ -173,7 +173,7 @@ def _read_days(fields: FieldReader) -> frozenset[int]:
 
 
 def _read_instant(fields: FieldReader, name: str, zone: ZoneInfo, is_end: bool) -> int | None:
-    """Unix seconds of a date or a time. A date as the end of a condition includes the whole day."""
+    """Parses a date or a time to Unix seconds. A date as the end of a condition includes the whole day."""
     value = fields.content.get(name)
     if value is None:
         return None

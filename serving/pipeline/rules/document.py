@@ -61,7 +61,7 @@ class Rule:
         kind: one of KINDS.
         number: the slot of a pin (1 is the first), the factor of a boost, or the minimum or maximum of a
             floor or cap.
-        allowed: of an age restriction, attributes of the profile with the values that allow the items.
+        allowed: for an age restriction, profile attribute → values that allow the items.
         content: the rule as it was written, JSON values only.
     """
 
@@ -98,7 +98,7 @@ def read_rules(path: Path) -> dict[str, Rule]:
 
 
 def read_rule(name: str, content: Any, timezone: str = "UTC") -> Rule:
-    """One rule. Raises RuleError, which names the field.
+    """Parses one rule. Raises RuleError, which names the field.
 
     Args:
         content: a table of TOML or an object of JSON.
@@ -163,7 +163,10 @@ def _read_number(body: FieldReader, kind: str) -> float:
 
 
 def _read_allowed(body: FieldReader) -> AttributeValues:
-    """Profile attributes that allow restricted items. If empty, only a basket with such an item does."""
+    """Reads the profile attributes that allow restricted items.
+
+    If there are none, only a basket with such an item allows them.
+    """
     return read_attributes(body, "profile")
 
 

@@ -31,7 +31,7 @@ class RuleSet:
             self.compiled = CompiledRules(rules, self.catalog, self.compiled) if rules else None
 
     def update_items(self, rows: NDArray[np.int64], new_items: dict[int, ItemTexts]) -> None:
-        """Match the items at `rows` [n] again: their prices, or the items themselves, changed.
+        """Match the items at `rows` [n] again, because their prices or the items themselves changed.
 
         Args:
             new_items: row → texts of all items that the bundle lacks.
