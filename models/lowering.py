@@ -58,7 +58,7 @@ def lower_query_tower(tower: QueryTower) -> QueryTower:
 
 
 def lower_tables(tables: EmbeddingTables) -> Int8EmbeddingTables | FloatTables:
-    """Row-wise int8 if all tables are INT8_MIN_DIM wide or more, else float32.
+    """Returns row-wise int8 tables if all are INT8_MIN_DIM wide or more, else float32 tables.
 
     An int8 row carries 8 bytes of scale and offset, so a row of 4 numbers takes 12 bytes instead of 16. For
     narrow tables this small saving is not worth the quantization error.

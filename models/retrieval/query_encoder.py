@@ -37,10 +37,11 @@ class EncoderDims:
 
 
 class Readout(nn.Module):
-    """Bags of item vectors [B, D] to the query vector: their learned weighted sum plus an MLP's correction.
+    """Turns bags of item vectors [B, D] into the query vector.
 
-    Because of the weighted sum, the query vector of an untrained encoder points at the items in the bags. All
-    query vectors have the same learned length, the inverse temperature of the softmax over items.
+    The query vector is the bags' learned weighted sum plus an MLP's correction. Because of the weighted sum,
+    the query vector of an untrained encoder points at the items in the bags. All query vectors have the same
+    learned length, the inverse temperature of the softmax over items.
     """
 
     def __init__(self, num_bags: int, dims: EncoderDims, hidden: int) -> None:
@@ -72,7 +73,10 @@ def initial_sales_weights(n_sales: int) -> nn.Parameter | None:
 
 
 def basket_mean(query: Query, vectors: Tensor, basket: Tensor) -> Tensor:
-    """Mean vector of the basket's known items [B, D], zeros for none; `basket` [ΣK] rows of `vectors`."""
+    """Returns the mean vector [B, D] of the basket's known items, zeros for none.
+
+    `basket` [ΣK] are rows of `vectors`.
+    """
     position, checkout = known_basket_lines(query)
     offsets = segment_offsets(checkout, query.ts.numel())
     weight = 1.0 / (offsets[1:] - offsets[:-1]).index_select(0, checkout).to(torch.float32)
@@ -80,7 +84,7 @@ def basket_mean(query: Query, vectors: Tensor, basket: Tensor) -> Tensor:
 
 
 def time_of_week(ts: Tensor) -> Tensor:
-    """Unix seconds [B] to sine and cosine of the hour of day and the day of week: [B, 4]."""
+    """Turns Unix seconds [B] into sine and cosine of the hour of day and the day of week: [B, 4]."""
     day = seconds_to_days(ts % 86_400) * (2 * math.pi)
     week = seconds_to_days(ts % 604_800) * (2 * math.pi / 7)
     return torch.stack([day.sin(), day.cos(), week.sin(), week.cos()], dim=1)

@@ -58,9 +58,9 @@ def content_features(pairs: PairInputs, max_events: int) -> ContentFeatures:
 
 
 def member_vectors(pairs: PairInputs, item: Tensor, checkout: Tensor, weight: Tensor) -> Tensor:
-    """Unit vectors [B, 1 + M, E] of each checkout's items, their weighted mean first, padded with zeros.
+    """Returns unit vectors [B, 1 + M, E]: the weighted mean of each checkout's items, then the items.
 
-    `item`, `checkout` (rising) and `weight` are [n]. Unknown vectors are zeros.
+    Zeros follow the last item. `item`, `checkout` (rising) and `weight` are [n]. Unknown vectors are zeros.
     """
     n_checkouts = pairs.query.ts.numel()
     position, width = padded_positions(segment_offsets(checkout, n_checkouts), checkout)
