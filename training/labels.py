@@ -17,7 +17,7 @@ MAX_INVERSE_PROPENSITY = 100.0  # smaller probabilities of being held back, or s
 
 
 class Labels(NamedTuple):
-    """Outcomes of ΣC candidates."""
+    """The outcomes of ΣC candidates."""
 
     click: Tensor  # [ΣC] float32, 0 or 1
     purchase: Tensor  # [ΣC] float32, 0 or 1
@@ -32,13 +32,16 @@ class Labels(NamedTuple):
 class LabelPolicy(NamedTuple):
     """The rules by which a shop's log gives labels.
 
-    proxy_clicks: the shop logs no clicks. A click is "bought something of the candidate's leaf category
-    inside the horizon". For an item without a category, only a purchase of the item counts. A purchase
-    implies a click. has_impressions: the shop logs clicks and impressions. Only impressions have an outcome.
-    A purchase is a logged click, followed by a purchase inside the horizon. An item that was bought without a
-    click is assumed to be bought without the slot, too. further: keys of the labels other than click,
-    purchase and spend, as preparation wrote them. has_organic: a task learns purchases of items that are not
-    shown. Without such a task, items that are not shown have no outcome if impressions are logged.
+    Args:
+        proxy_clicks: the shop logs no clicks. A click is "bought something of the candidate's leaf category
+            inside the horizon". For an item without a category, only a purchase of the item counts. A
+            purchase implies a click.
+        has_impressions: the shop logs clicks and impressions. Only impressions have an outcome. A purchase
+            is a logged click, followed by a purchase inside the horizon. An item that was bought without a
+            click is assumed to be bought without the slot, too.
+        further: keys of the labels other than click, purchase and spend, as preparation wrote them.
+        has_organic: a task learns purchases of items that are not shown. Without such a task, items that are
+            not shown have no outcome if impressions are logged.
     """
 
     proxy_clicks: bool
@@ -139,14 +142,14 @@ def check_task_labels(tasks: Sequence[Task], label_policy: LabelPolicy) -> None:
 
 
 def task_weights(labels: Labels, tasks: Sequence[Task]) -> Tensor:
-    """The number of pairs that a candidate represents for each task, 0 for an unknown outcome: [ΣC, T]."""
+    """The number [ΣC, T] of pairs that a candidate represents for each task. 0 for an unknown outcome."""
     return torch.stack(
         [labels.organic_weight if task.label == ORGANIC else labels.weight for task in tasks], dim=1
     )
 
 
 def measured_pairs(labels: Tensor, tasks: Sequence[Task]) -> list[Tensor]:
-    """For each task [n] bool: the candidates on which the task is measured, by the labels [n, T].
+    """Returns a mask [n] for each task: the candidates on which it is measured, by the labels [n, T].
 
     A joint probability is measured everywhere; a conditional probability, an amount and a count only where
     the parent happened.

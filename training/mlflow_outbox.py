@@ -179,7 +179,7 @@ def kept_outboxes(runs: Path) -> list[Path]:
 
 
 def metric_entries(metrics: Mapping[str, float], step: int = 0) -> list[Entry]:
-    """Entries of metrics with the current time."""
+    """Makes entries of metrics, with the current time."""
     now = int(1000 * time.time())
     return [{"kind": "metrics", "metric": [name, float(value), now, step]} for name, value in metrics.items()]
 

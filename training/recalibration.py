@@ -43,7 +43,7 @@ CLICK_SECONDS = SECONDS_PER_DAY  # after a checkout; then a logged click is know
 
 
 class Level(NamedTuple):
-    """The level of a task: observed events over expected events, in the newest outcomes."""
+    """The level of a task: the observed events divided by the expected events, in the newest outcomes."""
 
     level: float  # events / expected events
     stderr: float  # standard error of log level, users resampled
@@ -140,7 +140,7 @@ class ExpectedEvents:
         return longest_consistent(levels)
 
     def window(self, t: int, days: int) -> tuple[NDArray, NDArray]:
-        """The share [P] of each pair's events that is expected in the last days, and whether one happened."""
+        """The share [P] of each pair's events expected in the last `days`, and whether one happened."""
         start = self.cut - days * SECONDS_PER_DAY
         happened = self.ts + self.pairs.delay[:, t].numpy()
         is_event = (self.pairs.labels[:, t].numpy() > 0) & (happened > start)
@@ -188,7 +188,9 @@ class ExpectedEvents:
 
 
 def window_level(observed: NDArray, expected: NDArray, user: NDArray, days: int) -> Level:
-    """The level of a window, of the observed and the expected events of each pair [P] of users [P].
+    """The level of a window, from the observed and expected events [P] of each pair.
+
+    `user` [P] is the user of each pair.
 
     The error is the error of a ratio of sums over users, because outcomes of one user are dependent and one
     purchase is an event of every checkout before it. The variation between ordinary weeks is added, because

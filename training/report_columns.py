@@ -45,7 +45,8 @@ def check_table_columns(
 ) -> None:
     """`check_report_columns` by a shop's tables.
 
-    `attributes`: canonical table → its attributes. `unread`: canonical table → column → why it is not read.
+    `attributes` maps a canonical table to its attributes. `unread` maps a table to its columns that are not
+    read, each with the reason.
     """
     valid_names = [f"{table}.{c}" for table in TABLES_WITH_ATTRIBUTES for c in attributes.get(table, ())]
     reasons = {f"{table}.{c}": reason for table in unread for c, reason in unread[table].items()}

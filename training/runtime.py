@@ -38,7 +38,7 @@ def quiet_on_closed_pipe() -> Iterator[None]:
 
 
 def with_direction(arguments: Sequence[str]) -> list[str]:
-    """Make an Optuna sweep maximize, because a higher `objective_metric` is better; return the arguments."""
+    """Returns the arguments, so that an Optuna sweep maximizes: a higher `objective_metric` is better."""
     is_given = any(argument.lstrip("+").startswith("hydra.sweeper.direction=") for argument in arguments)
     is_optuna = "hydra/sweeper=optuna" in arguments
     return [*arguments, *(["hydra.sweeper.direction=maximize"] if is_optuna and not is_given else [])]

@@ -92,7 +92,7 @@ def start_run(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
 
 
 def _group_choices() -> dict[str, str]:
-    """The chosen file of each config group: ranker → mmoe."""
+    """Returns config group → the chosen file, such as ranker → mmoe."""
     if not HydraConfig.initialized():
         return {}
     choices = HydraConfig.get().runtime.choices
@@ -134,7 +134,7 @@ def read_run_id(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def system_metrics(cfg: DictConfig, folder: Path) -> Iterator[None]:
-    """Log `system/…`, the use of CPU, memory, disk, network and GPUs, while the block runs, if asked for."""
+    """Log the use of CPU, memory, disk, network and GPUs as `system/…` while the block runs, if asked for."""
     run_id = read_run_id(folder)
     if not (logs_to_mlflow(cfg) and cfg.mlflow.system_metrics) or run_id is None:
         yield
@@ -212,7 +212,7 @@ def _swept_keys(arguments: Sequence[str]) -> set[str]:
 
 
 def _short(override: str) -> str:
-    """ranker.train.learning_rate=0.0042285178 → learning_rate=0.00423."""
+    """Shortens an override: ranker.train.learning_rate=0.0042285178 → learning_rate=0.00423."""
     key, separator, value = override.partition("=")
     with contextlib.suppress(ValueError):
         value = f"{float(value):.3g}"
