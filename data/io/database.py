@@ -200,7 +200,7 @@ def read_error(error: Exception, url: str, rows: str) -> DataError:
 
 
 def describe(url: str, rows: str) -> str:
-    """The name of a table or query in messages: its database, and the first words of a query."""
+    """Names a table or query in messages, with its database and the first words of a query."""
     text = " ".join(mask_url(rows).split())
     return f"{mask_url(url)}: {text if len(text) <= 80 else f'{text[:77]}...'}"
 

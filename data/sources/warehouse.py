@@ -30,7 +30,7 @@ COPIES_FILE = "tables.json"  # canonical table → its copy; written last
 
 
 def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
-    """Canonical table → the copy of its rows, sorted by time and then by all columns.
+    """Returns canonical table → the copy of its rows, sorted by time and then by all columns.
 
     Raises one DataError for a database that cannot be reached, or for all tables that are missing or cannot
     be read.
@@ -60,7 +60,7 @@ def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
 
 
 def read_tables(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
-    """The canonical tables that exist, raw, with `_row`."""
+    """Reads the canonical tables that exist, raw, with `_row`."""
     return read_files(con, table_files(cfg))
 
 
@@ -71,7 +71,7 @@ class _Copy(NamedTuple):
 
 @cache  # all steps of a command read the same rows, although the shop goes on selling
 def _copy_tables(request: str, root: Path, refresh: bool) -> dict[str, _Copy]:
-    """Canonical table → the copy of its current rows.
+    """Returns canonical table → the copy of its current rows.
 
     If `refresh` is off and the last command left all copies, those copies are used.
     """

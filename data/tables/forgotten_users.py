@@ -49,7 +49,7 @@ def _read_column(path: Path) -> list[str]:
 def drop_users(
     con: ibis.BaseBackend, tables: Mapping[str, ir.Table], user_ids: Collection[str]
 ) -> tuple[dict[str, ir.Table], int]:
-    """The conformed tables without the users, and the number of rows dropped.
+    """Drops the users from the conformed tables. Returns the tables and the number of rows dropped.
 
     An event belongs to a user by its `user_id`, by an order of the user, or by a `request_id` that it shares
     with such an event.

@@ -13,7 +13,7 @@ from serving.table_files import TableFile, TableFileError, check_files, open_csv
 
 
 def check_headers(files: Mapping[str, TableFile]) -> dict[str, list[str]]:
-    """Canonical table → its columns, by their canonical names.
+    """Returns canonical table → its columns, by their canonical names.
 
     Raises one DataError with the faults of all tables. A header that cannot be parsed is skipped here;
     reading the table reports it.

@@ -140,7 +140,7 @@ def _compare(
 
 
 def _rewritten(unknown: pa.ChunkedArray, known: pa.ChunkedArray) -> dict[str, tuple[int, str]]:
-    """Spelling → the number of unknown ids that match a known id after its removal, and an example pair."""
+    """Returns spelling → the number of unknown ids that differ from known ids only in it, and an example."""
     found: dict[str, tuple[int, str]] = {}
     unknown, known = unknown.combine_chunks(), known.combine_chunks()
     for what in SPELLINGS:
