@@ -70,7 +70,7 @@ class FeatureSchema:
 
     @property
     def title_dim(self) -> int:
-        """Length of the title's vector, the last of `item_vectors`; 0 without such a vector."""
+        """Length of the title's vector, the last of `item_vectors`. 0 without such a vector."""
         return sum(vector.dim for vector in self.item_vectors if vector.name == TITLE_VECTOR)
 
     def table_sizes(self) -> dict[str, Any]:

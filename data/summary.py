@@ -67,7 +67,7 @@ def summary(meta: dict[str, Any]) -> str:
 
 
 def column_summary(meta: dict[str, Any]) -> str:
-    """One line with the further columns that are read and those that are not; "" if there are none."""
+    """One line with the further columns that are read and those that are not. "" if there are none."""
     columns = meta.get("columns") or {}
     titles = {"orders": "order attributes", "users": "user attributes", "items": "item attributes",
               "vectors": "vectors"}  # fmt: skip

@@ -55,7 +55,7 @@ class EmbeddingTables(nn.Module):
         )
 
     def forward(self, ids: list[Tensor], lengths: list[Tensor], weights: list[Tensor]) -> Tensor:
-        """Pooled features [U, output_dim]; `ids`, `lengths`, `weights` hold one tensor per feature."""
+        """Returns pooled features [U, output_dim]. The arguments hold one tensor per feature."""
         jagged = KeyedJaggedTensor(
             keys=self.feature_names,
             values=torch.cat(ids),

@@ -39,7 +39,7 @@ class FloatTables(nn.Module):
 
 
 def lower_ranker(ranker: Ranker) -> CalibratedRanker:
-    """The serving form of the ranker; the argument does not change."""
+    """Returns the serving form of the ranker. The argument does not change."""
     ranker = copy.deepcopy(ranker)
     for name in ("attribute_embeddings", "item_embeddings"):
         tables = getattr(ranker, name)
@@ -50,7 +50,7 @@ def lower_ranker(ranker: Ranker) -> CalibratedRanker:
 
 
 def lower_query_tower(tower: QueryTower) -> QueryTower:
-    """The serving form of the query tower; the argument does not change."""
+    """Returns the serving form of the query tower. The argument does not change."""
     tower = copy.deepcopy(tower)
     if isinstance(tower.attribute_embeddings, EmbeddingTables):
         tower.attribute_embeddings = lower_tables(tower.attribute_embeddings)

@@ -44,8 +44,8 @@ def write_candidates(
 ) -> float:
     """Write examples with the columns candidate_{item,source_mask,score} and candidate_list_score_<source>.
 
-    Logged impressions that no source proposes are added with source mask 0. Their outcome is known, so the
-    ranker can learn from them.
+    Logged impressions that no source proposes are added, with source mask 0. The ranker can learn from them,
+    because their outcome is known.
 
     Args:
         examples: `n_checkouts` rows in time order.
@@ -133,7 +133,7 @@ def add_impressions(
 
 
 def append_candidate_columns(examples: pa.Table, candidates: Candidates, scored: Sequence[str]) -> pa.Table:
-    """Append the candidates to the examples as list columns; `scored` names the source of each list score."""
+    """Append the candidates to the examples as list columns. `scored` names the source of each list score."""
     offsets = pa.array(candidates.offsets.numpy().astype(np.int32))
     columns = {
         "candidate_item": candidates.item.numpy().astype(np.int32),

@@ -104,7 +104,7 @@ def task_fields() -> list[str]:
 
 
 def accepts_column(key: str, config: DictConfig) -> bool:
-    """Whether a key gives a column of a shop's table another name: data.columns.orders.order_id.
+    """Whether a key such as data.columns.orders.order_id gives a column of a shop's table another name.
 
     Raises ConfigError, with the nearest name, for a column that the table does not take.
     """

@@ -89,7 +89,7 @@ def find_targets(config: DictConfig) -> dict[str, str]:
 
 
 def target_parameters(node: str, path: str) -> list[str] | None:
-    """The parameters of a class that a config may set at the key `node`; None if it accepts any name.
+    """The parameters of a class that a config may set at the key `node`. None if it accepts any name.
 
     Raises ConfigError for a class that cannot be imported or accepts too few arguments.
     """

@@ -84,5 +84,5 @@ def add_sales(catalog: Catalog, queries: Queries, sampled: SampledItems) -> Samp
 
 
 def snapshot_at(dates: Tensor, ts: Tensor) -> Tensor:
-    """The latest snapshot at or before each time [Q]; `dates` [S] are the snapshot dates."""
+    """The latest snapshot at or before each time [Q]. `dates` [S] are the snapshot dates."""
     return (torch.searchsorted(dates, ts, right=True) - 1).clamp_min(0)

@@ -48,7 +48,7 @@ def score_known(
     tasks: Sequence[Task],
     label_policy: LabelPolicy,
 ) -> KnownPairs | None:
-    """Score the candidates of the candidates stage that have known outcomes; None if there are none.
+    """Score the candidates of the candidates stage that have known outcomes. None if there are none.
 
     From each file, at most MAX_RECENT_CHECKOUTS checkouts are read, evenly by time. A missing file counts as
     empty. Files of earlier releases are skipped, because they lack the times of purchases.

@@ -66,7 +66,7 @@ def label_policy_from_meta(meta: dict[str, Any], tasks: Sequence[Task] = ()) -> 
 def label_candidates(
     candidates: Candidates, outcomes: Outcomes, leaf: Tensor, label_policy: LabelPolicy
 ) -> Labels:
-    """The labels of every candidate; `leaf` is Catalog.leaf [N+1].
+    """Looks up the labels of every candidate. `leaf` is Catalog.leaf [N+1].
 
     If a share w of the slates is withheld, an impression has the weight 1 / (1 - w), and an item of a
     withheld slate (a ghost) has the weight 1 / w. So weighted sums have the expectation of sums over all
@@ -170,7 +170,7 @@ def _label_position(task: Task, label_policy: LabelPolicy) -> int:
 
 
 def select_labels(labels: Labels, selected: Tensor) -> Labels:
-    """The labels of selected candidates; `selected` is a mask [ΣC] or row numbers."""
+    """Selects the labels of some candidates. `selected` is a mask [ΣC] or row numbers."""
     return Labels(*(field[selected] for field in labels))
 
 

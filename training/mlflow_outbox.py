@@ -76,7 +76,7 @@ class Outbox:
 
     @property
     def run_id(self) -> str | None:
-        """The id of the MLflow run; None before the run is created."""
+        """The id of the MLflow run. None before the run is created."""
         file = self.folder / RUN_ID_FILE
         return file.read_text() if file.is_file() else self._run_id
 

@@ -47,7 +47,7 @@ def check_run_objective(cfg: DictConfig, tasks: tuple[Task, ...], prepared: Prep
 
 
 def task_kinds(tasks: tuple[Task, ...]) -> dict[str, str]:
-    """The name of each task → its kind, in the order of the tasks."""
+    """Returns the name of each task → its kind, in the order of the tasks."""
     return {task.name: task.kind for task in tasks}
 
 

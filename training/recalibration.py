@@ -127,7 +127,7 @@ class ExpectedEvents:
         self.delays: list[NDArray | None] = [self._mature_delays(t) for t in range(len(tasks))]
 
     def level(self, t: int, output: NDArray) -> Level | None:
-        """The level of a task with outputs [P]; None if it has no dated events."""
+        """The level of a task with outputs [P]. None if it has no dated events."""
         if not self._is_dated(self.tasks[t]):
             return None
         levels = []
@@ -157,7 +157,7 @@ class ExpectedEvents:
         return share, is_event
 
     def _mature_delays(self, t: int) -> NDArray | None:
-        """The sorted delays of a task's events of mature checkouts; None without mature checkouts."""
+        """The sorted delays of a task's events of mature checkouts. None without mature checkouts."""
         is_mature = self.pairs.is_mature & (self.pairs.weight[:, t] > 0)
         if not is_mature.any():
             return None

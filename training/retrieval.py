@@ -229,7 +229,7 @@ def local_share(count: int) -> int:
 
 
 def order_limits(towers: TwoTower) -> tuple[int, int] | None:
-    """The limits of events and orders that a SequenceEncoder reads; None for an encoder of checkouts."""
+    """The limits of events and orders that a SequenceEncoder reads. None for an encoder of checkouts."""
     encoder = towers.query_encoder
     return (encoder.max_events, encoder.max_orders) if isinstance(encoder, SequenceEncoder) else None
 

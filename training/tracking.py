@@ -58,7 +58,7 @@ def check_server(cfg: DictConfig) -> None:
 
 
 def server_problem(uri: str) -> str:
-    """Why a tracking server does not answer within seconds; "" if it answers, or for a local database."""
+    """Why a tracking server does not answer within seconds. "" if it answers, or for a local database."""
     if not uri.startswith(("http://", "https://")):
         return ""
     try:
@@ -125,7 +125,7 @@ def database_file(uri: str) -> Path | None:
 
 
 def read_run_id(folder: Path) -> str | None:
-    """The id of a folder's MLflow run; None before the run is created."""
+    """The id of a folder's MLflow run. None before the run is created."""
     file = folder / RUN_ID_FILE
     if file.is_file():
         return file.read_text()

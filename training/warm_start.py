@@ -57,7 +57,7 @@ def with_training_window(cfg: DictConfig) -> DictConfig:
 
 
 def load_warm_start(cfg: DictConfig, prepared: Path) -> WarmStart | None:
-    """The warm start from `cfg.warm.run` over a prepared folder; None if the config names no run.
+    """The warm start from `cfg.warm.run` over a prepared folder. None if the config names no run.
 
     Raises ConfigError for a missing run.
     """
@@ -117,7 +117,7 @@ def ranker_outline(ranker: Any) -> dict[str, list[str]]:
 
 
 def warm_ranker_weights(build: Callable[[], nn.Module], warm: WarmStart) -> dict[str, Tensor]:
-    """`warm_start_weights` of a new ranker, with a check of inputs and outputs.
+    """Does `warm_start_weights` for a new ranker, and checks its inputs and outputs.
 
     Raises ConfigError also if features or tasks have other names or another order: weights of the same shape
     would then have another meaning.

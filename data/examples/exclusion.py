@@ -68,7 +68,7 @@ def is_repeatable(category: ir.Value, exclusion: Exclusion) -> ir.BooleanValue:
 
 
 def excluded_items(encoded: EncodedTables, checkouts: ir.Table, exclusion: Exclusion) -> ir.Table | None:
-    """The pairs `order, item` that slates of `checkouts` may not show; None if the rule excludes nothing."""
+    """The pairs `order, item` that slates of `checkouts` may not show. None if the rule excludes nothing."""
     lines, rule = encoded.lines, exclusion.rule
     parts = []
     if rule.basket:

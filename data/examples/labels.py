@@ -46,7 +46,7 @@ class LabelSpec(NamedTuple):
 
 
 def wanted_labels(cfg: Mapping[str, Any]) -> list[LabelSpec]:
-    """The further labels of `cfg["tasks"]`, in the order of the tasks; empty without tasks.
+    """The further labels of `cfg["tasks"]`, in the order of the tasks. Empty without tasks.
 
     Raises DataError, which names the task, for a label or window that cannot be used, and for a window that
     is longer than `data.horizon`.

@@ -166,7 +166,7 @@ def neighbour_snapshots(dates: list[int], cfg: dict[str, Any], first_example: in
 def write_snapshots(
     con: ibis.BaseBackend, encoded: EncodedTables, dates: list[int], every_days: int, folder: Path
 ) -> None:
-    """Write `snapshots.parquet`; arguments as of `item_snapshots`."""
+    """Write `snapshots.parquet`. The arguments are those of `item_snapshots`."""
     windows = sales_windows(con, encoded, dates)
     table = con.to_pyarrow(item_snapshots(encoded, dates, every_days, windows))
     pq.write_table(table, folder / "snapshots.parquet", compression="zstd")

@@ -99,7 +99,7 @@ def named_modules(*settings: Any) -> list[str]:
 
 
 def _module_of(path: str) -> str | None:
-    """The module of a dotted class or function; None if no module of that name exists."""
+    """The module of a dotted class or function. None if no module of that name exists."""
     try:
         root = _package_root(path, ROOT)
     except (ModuleNotFoundError, ValueError):

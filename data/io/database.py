@@ -42,7 +42,7 @@ class MissingTableError(LookupError):
 
 
 class DuckDbSource:
-    """A DuckDB file; or, with `lake`, the Delta tables below a folder or URI, which queries call by name."""
+    """A DuckDB file, or, with `lake`, the Delta tables below a folder or URI. Queries call them by name."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, lake: str = "", options: dict[str, str] | None = None):
         self._con, self._lake, self._options = con, lake, options
@@ -214,7 +214,7 @@ def missing_table_error(source: Source, url: str, canonical: str, name: str) -> 
 
 
 def _similar_tables(source: Source, name: str) -> str:
-    """A sentence with similar table names, or with the first tables; "" if no table is known."""
+    """A sentence with similar table names, or with the first tables. "" if no table is known."""
     names: Sequence[str] = ()
     with contextlib.suppress(Exception):  # not every account may list tables
         names = source.table_names()

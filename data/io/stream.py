@@ -50,8 +50,8 @@ class BatchStream(Generic[T]):
     """Iterates over the batches of a Parquet file, or of a folder of them.
 
     An iteration yields one epoch and then sets the next one (`epoch` + 1). `state_dict` counts the batches
-    that the consumer has received; after `load_state_dict` the next iteration continues after them.
-    `wait_seconds` is the time that the consumer waited for data, and `rows_received` the number of rows that
+    that the consumer has received. After `load_state_dict` the next iteration continues after them.
+    `wait_seconds` is the time that the consumer waited for data. `rows_received` is the number of rows that
     it received.
 
     Args:

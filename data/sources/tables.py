@@ -84,7 +84,7 @@ class ColumnMapping(NamedTuple):
 
 
 def column_error(table: str, name: str) -> str:
-    """The reason why `data.columns` may not name this column of a table; "" if it may.
+    """The reason why `data.columns` may not name this column of a table. "" if it may.
 
     A name outside the contract is an attribute, unless it looks like a misspelled column of the contract.
     """

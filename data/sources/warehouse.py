@@ -118,7 +118,7 @@ def _copy_rows(source: database.Source, settings: dict[str, Any], name: str, fol
 
 
 def _last_copies(folder: Path) -> dict[str, _Copy]:
-    """The copies that the last command left; empty if one of them is missing."""
+    """The copies that the last command left. Empty if one of them is missing."""
     if not (folder / COPIES_FILE).is_file():
         return {}
     saved = json.loads((folder / COPIES_FILE).read_text())

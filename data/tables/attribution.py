@@ -98,7 +98,7 @@ def keep_viewed_slates(log: ir.Table) -> ir.Table:
 
 
 def _is_event(log: ir.Table, kinds: Collection[str]) -> ir.BooleanValue:
-    """True for valid events; false, never null, for rows that the checks will reject."""
+    """True for valid events. False, never null, for rows that the checks will reject."""
     is_event = (
         (log.item_id.fill_null("") != "")
         & log.ts.notnull()

@@ -66,8 +66,8 @@ def check_tables(
 ) -> CheckResult:
     """Split conformed tables into clean and rejected rows.
 
-    Raises DataError for an empty table, for a table without a good row, for any bad row under "fail", and for
-    a fifth of bad rows under "quarantine".
+    Raises DataError for an empty table and for a table without a good row. Under "fail" any bad row raises
+    it; under "quarantine" a fifth of bad rows does.
 
     Args:
         bad_rows: "fail" or "quarantine".

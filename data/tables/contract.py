@@ -98,7 +98,7 @@ def category_path(value: ir.StringValue) -> ir.StringValue:
 
 
 def known_user(value: ir.StringValue) -> ir.StringValue:
-    """The user's id; null for a guest, also if a program wrote an empty text or a word such as `null`."""
+    """The user's id. Null for a guest, whom a program may write as an empty text or a word such as `null`."""
     text = value.cast("string")
     return ibis.ifelse(text.strip().lower().isin(NO_USER), ibis.null("string"), text)
 

@@ -51,7 +51,7 @@ def _canonical_names(present: list[str], file: TableFile) -> list[str]:
 
 
 def _columns_in_files(name: str, file: TableFile) -> list[str] | None:
-    """The columns of all files, and the partition keys that are read; None if a header cannot be read.
+    """The columns of all files, and the partition keys that are read. None if a header cannot be read.
 
     Raises ValueError for CSV with a different delimiter.
     """

@@ -109,7 +109,7 @@ class _Finding(NamedTuple):
 def _compare(
     con: ibis.BaseBackend, tables: dict[str, ir.Table], files: TableFiles, reference: Reference
 ) -> _Finding | None:
-    """The fault of a reference's ids; None if all ids are known, or unknown ids are normal there."""
+    """The fault of a reference's ids. None if all ids are known, or unknown ids are normal there."""
     name, column, target, _ = reference
     table, known = tables[name], tables[target].select(id=tables[target][column]).distinct()
     rows = table.select(id=table[column]).filter(ibis._.id.notnull())

@@ -221,7 +221,7 @@ def _record_batch(
 
 
 def _numbers_of_text(path: Path, name: str, text: str | None, row: int) -> list[float] | None:
-    """The numbers of a vector; None for an empty cell."""
+    """The numbers of a vector. None for an empty cell."""
     if not (text or "").strip():
         return None
     try:

@@ -109,7 +109,7 @@ def projection(encoder: "TextEncoder", dim: int) -> tuple[np.ndarray, np.ndarray
 def _encode_with_cache(encoder: "TextEncoder", texts: Sequence[str], folder: Path | None) -> np.ndarray:
     """Returns the vectors [n, W] of distinct texts.
 
-    New vectors are rounded to float16 as cached ones are, so that both are equal.
+    All vectors are rounded to float16, so that a new vector equals the cached one.
     """
     file = folder / CACHE_FILE if folder is not None else None
     kept = _read_cache(file) if file is not None else {}

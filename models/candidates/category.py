@@ -18,7 +18,7 @@ def source(limit: int) -> Source:
 
 
 def leaf_bestsellers(inputs: SourceInputs, limit: int) -> ItemLists:
-    """Up to `limit` bestsellers of each leaf category."""
+    """Returns up to `limit` bestsellers of each leaf category."""
     return bestseller_lists(*bestsellers_by_leaf(inputs.catalog.leaf, inputs.bestsellers, limit))
 
 

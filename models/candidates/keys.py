@@ -27,8 +27,8 @@ class SourceRanking(NamedTuple):
 def key_positions(rankings: Sequence[str], lists: Mapping[str, str | None]) -> dict[str, int]:
     """Returns each list source's position in keys. The rankings of own events have the positions 0, 1, …
 
-    A list source that leaves out the items of a ranking looks up that ranking's keys, shifted to its own
-    position. All rankings shift by the same number, so the positions after the shift are left free.
+    A list source that leaves out the items of a ranking looks up that ranking's keys at its own position. For
+    this, the keys of all rankings are shifted by one number. No other source gets the positions they reach.
 
     Args:
         rankings: sources with own events.

@@ -56,7 +56,7 @@ class BasketItemSeeds(nn.Module):
 
 
 class BasketCategorySeeds(nn.Module):
-    """The leaf categories of the basket's items; arguments: see `BasketItemSeeds`."""
+    """The leaf categories of the basket's items. The arguments are those of `BasketItemSeeds`."""
 
     def __init__(self, position: int, first_row: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class BasketCategorySeeds(nn.Module):
 
 
 class OwnItemSeeds(nn.Module):
-    """Up to `n` seeds per checkout: the best of the user's own items by one ranking.
+    """The user's best own items by one ranking, up to `n` per checkout.
 
     A seed's weight is 1 / √(1 + rank). The weight does not depend on age, so users who order often and users
     who order rarely are treated alike.
@@ -103,8 +103,8 @@ class OwnItemSeeds(nn.Module):
 class RecentItemSeeds(nn.Module):
     """The basket's items and the user's latest purchases are the seeds.
 
-    A basket item has the weight 1. A purchase's weight is `decay` to the power of the number of the user's
-    later orders, the basket included.
+    A basket item has the weight 1. Each later order of the user, the basket included, multiplies the weight
+    of a purchase by `decay`.
 
     Args (`position`, `first_row`: see `BasketItemSeeds`):
         n: number of purchases. Orders are not split: all items of the oldest order are seeds.

@@ -89,8 +89,8 @@ class OwnItems:
 class RecentItems:
     """The basket's items, the user's latest `n` purchases and the other items of their orders are the seeds.
 
-    The weight of a seed is `decay` to the power of the number of the user's later orders, including the
-    basket. The source may propose items that the user has bought.
+    A seed starts with the weight 1. Each later order of the user, the basket included, multiplies it by
+    `decay`. The source may propose items that the user has bought.
     """
 
     n: int
@@ -158,14 +158,14 @@ class Source:
 
     @property
     def neighbours_file(self) -> str | None:
-        """The prepared file that the source reads; None if the source reads no file or is off."""
+        """The prepared file that the source reads. None if the source reads no file or is off."""
         if self.limit > 0 and self.seed_lists and isinstance(self.seed_lists.table, str):
             return self.seed_lists.table
         return None
 
     @property
     def seed_events(self) -> str | None:
-        """The source whose own items are the seeds; None without such seeds, or if this source is off."""
+        """The source whose own items are the seeds. None without such seeds, or if this source is off."""
         if self.limit > 0 and self.seed_lists and isinstance(self.seed_lists.seeds, OwnItems):
             return self.seed_lists.seeds.events
         return None

@@ -193,7 +193,7 @@ class CandidateSources(nn.Module):
         return everyone, personalised
 
     def personal_scores(self, query: Query, leaf: Tensor) -> PersonalScores:
-        """Scores of the personalised sources for B checkouts; `leaf` [N+1] is Catalog.leaf."""
+        """Scores of the personalised sources for B checkouts. `leaf` [N+1] is Catalog.leaf."""
         n_checkouts, n_items = query.ts.numel(), leaf.numel()
         source_stride = n_checkouts * n_items
         basket_keys = segment_ids(query.basket_offsets) * n_items  # [ΣK], key of item 0 of the checkout

@@ -16,7 +16,7 @@ def log1mexp(log_p: Tensor) -> Tensor:
 
 
 def weighted_mean(loss: Tensor, weight: Tensor | None) -> Tensor:
-    """Σ weight · loss / Σ weight over [n]; 0 without weight."""
+    """The weighted mean of losses [n]: Σ weight · loss / Σ weight, or 0 without weight."""
     if weight is None:
         return loss.mean()
     return (weight * loss).sum() / weight.sum().clamp_min(1e-6)

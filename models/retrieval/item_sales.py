@@ -44,7 +44,7 @@ def with_sales(packed: Tensor, sales: Tensor) -> Tensor:
 
 
 def catalog_at_snapshot(catalog: Catalog, snapshot: int, n_sales: int) -> Catalog:
-    """The catalog with vectors that hold the sales of a snapshot; unchanged if `n_sales` is 0."""
+    """Puts the sales of a snapshot into the catalog's vectors. Does nothing if `n_sales` is 0."""
     if n_sales == 0:
         return catalog
     items = torch.arange(catalog.leaf.numel(), device=catalog.leaf.device)

@@ -198,7 +198,7 @@ def hash_bags(
 def item_encoder_inputs(
     rows: Tensor, catalog: Catalog, text: ItemText, price: Tensor
 ) -> tuple[Tensor, ItemFeatures]:
-    """The arguments of `ItemEncoder.forward` for item rows [U]; `price` [N+1] is the price of each item."""
+    """The arguments of `ItemEncoder.forward` for item rows [U]. `price` [N+1] is the price of each item."""
     position, _, lengths = gather_segments(text.offsets, rows)
     has_content = catalog.content.shape[1] > 0
     return rows, ItemFeatures(

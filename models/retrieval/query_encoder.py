@@ -56,7 +56,7 @@ class Readout(nn.Module):
         )
 
     def forward(self, bags: list[Tensor], query: Query, attributes: Tensor, event_count: Tensor) -> Tensor:
-        """Query vectors [B, D]; `event_count` [B] is the number of events in the bags."""
+        """Returns query vectors [B, D]. `event_count` [B] is the number of events in the bags."""
         bags = [without_sales(bag, self.n_sales) for bag in bags]
         lines = query.basket_offsets[1:] - query.basket_offsets[:-1]
         counts = torch.log1p(torch.stack([event_count, lines], dim=1).to(attributes.dtype))
@@ -68,7 +68,7 @@ class Readout(nn.Module):
 
 
 def initial_sales_weights(n_sales: int) -> nn.Parameter | None:
-    """The mean weights of the sales in a score, which sum to 1; None without sales."""
+    """The mean weights of the sales in a score. They sum to 1. None without sales."""
     return nn.Parameter(torch.full([n_sales], 1.0 / n_sales)) if n_sales > 0 else None
 
 

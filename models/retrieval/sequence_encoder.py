@@ -147,7 +147,7 @@ class SequenceEncoder(nn.Module):
     def forward(
         self, query: Query, vectors: Tensor, history: Tensor, basket: Tensor, attributes: Tensor
     ) -> Tensor:
-        """Query vectors [B, D]; see models/retrieval/query_encoder.py."""
+        """Returns query vectors [B, D]. models/retrieval/query_encoder.py describes the arguments."""
         sequence = order_sequence(query, vectors, history, basket, self.max_events, self.max_orders)
         is_user_hidden = torch.zeros_like(query.ts, dtype=torch.bool)
         return self.encode_rows(sequence, sequence.last.unsqueeze(1), attributes, is_user_hidden)[:, 0]

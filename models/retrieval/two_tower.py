@@ -104,7 +104,7 @@ class QueryTower(nn.Module):
         self.attribute_embeddings = attribute_embeddings
 
     def forward(self, query: Query, vectors: Tensor) -> Tensor:
-        """Query vectors [B, D]; `vectors` is Catalog.vectors [N+1, D+8]."""
+        """Returns query vectors [B, D]. `vectors` is Catalog.vectors [N+1, D+8]."""
         attributes = empty_attributes(query)
         if self.attribute_embeddings is not None:  # no function: TorchScript takes no module arguments
             attributes = self.attribute_embeddings(*attribute_bags(query))
@@ -113,7 +113,7 @@ class QueryTower(nn.Module):
 
 
 def make_attribute_embeddings(sizes: list[int], dim: int) -> EmbeddingTables | None:
-    """One table per context and profile attribute; None if the shop has neither."""
+    """One table per context and profile attribute. None if the shop has neither."""
     if not sizes:
         return None
     return EmbeddingTables(

@@ -74,7 +74,7 @@ def member_vectors(pairs: PairInputs, item: Tensor, checkout: Tensor, weight: Te
 
 
 def latest_basket_lines(pairs: PairInputs, limit: int) -> tuple[Tensor, Tensor]:
-    """Each checkout's last `limit` lines of known items: positions in the basket [n] and checkouts [n]."""
+    """Finds each checkout's last `limit` lines of known items: positions in the basket [n], checkouts [n]."""
     line, checkout = known_basket_lines(pairs.query)
     ends = segment_offsets(checkout, pairs.query.ts.numel())[1:]
     index = torch.arange(line.numel(), device=line.device)

@@ -92,7 +92,7 @@ class PurchaseGroups(NamedTuple):
 
 
 def group_purchases(key: Tensor, age: Tensor) -> PurchaseGroups:
-    """Group purchases, oldest first, by `key` [n]; `age` [n] in days."""
+    """Group purchases by `key` [n], oldest first. `age` [n] is in days."""
     sorted_key, order = key.sort(stable=True)
     starts = run_starts(sorted_key)
     group_ids = starts.to(torch.int64).cumsum(0) - 1

@@ -127,7 +127,7 @@ class PLE(nn.Module):
         return logits
 
     def last_shared_weight(self) -> Tensor | None:
-        """The weight of the last layer's shared experts; of all experts if there is a single layer."""
+        """The weight of the last layer's shared experts. With a single layer: the weight of all experts."""
         if len(self.layers) == 0:
             return self.experts.candidate_linear.weight
         return self.get_parameter(f"layers.{len(self.layers) - 1}.experts.{len(self.tasks)}.weight")
