@@ -112,7 +112,7 @@ def last_order_time(cfg: Mapping[str, Any]) -> int:
 
 
 def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
-    """Write the files of the prepared folder; returns the content of meta.json."""
+    """Write the files of the prepared folder. Return the content of meta.json."""
     data, horizon = inputs.data, str(inputs.data["horizon"])
     every_days = int(data["snapshots"]["every"])
     with engine.connect(inputs.engine, folder / "spill") as con:

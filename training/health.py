@@ -177,7 +177,7 @@ class GateLoad:
         self.n_pairs += weights.shape[0]
 
     def detach(self, tasks: Sequence[str]) -> dict[str, list[float]]:
-        """Stop recording; return the mean weight of each expert, by task."""
+        """Stop recording. Return the mean weight of each expert, by task."""
         if self.hook_handle is not None:
             self.hook_handle.remove()
         if self.weight_sum is None or len(self.weight_sum) != len(tasks):

@@ -185,7 +185,7 @@ def metric_entries(metrics: Mapping[str, float], step: int = 0) -> list[Entry]:
 
 
 class OutboxLogger(Logger):
-    """Lightning's logger of one stage; its metrics are named `<stage>/<metric>`."""
+    """Lightning's logger of one stage. Its metrics are named `<stage>/<metric>`."""
 
     def __init__(self, outbox: Outbox, stage: str) -> None:
         super().__init__()

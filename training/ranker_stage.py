@@ -41,7 +41,7 @@ def train_ranker(
     warm: WarmStart | None = None,
     before_training: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Train and calibrate the ranker; return its folder, with its weights and the resolved config.
+    """Train and calibrate the ranker. Return its folder, which holds its weights and the resolved config.
 
     `before_training` is called unless the ranker is already trained.
     """

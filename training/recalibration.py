@@ -61,7 +61,7 @@ def recalibrate_at(
     tasks: Sequence[Task],
     meta: Mapping[str, Any],
 ) -> dict[str, Any] | None:
-    """Recalibrate a ranker at one of CUTS; return the record for a manifest.
+    """Recalibrate a ranker at one of CUTS. Return the record for a manifest.
 
     The record has the cut, and the level and shift of each task. If the folder has no outcomes, nothing
     changes and the result is None. `meta` is meta.json of the prepared folder.
@@ -82,7 +82,7 @@ def recalibrate_at(
 def recalibrate(
     ranker: Ranker, tasks: Sequence[Task], events: "ExpectedEvents", bias: PositionBias | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Shift the ranker's calibration to the level of the newest events; return the levels by task.
+    """Shift the ranker's calibration to the level of the newest events. Return the levels by task.
 
     In the window, predicted / observed is 1 / level before the shift, and applied / level after it. Tasks
     without an event, amounts, counts and conditional probabilities keep their shift.

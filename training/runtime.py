@@ -16,7 +16,7 @@ from training.errors import ConfigError
 
 
 def run_command(config_name: str, main: Callable[[], None]) -> None:
-    """Check the overrides of a Hydra command, then run it; a wrong override is a one-line error."""
+    """Check the overrides of a Hydra command, then run it. A wrong override is a one-line error."""
     set_up_process()
     try:
         reject_swept_secrets(sys.argv[1:])

@@ -225,7 +225,7 @@ def is_tracked(folder: Path) -> bool:
 
 
 def make_client(cfg: DictConfig) -> MlflowClient:
-    """A client of the configured tracking server; creates a local SQLite file that is missing."""
+    """Makes a client of the configured tracking server. Creates a local SQLite file that is missing."""
     uri = cfg.mlflow.tracking_uri
     if (file := database_file(uri)) is not None:
         _make_database(file)
@@ -249,7 +249,7 @@ def _make_database(file: Path) -> None:
 
 
 def make_logger(cfg: DictConfig, folder: Path, stage: str) -> OutboxLogger:
-    """Lightning's logger for one stage; its metrics are named `<stage>/<metric>`."""
+    """Makes Lightning's logger for one stage. Its metrics are named `<stage>/<metric>`."""
     return OutboxLogger(open_outbox(cfg, folder), stage)
 
 

@@ -150,7 +150,7 @@ def fit(
     loggers: list[Logger],
     stopping: StoppingRule,
 ) -> dict[str, float]:
-    """Train until the stopping rule holds; resume from the folder's checkpoint if it has one.
+    """Train until the stopping rule holds. Resume from the folder's checkpoint if it has one.
 
     The best weights are saved in `<folder>/best.ckpt`. Returns the metrics of the last validation, the number
     of `steps`, `best_epochs` (the passes over the data until the best weights), and `best_<monitor>`.

@@ -2,9 +2,9 @@
 
     slate: {exclude_basket: true, exclude_bought_within: null, repeat_categories: []}
 
-With this setting a slate never shows an item that was just paid, so buying that item again is no label, and
-no metric counts it. Serving applies the same rule (serving/pipeline/exclusion.py). This module applies the
-rule to tables. An item of `repeat_categories` always counts.
+With this setting a slate never shows an item that was just paid. So buying that item again is no label, and
+no metric counts it. An item of `repeat_categories` always counts. Serving applies the same rule
+(serving/pipeline/exclusion.py). This module applies it to tables.
 """
 
 from collections.abc import Mapping

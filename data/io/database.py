@@ -83,7 +83,7 @@ class DuckDbSource:
         return rows.to_arrow_reader(BATCH_ROWS)
 
     def _register(self, name: str) -> bool:
-        """Register the Delta table of this name for queries; return False if there is none."""
+        """Register the Delta table of this name for queries. Return False if there is none."""
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError
 

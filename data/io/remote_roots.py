@@ -69,7 +69,7 @@ def is_complete(folder: Path, marker: str) -> bool:
 
 
 def publish(folder: Path, marker: str) -> None:
-    """Upload a folder below a remote root, its marker last; does nothing for a local root.
+    """Upload a folder below a remote root, its marker last. Does nothing for a local root.
 
     Raises RemoteError.
     """

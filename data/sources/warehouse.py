@@ -102,7 +102,7 @@ def _copy_tables(request: str, root: Path, refresh: bool) -> dict[str, _Copy]:
 
 
 def _copy_rows(source: database.Source, settings: dict[str, Any], name: str, folder: Path) -> Path | None:
-    """Copy the rows of a canonical table; return None for an optional table that does not exist."""
+    """Copy the rows of a canonical table. Return None for an optional table that does not exist."""
     url, given = settings["url"], settings["tables"][name]
     rows = given or name
     try:

@@ -45,7 +45,7 @@ def attribute_feedback(
     purchase_window: int | None,
     further_windows: Mapping[str, int] = NO_WINDOWS,
 ) -> tuple[ir.Table, dict[str, dict[str, int]]]:
-    """Join users, checkouts and times to the conformed table `events`; count rows by kind and join state.
+    """Join users, checkouts and times to the conformed table `events`. Count rows by kind and join state.
 
     Rows without an item, a time, a valid kind or an owner stay unchanged, for `data/tables/checks.py` to
     reject.
