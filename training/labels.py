@@ -38,7 +38,7 @@ class LabelPolicy(NamedTuple):
             purchase implies a click.
         has_impressions: the shop logs clicks and impressions. Only impressions have an outcome. A purchase
             is a logged click, followed by a purchase inside the horizon. An item that was bought without a
-            click is assumed to be bought without the slot, too.
+            click is assumed to be bought without the slot as well.
         further: keys of the labels other than click, purchase and spend, as preparation wrote them.
         has_organic: a task learns purchases of items that are not shown. Without such a task, items that are
             not shown have no outcome if impressions are logged.
@@ -151,8 +151,8 @@ def task_weights(labels: Labels, tasks: Sequence[Task]) -> Tensor:
 def measured_pairs(labels: Tensor, tasks: Sequence[Task]) -> list[Tensor]:
     """Returns a mask [n] for each task: the candidates on which it is measured, by the labels [n, T].
 
-    A joint probability is measured everywhere; a conditional probability, an amount and a count only where
-    the parent happened.
+    A joint probability is measured on all candidates. A conditional probability, an amount and a count are
+    measured only where the parent happened.
     """
     return [
         torch.ones_like(happened, dtype=torch.bool) if task.is_binary and task.joint else happened > 0

@@ -152,8 +152,9 @@ def fit(
 ) -> dict[str, float]:
     """Train until the stopping rule holds. Resume from the folder's checkpoint if it has one.
 
-    The best weights are saved in `<folder>/best.ckpt`. Returns the metrics of the last validation, the number
-    of `steps`, `best_epochs` (the passes over the data until the best weights), and `best_<monitor>`.
+    The best weights are saved in `<folder>/best.ckpt`. Returns the metrics of the last validation, and with
+    them the number of `steps`, `best_<monitor>`, and `best_epochs`: the passes over the data until the best
+    weights.
     """
     monitor, mode, epoch_steps = stopping.monitor, stopping.mode, count_epoch_steps(cfg, len(train))
     n_epochs = stopping.count_epochs(epoch_steps)

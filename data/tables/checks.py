@@ -113,8 +113,10 @@ def check_tables(
 
 
 def reject_unreadable_values(con: ibis.BaseBackend, table: ir.Table, name: str, file: TableFile) -> None:
-    """Raise DataError for rows of a conformed table with a number that is not finite, a value that does not
-    parse, or no time. Commands that read a log without the full checks of preparation use this function.
+    """Raise DataError for rows of a conformed table that cannot be read.
+
+    Such a row has a number that is not finite, a value that does not parse, or no time. Commands that read a
+    log without the full checks of preparation use this function.
     """
     conditions = {
         reason: condition

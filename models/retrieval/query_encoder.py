@@ -1,7 +1,7 @@
 """The parts that all query encoders share.
 
 A query encoder maps history, basket, context, profile and time to a vector in item space. The score of an
-item is the inner product of query vector and item vector, a log-odds.
+item is the inner product of query vector and item vector. It is a log-odds.
 
 `MeanEncoder` and `SequenceEncoder` are called the same way:
 

@@ -1,11 +1,13 @@
 """Layers of the multi-task networks.
 
 A network is a module `forward(query [B, Q], candidate [ΣC, X], segment [ΣC]) → {task: logit [ΣC]}`. It is
-built from the widths Q (of the checkout's input) and X (of the candidate's) and the task names. A logit
-predicts a task given its parent (models/ranking/tasks.py). `last_shared_weight()` is the last parameter on
-which all tasks have a gradient, None if tasks share no layer. Gradients are compared and balanced at this
-parameter. In a network with gates, each gate ends in an `nn.Softmax` over [ΣC, tasks, experts]. The last
-softmax feeds the towers.
+built from the names of the tasks and from two widths: Q of the checkout's input, X of the candidate's.
+`segment` is the checkout of each candidate. A logit predicts a task given its parent
+(models/ranking/tasks.py).
+
+`last_shared_weight()` is the last parameter on which all tasks have a gradient. It is None if tasks share no
+layer. Gradients are compared and balanced at this parameter. In a network with gates, each gate ends in an
+`nn.Softmax` over [ΣC, tasks, experts]. The last softmax feeds the towers.
 """
 
 from collections.abc import Sequence
