@@ -292,7 +292,10 @@ def encode_items(
 def _item_table(
     con: ibis.BaseBackend, encoded: EncodedTables, codes: ir.Table, schema: FeatureSchema
 ) -> pa.Table:
-    """The table `items.parquet`. The row is the item code; row 0 is the unknown item. `price` may be null."""
+    """The table `items.parquet`, with a row per item code. Row 0 is the unknown item.
+
+    `price` is the list price, or null.
+    """
     first_sales = encoded.lines.group_by("item").agg(first_sold=encoded.lines.available_at.min())
     t = encoded.items.left_join(first_sales, "item").drop("item_right")
     t = t.left_join(codes, "item").drop("item_right")

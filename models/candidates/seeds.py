@@ -164,6 +164,7 @@ def build_seeds(
     """Builds the module that gives a source's seeds.
 
     Args:
+        seeds: the kind of the source's seeds, with its settings.
         position: position of the source in keys.
         first_row: first row of the source's lists.
         rankings: source with own events → its position in keys.
