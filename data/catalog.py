@@ -26,7 +26,7 @@ class ItemNeighbours(NamedTuple):
 
 
 def load_catalog(folder: str | Path) -> tuple[Catalog, ItemText]:
-    """Catalog (without vectors: [N+1, 0]) and title tokens of a prepared folder.
+    """Loads the catalog and the title tokens of a prepared folder. The catalog has no vectors: [N+1, 0].
 
     The snapshot fields (`models.schema.SNAPSHOT_FIELDS`) are dense, [S, N+1]: 4 bytes × S × (N+1) each. An
     item without a sale in the window of a snapshot keeps its last price, mean_line_spend and buyers. Before
@@ -38,7 +38,7 @@ def load_catalog(folder: str | Path) -> tuple[Catalog, ItemText]:
 
 
 def build_catalog(items: pa.Table, snapshot_fields: Mapping[str, Tensor]) -> tuple[Catalog, ItemText]:
-    """Catalog (without vectors) and title tokens of a table with the columns of `items.parquet`.
+    """Builds the catalog, without vectors, and the title tokens from a table like `items.parquet`.
 
     `snapshot_fields` maps each name of `models.schema.SNAPSHOT_FIELDS` to an array [S, N+1]. Their row 0 is
     overwritten with the shop's usual item (`usual_item_first`).
@@ -66,7 +66,7 @@ def build_catalog(items: pa.Table, snapshot_fields: Mapping[str, Tensor]) -> tup
 
 
 def usual_item_first(snapshot_fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The snapshot fields, [S, N+1] each, with the shop's usual item in row 0 (row 0 is not a real item).
+    """Puts the shop's usual item into row 0 of the snapshot fields, [S, N+1] each. Row 0 is not a real item.
 
     The usual item is an average item of the shop. Its counts are means over all items that were ever sold, so
     an item's count divided by the usual count is its share of the shop's volume. Its price and
@@ -90,8 +90,9 @@ def usual_item_first(snapshot_fields: Mapping[str, Tensor]) -> dict[str, Tensor]
 def load_neighbours(
     folder: str | Path, items: int, name: str = "copurchase_neighbours"
 ) -> dict[int, ItemNeighbours]:
-    """Snapshot → neighbours of `items` rows (N+1). For a time, use the latest snapshot that is not after it.
+    """Loads snapshot → neighbours of `items` rows (N+1).
 
+    For a time, use the latest snapshot that is not after it.
     `name` is a table of data/examples/neighbour_tables.py. Raises DataError for a table that was not
     prepared.
     """
@@ -139,7 +140,7 @@ def _snapshot_fields(folder: Path, rows: int, list_price: np.ndarray) -> dict[st
 
 
 def _item_attributes(items: pa.Table) -> Tensor:
-    """[rows, A] int64 attribute codes; [rows, 0] for a table of an earlier release, without the column."""
+    """The attribute codes, int64 [rows, A]. A table of an earlier release has none: [rows, 0]."""
     if "attribute_codes" not in items.column_names:
         return torch.empty(items.num_rows, 0, dtype=torch.int64)
     codes = _to_numpy(items["attribute_codes"].combine_chunks().flatten(), np.int64)
@@ -147,7 +148,7 @@ def _item_attributes(items: pa.Table) -> Tensor:
 
 
 def _item_content(items: pa.Table) -> Tensor:
-    """The items' own vectors, row-wise int8: [rows, E+8] uint8; [rows, 0] if the shop has no vectors."""
+    """The items' own vectors, row-wise int8: uint8 [rows, E+8]. [rows, 0] if the shop has no vectors."""
     packed: list[Tensor] = []
     if "content" in items.column_names:
         for start in range(0, items.num_rows, PACKED_ROWS):

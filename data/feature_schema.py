@@ -70,7 +70,7 @@ class FeatureSchema:
 
     @property
     def title_dim(self) -> int:
-        """Length of the title's vector, the last of `item_vectors`; 0 without such a vector."""
+        """Length of the title's vector, the last of `item_vectors`. 0 without such a vector."""
         return sum(vector.dim for vector in self.item_vectors if vector.name == TITLE_VECTOR)
 
     def table_sizes(self) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _add_category_paths(items: ir.Table, levels: int) -> ir.Table:
 
 
 def _word_counts(con: ibis.BaseBackend, items: ir.Table) -> ir.Table:
-    """`item, word, tf`: how often a word occurs in an item's title and description."""
+    """Counts each word of an item's title and description: `item, word, tf`."""
     text = items.title.fill_null("") + ibis.literal(" ") + items.description.fill_null("")
     words = items.select("item", word=text.lower().re_split(WORD_SEPARATOR).unnest())
     words = words.filter(words.word != "").group_by("item", "word").agg(tf=ibis._.count())
@@ -202,7 +202,7 @@ def _tokens(
 def _token_lists(
     con: ibis.BaseBackend, words: ir.Table, schema: FeatureSchema, tokens_per_item: int
 ) -> ir.Table:
-    """The tokens of highest TF-IDF of an item: `item, tokens, token_weights` (unit norm)."""
+    """Each item's tokens of highest TF-IDF: `item, tokens, token_weights` (unit norm)."""
     vocabulary = ibis.memtable(
         pa.table(
             {
@@ -242,7 +242,7 @@ def _fit_attribute(
 
 
 def attribute_codes(table: ir.Table, attributes: list[Attribute], prefix: str = "") -> ir.Value:
-    """The list of codes [number of attributes] of a row, int32, over the columns `prefix + name`."""
+    """The list of a row's codes, one per attribute, int32. It reads the columns `prefix + name`."""
     codes: list[ir.Value] = []
     for attribute in attributes:
         value = table[prefix + attribute.name]
@@ -292,7 +292,10 @@ def encode_items(
 def _item_table(
     con: ibis.BaseBackend, encoded: EncodedTables, codes: ir.Table, schema: FeatureSchema
 ) -> pa.Table:
-    """`items.parquet`: row = item code; row 0 is the unknown item. `price` is the list price, or null."""
+    """The table `items.parquet`, with a row per item code. Row 0 is the unknown item.
+
+    `price` is the list price, or null.
+    """
     first_sales = encoded.lines.group_by("item").agg(first_sold=encoded.lines.available_at.min())
     t = encoded.items.left_join(first_sales, "item").drop("item_right")
     t = t.left_join(codes, "item").drop("item_right")
@@ -332,13 +335,13 @@ def _numeric_attributes(items: ir.Table, schema: FeatureSchema) -> list[str]:
 
 
 def finite_number(value: ir.Value) -> ir.Value:
-    """A number as float64, null where it is not finite."""
+    """Returns a number as float64, null where it is not finite."""
     number = value.cast("float64")
     return ibis.ifelse(number.isnan() | number.isinf(), ibis.null("float64"), number)
 
 
 def _vocabulary(values: list[str], key: str, code: str) -> ir.Table:
-    """A table of the columns `key` and `code`, position + 1."""
+    """Returns a table of the columns `key` and `code`. A code is the value's position + 1."""
     return ibis.memtable(
         pa.table({key: pa.array(values, pa.string()), code: pa.array(range(1, len(values) + 1), pa.int32())})
     )

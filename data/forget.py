@@ -1,9 +1,8 @@
 """Finds folders that still hold a forgotten user: `python -m data.forget U17 --prepared artifacts`.
 
-A prepared folder holds the data of all users of its input. A run counts as holding every user of its prepared
-folder: its weights learned from their data, and its pages show slates of some of them. A folder that was made
-with `data.forget` holds no user of the list that `data.forget` names. Delete the folders that the command
-prints.
+A prepared folder holds the data of all users of its input. A run holds every user of its prepared folder: its
+weights learned from their data, and its pages show slates of some of them. A folder made with `data.forget`
+holds no user of the list that this setting names. Delete the folders that the command prints.
 """
 
 import json
@@ -73,7 +72,7 @@ def folders_with_users(root: Path, users: pa.Array, prepared: set[str]) -> Itera
 
 
 def _reason(folder: Path, users: pa.Array, prepared: Collection[str]) -> str:
-    """Why a folder holds one of the users, or may hold one; "" if it does not."""
+    """Why a folder holds one of the users, or may hold one. "" if it does not."""
     done = folder / "done.json"
     try:
         if done.is_file() and (source := json.loads(done.read_text()).get("prepared")):

@@ -67,7 +67,7 @@ class PrepareInputs:
         return self.data | named | {"exclusion": self.outcomes.exclusion.settings}
 
     def hash_files(self) -> dict[str, str]:
-        """Canonical table → hash of its content."""
+        """Returns canonical table → hash of its content."""
         return {name: _hash_files(table_file.files) for name, table_file in self.files.items()}
 
 
@@ -101,7 +101,7 @@ def resolve_inputs(cfg: Mapping[str, Any]) -> PrepareInputs:
 
 
 def read_headers(cfg: Mapping[str, Any]) -> dict[str, list[str]] | None:
-    """Canonical table → its columns, from the headers of a shop's files; None for other sources.
+    """Returns canonical table → its columns, from the headers of a shop's files. None for other sources.
 
     Raises DataError for files and columns that are missing.
     """
@@ -143,7 +143,7 @@ def read_tables(con: ibis.BaseBackend, inputs: PrepareInputs) -> ReadTables:
 
 
 def _conform_all(raw: dict[str, ir.Table], files: dict[str, TableFile]) -> dict[str, ir.Table]:
-    """The tables with canonical types. Raises one DataError that lists the faults of all tables."""
+    """Gives the tables canonical types. Raises one DataError that lists the faults of all tables."""
     tables: dict[str, ir.Table] = {}
     errors: list[str] = []
     for name, table in raw.items():
@@ -159,7 +159,7 @@ def _conform_all(raw: dict[str, ir.Table], files: dict[str, TableFile]) -> dict[
 def _attribute_feedback(
     con: ibis.BaseBackend, tables: dict[str, ir.Table], inputs: PrepareInputs
 ) -> tuple[ir.Table, dict[str, dict[str, int]]]:
-    """Attribute the events of an impression log; return the events, and row counts by kind and join state."""
+    """Joins the events of an impression log. Returns the events, and row counts by kind and join state."""
     click_window, purchase_window = _attribution_windows(inputs.data)
     labels.reject_late_clicks(inputs.outcomes.labels, click_window, inputs.data)
     events = tables["events"]

@@ -39,7 +39,7 @@ REMEDY = "Correct the file and give it again: no row of it was applied."
 
 
 def item_update_schema(schema: FeatureSchema | None) -> pa.Schema:
-    """ITEM_UPDATE_SCHEMA, the attributes of items that `schema` has, and its vectors."""
+    """ITEM_UPDATE_SCHEMA with the item attributes and vectors of `schema`."""
     fields = list(ITEM_UPDATE_SCHEMA)
     if schema is not None:
         types = {a.name: pa.float64() if a.values is None else pa.string() for a in schema.item_attributes}
@@ -101,8 +101,9 @@ def _read_vectors(file: TableFile, schema: FeatureSchema | None) -> pa.Table:
 def _update_attributes(
     con: ibis.BaseBackend, items: ir.Table, schema: FeatureSchema | None, file: TableFile
 ) -> dict[str, ir.Value]:
-    """Name → the attributes of `schema` that the conformed updates have, in the types of
-    `item_update_schema`. Raises DataError for a wrong type.
+    """Returns name → values of the attributes of `schema` that the conformed updates have.
+
+    The types are those of `item_update_schema`. Raises DataError for a wrong type.
     """
     out: dict[str, ir.Value] = {}
     for attribute in schema.item_attributes if schema is not None else ():
@@ -179,7 +180,7 @@ def apply_item_updates(
 ) -> pa.Table:
     """Apply the merged updates to `items.parquet` of a prepared folder.
 
-    Items keep their rows. New items follow in the order of the updates.
+    Items keep their rows. New items follow, in the order of the updates.
 
     Codes, tokens and vectors follow `schema` and `tokens_per_item` of that folder. By default a new item has
     its id as title, is available and was never sold. An unavailable item stays unavailable until an update
@@ -229,8 +230,9 @@ def apply_item_updates(
 
 
 def _attribute_columns(updates: pa.Table, old: pa.Table, schema: FeatureSchema) -> dict[str, pa.Array]:
-    """The columns of the attributes of items after the updates; `old` are the items before them, nulls where
-    an item is new.
+    """The columns of the attributes of items after the updates.
+
+    `old` are the items before the updates, nulls where an item is new.
     """
     n, attributes = updates.num_rows, schema.item_attributes
     codes = _list_matrix(old, "attribute_codes", len(attributes), np.int32)
@@ -251,8 +253,10 @@ def _attribute_columns(updates: pa.Table, old: pa.Table, schema: FeatureSchema) 
 
 
 def _content(updates: pa.Table, old: pa.Table, schema: FeatureSchema, items: pa.Table) -> np.ndarray:
-    """[n, E] the vectors of `items` after the updates; `old` are the items before them, nulls where an item
-    is new. Raises DataError where titles have vectors, and the packages of their model are missing.
+    """The vectors [n, E] of `items` after the updates.
+
+    `old` are the items before the updates, nulls where an item is new. Raises DataError where titles have
+    vectors, and the packages of their model are missing.
     """
     content, start = _list_matrix(old, "content", schema.content_dim, np.float32), 0
     for vector in schema.listed_vectors:
@@ -270,7 +274,7 @@ def _content(updates: pa.Table, old: pa.Table, schema: FeatureSchema, items: pa.
 
 
 def _attribute_code(values: pa.Array, attribute: Attribute) -> np.ndarray:
-    """[n] codes of raw values, 0 for missing or unknown."""
+    """Returns the codes [n] of raw values, 0 for missing or unknown."""
     with tempfile.TemporaryDirectory() as scratch, engine.connect({}, Path(scratch)) as con:
         t = ibis.memtable(pa.table({"row": range(len(values)), attribute.name: values}))
         t = t.select("row", codes=feature_schema.attribute_codes(t, [attribute]))
@@ -278,7 +282,7 @@ def _attribute_code(values: pa.Array, attribute: Attribute) -> np.ndarray:
 
 
 def _list_matrix(table: pa.Table, name: str, width: int, dtype: type) -> np.ndarray:
-    """[n, width] from a column of lists of one length; zeros for a null and for an absent column."""
+    """Turns a column of lists of one length into [n, width]. A null and an absent column give zeros."""
     out = np.zeros((table.num_rows, width), dtype)
     if width and name in table.column_names:
         lists = table[name].combine_chunks()
@@ -288,7 +292,7 @@ def _list_matrix(table: pa.Table, name: str, width: int, dtype: type) -> np.ndar
 
 
 def _upsert_rows(items: pa.Table, patch: pa.Table, row: pa.Array) -> pa.Table:
-    """`items` with the rows of `patch` at the positions `row`. Rows without a position are appended."""
+    """Puts the rows of `patch` at the positions `row` of `items`. Rows without a position are appended."""
     row = row.fill_null(-1).to_numpy(zero_copy_only=False)
     is_new = row < 0
     take = np.arange(items.num_rows + is_new.sum())

@@ -94,7 +94,7 @@ def prepared_key(cfg: Mapping[str, Any]) -> str:
 
 
 def last_order_time(cfg: Mapping[str, Any]) -> int:
-    """Unix seconds of the last order. Reading it takes seconds, while preparation takes minutes.
+    """The time of the last order in Unix seconds. Reading it takes seconds, while preparation takes minutes.
 
     Raises DataError for input or settings that cannot be used.
     """
@@ -112,7 +112,7 @@ def last_order_time(cfg: Mapping[str, Any]) -> int:
 
 
 def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
-    """Write the files of the prepared folder; returns the content of meta.json."""
+    """Write the files of the prepared folder. Return the content of meta.json."""
     data, horizon = inputs.data, str(inputs.data["horizon"])
     every_days = int(data["snapshots"]["every"])
     with engine.connect(inputs.engine, folder / "spill") as con:
@@ -183,7 +183,7 @@ def _encode(con: ibis.BaseBackend, inputs: PrepareInputs, clean: CleanTables) ->
 
 
 def _append_content(items: pa.Table, file: TableFile, schema: FeatureSchema, cache_folder: Path) -> pa.Table:
-    """`items.parquet` with `content`: the vectors of each item side by side, lists [E] float32."""
+    """Adds `content` to `items.parquet`: the vectors of each item side by side, lists [E] float32."""
     item_ids = items["item_id"].combine_chunks()
     # Items that the shop does not list have no row in the file, and so no vector of it.
     listed = item_vectors.read_unit_vectors(file, schema.listed_vectors, item_ids)
@@ -194,7 +194,7 @@ def _append_content(items: pa.Table, file: TableFile, schema: FeatureSchema, cac
 def _assign_splits(
     con: ibis.BaseBackend, encoded: EncodedTables, data: dict[str, Any]
 ) -> tuple[ir.Table, splits.SplitBounds, dict[str, int]]:
-    """The checkouts with `horizon_end` and `split`, the bounds of the splits, and their counts."""
+    """Returns the checkouts with `horizon_end` and `split`, the bounds of the splits, and their counts."""
     horizon = str(data["horizon"])
     checkouts = splits.add_horizon_end(encoded, horizon)
     since = splits.parse_timestamp(data.get("since"), "since") or 0

@@ -30,12 +30,10 @@ EDGES = " ,;:./&-–|+"
 
 
 def product_codes(titles: pa.StringArray) -> NDArray[np.int32]:
-    """The product of each item [N+1].
+    """Returns the product code [N+1] of each item.
 
-    Items of one product have the same code from 1 on, all other items have 0.
-
-    Items without a title have the code 0. Only the title counts, not the brand, because cards with equal
-    titles look alike.
+    The items of one product share a code, from 1 on. All other items have the code 0, and so have items
+    without a title. Only the title counts, not the brand, because cards with equal titles look alike.
     """
     encoded = titles.dictionary_encode()
     codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)  # of titles
@@ -53,7 +51,7 @@ def product_codes(titles: pa.StringArray) -> NDArray[np.int32]:
 
 
 def product_name(title: str) -> str:
-    """The title without its pack size, in lower case; the whole title if the title is only a size."""
+    """The title without its pack size, in lower case. A title that is only a size is kept whole."""
     name = " ".join(title.casefold().split())
     without_size = EMPTY_BRACKETS.sub(" ", SIZE.sub(" ", name))
     return " ".join(without_size.split()).strip(EDGES) or name

@@ -78,9 +78,9 @@ def check_shop(cfg: Mapping[str, Any]) -> ShopReport:
 
 
 def _count_horizons(con: Any, t: ir.Table, end: int) -> list[Row]:
-    """For each horizon: the number of checkouts whose horizon ends by `end`.
+    """Counts, for each horizon, the checkouts whose horizon ends by `end`.
 
-    The number of them that an order follows is given, too.
+    Also counts those of them that an order follows.
     """
     rows = []
     for days in (*HORIZONS, None):

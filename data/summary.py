@@ -24,7 +24,7 @@ CLICK_LABELS = {
 def describe_columns(
     schema: FeatureSchema, unread: UnreadColumns, unread_kinds: dict[str, int]
 ) -> dict[str, Any]:
-    """`columns` of meta.json: the further columns that are read, and unread columns with reasons."""
+    """Returns `columns` of meta.json: the further columns that are read, and unread columns with reasons."""
     return {
         "orders": [_describe_attribute(a) for a in schema.context],
         "users": [_describe_attribute(a) for a in schema.profile],
@@ -67,7 +67,7 @@ def summary(meta: dict[str, Any]) -> str:
 
 
 def column_summary(meta: dict[str, Any]) -> str:
-    """One line with the further columns that are read and those that are not; "" if there are none."""
+    """One line with the further columns that are read and those that are not. "" if there are none."""
     columns = meta.get("columns") or {}
     titles = {"orders": "order attributes", "users": "user attributes", "items": "item attributes",
               "vectors": "vectors"}  # fmt: skip
@@ -85,6 +85,6 @@ def column_summary(meta: dict[str, Any]) -> str:
 
 
 def _describe_attribute(attribute: Attribute) -> str:
-    """color (2 values), weight_kg (numeric)."""
+    """Describes an attribute, such as `color (2 values)` or `weight_kg (numeric)`."""
     n = None if attribute.values is None else len(attribute.values)
     return f"{attribute.name} ({'numeric' if n is None else '1 value' if n == 1 else f'{n:,} values'})"

@@ -55,7 +55,7 @@ class EmbeddingTables(nn.Module):
         )
 
     def forward(self, ids: list[Tensor], lengths: list[Tensor], weights: list[Tensor]) -> Tensor:
-        """Pooled features [U, output_dim]; `ids`, `lengths`, `weights` hold one tensor per feature."""
+        """Returns pooled features [U, output_dim]. The arguments hold one tensor per feature."""
         jagged = KeyedJaggedTensor(
             keys=self.feature_names,
             values=torch.cat(ids),
@@ -92,19 +92,19 @@ def quantize_tables(tables: EmbeddingTables) -> Int8EmbeddingTables:
 
 
 def pack_int8(weight: Tensor) -> Tensor:
-    """float32 [N, D] to uint8 [N, D+8]: D values, then the row's scale and offset as two floats."""
+    """Packs float32 [N, D] into uint8 [N, D+8]. A row has D values, then its scale and offset as floats."""
     packed: Tensor = torch.ops.quantized.embedding_bag_byte_prepack(weight.float().contiguous())
     return packed
 
 
 def unpack_int8(packed: Tensor) -> Tensor:
-    """uint8 [N, D+8] to float32 [N, D]."""
+    """Unpacks uint8 [N, D+8] to float32 [N, D]."""
     weight: Tensor = torch.ops.quantized.embedding_bag_byte_unpack(packed)
     return weight
 
 
 def pool_int8(packed: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of packed rows: ids [n], offsets [U+1], weights [n] → [U, D]."""
+    """Returns weighted sums [U, D] of packed rows, by ids [n], offsets [U+1] and weights [n]."""
     pooled: Tensor = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
         packed, ids, offsets, False, 0, False, weights, None, True
     )
@@ -112,13 +112,14 @@ def pool_int8(packed: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor) -> 
 
 
 def gather_rows_int8(packed: Tensor, rows: Tensor) -> Tensor:
-    """Unpacked rows: uint8 [N, D+8], rows [n] → float32 [n, D]."""
+    """Unpacks the rows `rows` [n] of uint8 [N, D+8] to float32 [n, D]."""
     return unpack_int8(packed.index_select(0, rows))
 
 
 def pool_rows(vectors: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of rows of vectors, float32 [N, D] or packed uint8 [N, D+8]: rows [n], offsets [B+1],
-    weights [n] → [B, D].
+    """Returns weighted sums [B, D] of rows of vectors.
+
+    `vectors` are float32 [N, D] or packed uint8 [N, D+8]; `rows` and `weights` are [n], `offsets` [B+1].
     """
     if vectors.dtype == torch.uint8:
         return pool_int8(vectors, rows, offsets, weights)
@@ -133,7 +134,10 @@ def pool_rows(vectors: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -
 
 
 def gather_rows(vectors: Tensor, rows: Tensor) -> Tensor:
-    """Rows [n] of vectors, float32 [N, D] or packed uint8 [N, D+8], as float32 [n, D]."""
+    """Returns rows [n] of vectors as float32 [n, D].
+
+    `vectors` are float32 [N, D] or packed uint8 [N, D+8].
+    """
     if vectors.dtype == torch.uint8:
         return gather_rows_int8(vectors, rows)
     return F.embedding(rows, vectors)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def segment_ids(offsets: Tensor) -> Tensor:
-    """[B+1] offsets to the segment of each value: [0, 2, 2, 5] → [0, 0, 2, 2, 2]."""
+    """Turns offsets [B+1] into the segment of each value: [0, 2, 2, 5] → [0, 0, 2, 2, 2]."""
     if offsets.numel() == 2:  # one request: saves eight operations
         return torch.zeros([int(offsets[1])], dtype=torch.int64, device=offsets.device)
     lengths = offsets[1:] - offsets[:-1]
@@ -16,7 +16,7 @@ def segment_ids(offsets: Tensor) -> Tensor:
 
 
 def segment_offsets(segments: Tensor, n_segments: int) -> Tensor:
-    """Sorted segment ids [n] to offsets [n_segments+1]; the inverse of `segment_ids`."""
+    """Turns sorted segment ids [n] into offsets [n_segments+1]; the inverse of `segment_ids`."""
     if n_segments == 1:
         return torch.arange(2, device=segments.device) * segments.numel()
     lengths = torch.bincount(segments, minlength=n_segments)
@@ -35,8 +35,10 @@ def padded_positions(offsets: Tensor, segments: Tensor) -> tuple[Tensor, int]:
 
 
 def gather_segments(offsets: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Positions of the values of `segments` [n]: positions [Σl], the index into `segments` of each [Σl], and
-    the length of each segment [n].
+    """Finds the values of `segments` [n].
+
+    Returns their positions [Σl], the index into `segments` of each value [Σl], and the length of each
+    segment [n].
     """
     start = offsets.index_select(0, segments)
     lengths = offsets.index_select(0, segments + 1) - start
@@ -47,12 +49,15 @@ def gather_segments(offsets: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def segment_sum(values: Tensor, segments: Tensor, n_segments: int) -> Tensor:
-    """Sum of the rows of each segment: values [n, F], segments [n] → [n_segments, F]."""
+    """Sums the rows of each segment: values [n, F], segments [n] → [n_segments, F]."""
     return values.new_zeros([n_segments, values.shape[1]]).index_add_(0, segments, values)
 
 
 def sum_by_key(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct keys in rising order [U] and the sum of their values: [n] to [U], or [n, F] to [U, F]."""
+    """Sums values by key. Returns the distinct keys [U] in rising order, and the sums.
+
+    The sums are [U] for values [n], and [U, F] for values [n, F].
+    """
     sorted_keys, order = keys.sort(stable=True)
     is_first = starts_of_runs(sorted_keys)
     unique = sorted_keys[is_first]  # a sort takes half the time of torch.unique with its inverse
@@ -62,15 +67,16 @@ def sum_by_key(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def starts_of_runs(values: Tensor) -> Tensor:
-    """[n] bool: which values differ from the value before."""
+    """Whether a value differs from the value before it: [n] bool."""
     is_first = torch.ones_like(values, dtype=torch.bool)
     is_first[1:] = values[1:] != values[:-1]
     return is_first
 
 
 def lookup(unique: Tensor, table: Tensor, keys: Tensor) -> Tensor:
-    """Values of `table` [U] or rows [U, F] whose key in sorted `unique` [U] equals `keys` [n]: [n] or [n, F],
-    zeros for no match.
+    """Looks up `keys` [n] in sorted `unique` [U]. Returns their values of `table`, zeros for no match.
+
+    The result is [n] for a table [U], and [n, F] for a table [U, F].
     """
     if unique.numel() == 0:
         return table.new_zeros([keys.numel()] + list(table.shape[1:]))
@@ -80,14 +86,14 @@ def lookup(unique: Tensor, table: Tensor, keys: Tensor) -> Tensor:
 
 
 def contains(unique: Tensor, keys: Tensor) -> Tensor:
-    """[n] bool: which of `keys` [n] are in sorted `unique` [U]."""
+    """Whether a key of `keys` [n] is in sorted `unique` [U]: [n] bool."""
     if unique.numel() == 0:
         return torch.zeros_like(keys, dtype=torch.bool)
     return unique.index_select(0, torch.searchsorted(unique, keys).clamp_max(unique.numel() - 1)) == keys
 
 
 def rank_in_segment(segments: Tensor, score: Tensor) -> Tensor:
-    """Rank of each value by falling score inside its segment, 0 first; ties by position: [n] int64."""
+    """Ranks values by falling score inside their segment, 0 first; ties by position: [n] int64."""
     order, _, sorted_rank = sort_by_segment_and_score(segments, score)
     rank = torch.empty_like(order)
     rank[order] = sorted_rank
@@ -95,7 +101,7 @@ def rank_in_segment(segments: Tensor, score: Tensor) -> Tensor:
 
 
 def top_k_in_segment(segments: Tensor, score: Tensor, limit: int, n_segments: int = 0) -> Tensor:
-    """Rising positions of the `limit` highest scores of each segment; the first of equal scores win.
+    """Returns rising positions of the `limit` highest scores of each segment. The first of equal scores win.
 
     `n_segments` is 0 if the number is unknown. A single segment is not sorted by segment.
     """
@@ -106,8 +112,9 @@ def top_k_in_segment(segments: Tensor, score: Tensor, limit: int, n_segments: in
 
 
 def sort_by_segment_and_score(segments: Tensor, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Positions of values by segment and falling score, ties by position [n]; the segments in that order [n];
-    and the rank of each in its segment [n].
+    """Sorts values by segment and falling score, ties by position.
+
+    Returns the positions [n], the segments in that order [n], and the rank of each value in its segment [n].
     """
     by_score = torch.argsort(score, descending=True, stable=True)
     sorted_segments, by_segment = segments.index_select(0, by_score).sort(stable=True)

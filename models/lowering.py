@@ -39,7 +39,7 @@ class FloatTables(nn.Module):
 
 
 def lower_ranker(ranker: Ranker) -> CalibratedRanker:
-    """The serving form of the ranker; the argument does not change."""
+    """Returns the serving form of the ranker. The argument does not change."""
     ranker = copy.deepcopy(ranker)
     for name in ("attribute_embeddings", "item_embeddings"):
         tables = getattr(ranker, name)
@@ -50,7 +50,7 @@ def lower_ranker(ranker: Ranker) -> CalibratedRanker:
 
 
 def lower_query_tower(tower: QueryTower) -> QueryTower:
-    """The serving form of the query tower; the argument does not change."""
+    """Returns the serving form of the query tower. The argument does not change."""
     tower = copy.deepcopy(tower)
     if isinstance(tower.attribute_embeddings, EmbeddingTables):
         tower.attribute_embeddings = lower_tables(tower.attribute_embeddings)
@@ -58,7 +58,7 @@ def lower_query_tower(tower: QueryTower) -> QueryTower:
 
 
 def lower_tables(tables: EmbeddingTables) -> Int8EmbeddingTables | FloatTables:
-    """Row-wise int8 if all tables are INT8_MIN_DIM wide or more, else float32.
+    """Returns row-wise int8 tables if all are INT8_MIN_DIM wide or more, else float32 tables.
 
     An int8 row carries 8 bytes of scale and offset, so a row of 4 numbers takes 12 bytes instead of 16. For
     narrow tables this small saving is not worth the quantization error.

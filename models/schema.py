@@ -23,7 +23,7 @@ from models.constants import SECONDS_PER_DAY as SECONDS_PER_DAY
 
 
 def seconds_to_days(seconds: Tensor) -> Tensor:
-    """Integer seconds to float32 days."""
+    """Converts integer seconds to float32 days."""
     return seconds.to(torch.float32) / 86_400.0  # SECONDS_PER_DAY: TorchScript reads no module constants
 
 
@@ -95,7 +95,7 @@ class Candidates(NamedTuple):
 class Outcomes(NamedTuple):
     """Outcomes of B checkouts within the horizon.
 
-    An item bought, clicked, shown or withheld has one entry.
+    Each item that was bought, clicked, shown or withheld has one entry.
     """
 
     offsets: Tensor  # [B+1] int64

@@ -23,7 +23,7 @@ class ScriptingError(RuntimeError):
 
 
 def to_torchscript(module: nn.Module) -> torch.jit.ScriptModule:
-    """TorchScript of a module in evaluation mode, frozen: weights become constants of the graph.
+    """Compiles and freezes a module in evaluation mode: its weights become constants of the graph.
 
     Raises ScriptingError.
     """
@@ -33,7 +33,7 @@ def to_torchscript(module: nn.Module) -> torch.jit.ScriptModule:
 
 
 def script(module: nn.Module) -> torch.jit.ScriptModule:
-    """TorchScript of a module; the weights stay parameters. Raises ScriptingError."""
+    """Compiles a module to TorchScript. The weights stay parameters. Raises ScriptingError."""
     with _no_deprecation_warnings():
         try:
             scripted: torch.jit.ScriptModule = torch.jit.script(module)

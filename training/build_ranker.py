@@ -41,7 +41,7 @@ def feature_selection(cfg: DictConfig, has_content: bool = True) -> FeatureSelec
 
 
 def _names(setting: Any) -> list[str]:
-    """The names of a list, or the single name of `features.drop=item_due`."""
+    """The names of a setting: a list, or a single name as in `features.drop=item_due`."""
     return [setting] if isinstance(setting, str) else list(setting)
 
 

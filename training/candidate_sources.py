@@ -30,7 +30,7 @@ class SourceTables:
 
     @property
     def n_index_candidates(self) -> int:
-        """Items that the index returns for each checkout; 0 if no source searches the index."""
+        """Items that the index returns for each checkout. 0 if no source searches the index."""
         return self.sources[INDEX_SOURCE].limit if INDEX_SOURCE in self.sources else 0
 
     def candidate_sources(self, snapshot: int) -> CandidateSources:

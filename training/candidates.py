@@ -44,8 +44,8 @@ def write_candidates(
 ) -> float:
     """Write examples with the columns candidate_{item,source_mask,score} and candidate_list_score_<source>.
 
-    Logged impressions that no source proposes are added with source mask 0. Their outcome is known, so the
-    ranker can learn from them.
+    Logged impressions that no source proposes are added, with source mask 0. The ranker can learn from them,
+    because their outcome is known.
 
     Args:
         examples: `n_checkouts` rows in time order.
@@ -92,7 +92,7 @@ def split_by_snapshot(examples: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def candidate_recall(candidates: Candidates, outcomes: Outcomes, catalog: Catalog) -> Tensor:
-    """Share of each checkout's purchases that are among its candidates [B], NaN without purchases."""
+    """The share [B] of each checkout's purchases that are among its candidates, NaN without purchases."""
     count = candidates.offsets.numel() - 1
     hit = label_candidates(candidates, outcomes, catalog.leaf, PURCHASES_ARE_LABELS).purchase
     hits = torch.zeros(count).index_add_(0, segment_ids(candidates.offsets), hit)
@@ -108,9 +108,9 @@ def add_impressions(
     sources: CandidateSources,
     catalog: Catalog,
 ) -> Candidates:
-    """Add to the candidates, with source mask 0, the impressions and ghosts that are not among them.
+    """Add the impressions and ghosts that are not among the candidates, with source mask 0.
 
-    `vector` [B, D] are the query vectors.
+    A ghost is an item of a slate that was withheld. `vector` [B, D] are the query vectors.
     """
     count, items = candidates.offsets.numel() - 1, catalog.leaf.numel()
     candidate_keys = segment_ids(candidates.offsets) * items + candidates.item
@@ -133,7 +133,7 @@ def add_impressions(
 
 
 def append_candidate_columns(examples: pa.Table, candidates: Candidates, scored: Sequence[str]) -> pa.Table:
-    """Append the candidates to the examples as list columns; `scored` names the source of each list score."""
+    """Append the candidates to the examples as list columns. `scored` names the source of each list score."""
     offsets = pa.array(candidates.offsets.numpy().astype(np.int32))
     columns = {
         "candidate_item": candidates.item.numpy().astype(np.int32),

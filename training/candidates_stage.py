@@ -22,7 +22,7 @@ def gather_candidates(
     retrieval: Path,
     splits: tuple[str, ...] = (*SPLITS, *CENSORED),
 ) -> Path:
-    """Write the candidates of the ranker's training checkouts and of the other splits; return their folder.
+    """Write the candidates of the ranker's training checkouts and of the other splits. Return their folder.
 
     Each split uses its `towers_of_split`. Censored checkouts are sampled, because they are only used to set
     the level of the tasks.

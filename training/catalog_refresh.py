@@ -1,6 +1,6 @@
 """Refreshes an earlier run with today's log: new prices, popularity and neighbours, no training.
 
-A challenger is compared with the refreshed run, because with old tables the run would lose by their age
+A challenger is compared with the refreshed run. With its old tables the earlier run would lose by their age
 alone.
 """
 

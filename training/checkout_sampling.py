@@ -15,7 +15,7 @@ MAX_RECENT_CHECKOUTS = 1000  # checkouts of a split that recalibration reads
 
 
 def count_retrieval_rows(rows: int, share: float) -> int:
-    """The number of rows that retrieval trains on. Retrieval and the ranker get at least one row each."""
+    """The number of rows on which retrieval trains. Retrieval and the ranker get at least one row each."""
     return min(max(round(rows * share), 1), rows - 1)
 
 
@@ -40,8 +40,8 @@ def count_further_epochs(epochs: float, rows: int, all_rows: int) -> int:
     """The number of passes over `all_rows` that continue a training of `epochs` passes over the first `rows`.
 
     `epochs` times the share of new rows would give as many steps as one training on all rows. But then few
-    new rows would be trained on too seldom. So `epochs` is multiplied by the square root of the share, at
-    most a half. The result is at least one.
+    new rows would be trained on too seldom. So the factor is the square root of the share, at most a half,
+    but never less than the share. The result is at least one.
     """
     share = (all_rows - rows) / all_rows
     return max(round(epochs * max(share, min(math.sqrt(share), MAX_ROOT))), 1)

@@ -185,7 +185,7 @@ def _unknown_key_message(override: Override, reference: DictConfig, valid_names:
 
 
 def _current_name(key: str, reference: DictConfig) -> str | None:
-    """The current name of a key of an earlier release; None for any other key."""
+    """The current name of a key of an earlier release. None for any other key."""
     current = current_key(key)
     is_renamed = current != key and (
         current in flatten_config(reference) or OmegaConf.select(reference, current) is not None

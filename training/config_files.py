@@ -56,7 +56,7 @@ def list_choices(group: str, folders: Sequence[Path]) -> list[str]:
 
 
 def renamed_part(key: str, current: str) -> str:
-    """`ranker.mixture is now ranker.multitask`, for a key below a renamed key."""
+    """Says which key was renamed, for a key below it: `ranker.mixture is now ranker.multitask`."""
     old_parts, new_parts = key.split("."), current.split(".")
     while len(old_parts) > 1 and old_parts[-1] == new_parts[-1]:
         del old_parts[-1], new_parts[-1]

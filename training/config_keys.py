@@ -15,7 +15,7 @@ from training.errors import ConfigError
 
 
 def flatten_config(config: DictConfig) -> dict[str, Any]:
-    """Values by dotted key, with references resolved. A list is one value."""
+    """Returns dotted key → value, with references resolved. A list is one value."""
     leaves: dict[str, Any] = {}
 
     def collect(node: Any, path: str) -> None:
@@ -56,9 +56,10 @@ def reject_swept_secrets(arguments: Sequence[str]) -> None:
 
 
 def suggest_names(name: str, valid_names: Iterable[str]) -> str:
-    """` Did you mean …?` with names of the same last part, names that are abbreviated, or similar names.
+    """Suggests names: ` Did you mean …?`
 
-    If nothing is similar, the first ten names are suggested.
+    Names of the same last part are suggested. If there are none: names that `name` abbreviates, else similar
+    names, else the first ten names.
     """
     names = list(valid_names)
     last_parts = {valid: valid.rsplit(".", 1)[-1] for valid in names}

@@ -58,7 +58,7 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
 
 
 def find_range_error(leaves: dict[str, Any]) -> str | None:
-    """A sentence on the first leaf (dotted key → value) outside its limits; None if all are inside."""
+    """Describes the first leaf (dotted key → value) outside its limits. None if all are inside."""
     for key, value in leaves.items():
         if key.startswith(NAMES_OF_USERS):
             continue

@@ -88,7 +88,7 @@ def replaces_class(override: Override, reference: DictConfig) -> bool:
 
 
 def _entries_of_mappings(override: Override) -> Iterator[tuple[str, Any]]:
-    """Keys and values that an override sets. If it sets a whole open mapping: key and value of each entry."""
+    """The keys and values that an override sets. An open mapping gives the key and value of each entry."""
     for value in override_values(override):
         if override.key_or_group in OPEN_MAPPINGS and isinstance(value, dict):
             yield from ((f"{override.key_or_group}.{name}", entry) for name, entry in value.items())
@@ -104,7 +104,7 @@ def task_fields() -> list[str]:
 
 
 def accepts_column(key: str, config: DictConfig) -> bool:
-    """Whether a key gives a column of a shop's table another name: data.columns.orders.order_id.
+    """Whether a key such as data.columns.orders.order_id gives a column of a shop's table another name.
 
     Raises ConfigError, with the nearest name, for a column that the table does not take.
     """

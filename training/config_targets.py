@@ -36,7 +36,7 @@ OPEN_MAPPINGS = ("retrieval.sources", "logger", "callbacks")
 
 
 def import_object(key: str, path: str) -> Any:
-    """The class or function at `path`, `my_package.my_module.Name`.
+    """Imports the class or function at `path`, such as `my_package.my_module.Name`.
 
     Raises ConfigError, with the config key that names it, if it cannot be imported.
     """
@@ -76,7 +76,7 @@ def _is_of(value: Any, module_name: str) -> bool:
 
 
 def find_targets(config: DictConfig) -> dict[str, str]:
-    """The dotted paths of the classes in a config, by the key of their node: `ranker.multitask` → class."""
+    """Returns a node's key → the dotted path of its class: `ranker.multitask` → class."""
 
     def collect(node: Any, path: str) -> Iterator[tuple[str, str]]:
         if isinstance(node, dict):
@@ -89,7 +89,7 @@ def find_targets(config: DictConfig) -> dict[str, str]:
 
 
 def target_parameters(node: str, path: str) -> list[str] | None:
-    """The parameters of a class that a config may set at the key `node`; None if it accepts any name.
+    """The parameters of a class that a config may set at the key `node`. None if it accepts any name.
 
     Raises ConfigError for a class that cannot be imported or accepts too few arguments.
     """

@@ -175,7 +175,7 @@ def _group_choices(config: PlainConfig) -> tuple[str, ...]:
 
 @lru_cache
 def _choices_by_class(group: str) -> dict[str, str]:
-    """Class → the choice with this class in a group of TARGET_GROUPS; of several, the last by name."""
+    """Returns class → the choice with this class in a group of TARGET_GROUPS, the last by name of several."""
     choices = {}
     for file in sorted((CONFIG_DIR / group).glob("*.yaml")):
         config = OmegaConf.load(file)

@@ -177,7 +177,7 @@ class GateLoad:
         self.n_pairs += weights.shape[0]
 
     def detach(self, tasks: Sequence[str]) -> dict[str, list[float]]:
-        """Stop recording; return the mean weight of each expert, by task."""
+        """Stop recording. Return the mean weight of each expert, by task."""
         if self.hook_handle is not None:
             self.hook_handle.remove()
         if self.weight_sum is None or len(self.weight_sum) != len(tasks):
@@ -186,7 +186,7 @@ class GateLoad:
 
 
 def interaction_features(module: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Interaction features [n, F] of a batch's candidates with known outcome, and which were bought [n]."""
+    """Returns features [n, F] of a batch's candidates with known outcome, and which were bought [n]."""
     candidates, labels = module.label_batch(batch)
     with torch.no_grad():
         features, _ = module.model.module.interactions(batch.query, candidates, module.catalog)
@@ -195,7 +195,7 @@ def interaction_features(module: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def gradient_cosines(losses: dict[str, Tensor], shared_weight: Tensor) -> dict[str, float]:
-    """Cosine between the gradients of every two tasks on `shared_weight`, by "a~b"; below 0 they conflict.
+    """Cosine between the gradients of every two tasks on `shared_weight`, by "a~b". Below 0 they conflict.
 
     A task without gradient, such as `value` in a batch without purchases, is left out. The graph is kept.
     """
@@ -224,8 +224,9 @@ def check_finite(losses: dict[str, Tensor], step: int) -> None:
 
 
 def output_alarms(logits: Tensor, labels: Tensor, tasks: Sequence[Task], is_known: Tensor) -> list[str]:
-    """Alarms on uncalibrated logits [n, T] and labels [n, T] of validation; `is_known` [n, T] bool.
+    """Returns alarms on uncalibrated logits [n, T] and labels [n, T] of validation.
 
+    `is_known` [n, T] says whether the outcome is known.
     An alarm names a task without a positive label, a task whose output is the same for all candidates, or a
     task whose sum of outputs is far from the observed sum.
     """
@@ -249,7 +250,10 @@ def output_alarms(logits: Tensor, labels: Tensor, tasks: Sequence[Task], is_know
 
 
 def find_leaks(features: Tensor, names: Sequence[str], bought: Tensor) -> list[str]:
-    """Alarms on features [n, F] that separate bought items [n] so well that they probably leak the future."""
+    """Returns an alarm for each feature that separates bought items too well: it probably leaks the future.
+
+    `features` are [n, F], `bought` [n] says which items were bought.
+    """
     label = bought.cpu().numpy()
     aucs = [auc(label, column) for column in features.cpu().numpy().T]  # NaN with one class: no alarm
     return [

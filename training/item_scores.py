@@ -41,7 +41,7 @@ class ItemScores:
         return self.catalog
 
     def __call__(self, vector: Tensor, snapshot: Tensor) -> Tensor:
-        """Scores [B, N+1] of query vectors [B, D] at snapshots [B]."""
+        """Returns the scores [B, N+1] of query vectors [B, D] at snapshots [B]."""
         if self.n_sales == 0:
             return vector @ self.vectors.T
         scores = vector.new_empty(len(vector), self.vectors.shape[0])
@@ -52,7 +52,7 @@ class ItemScores:
         return scores
 
     def nearest(self, vector: Tensor, snapshot: Tensor, k: int) -> Tensor:
-        """The k available items of highest score, best first: [B, min(k, N)].
+        """Returns the k available items of highest score, best first: [B, min(k, N)].
 
         If too few are available, -1 fills the rest.
         """
@@ -61,7 +61,7 @@ class ItemScores:
 
 
 def top_available(scores: Tensor, available: Tensor, k: int) -> Tensor:
-    """The k available items of highest score in `scores` [B, N+1]: [B, min(k, N)].
+    """Returns the k available items of highest score in `scores` [B, N+1]: [B, min(k, N)].
 
     If too few are available, -1 fills the rest.
     """
@@ -76,7 +76,7 @@ def positive_vectors_at(catalog: Catalog, queries: Queries, vectors: Tensor, ite
 
 
 def add_sales(catalog: Catalog, queries: Queries, sampled: SampledItems) -> SampledItems:
-    """Add to the sampled items the part of each query's scores that the sales at its snapshot contribute."""
+    """Gives the sampled items the part of each query's scores that comes from the sales at its snapshot."""
     snapshots, row = queries.snapshot.unique(return_inverse=True)
     sales = item_sales(catalog, snapshots.unsqueeze(1), sampled.item)  # [snapshots, K, N_SALES]
     score = (sales[row] @ queries.vector[:, -N_SALES:].unsqueeze(2)).squeeze(2)  # [Q, K]
@@ -84,5 +84,5 @@ def add_sales(catalog: Catalog, queries: Queries, sampled: SampledItems) -> Samp
 
 
 def snapshot_at(dates: Tensor, ts: Tensor) -> Tensor:
-    """The latest snapshot at or before each time [Q]; `dates` [S] are the snapshot dates."""
+    """The latest snapshot at or before each time [Q]. `dates` [S] are the snapshot dates."""
     return (torch.searchsorted(dates, ts, right=True) - 1).clamp_min(0)

@@ -48,7 +48,7 @@ def score_known(
     tasks: Sequence[Task],
     label_policy: LabelPolicy,
 ) -> KnownPairs | None:
-    """Score the candidates of the candidates stage that have known outcomes; None if there are none.
+    """Score the candidates of the candidates stage that have known outcomes. None if there are none.
 
     From each file, at most MAX_RECENT_CHECKOUTS checkouts are read, evenly by time. A missing file counts as
     empty. Files of earlier releases are skipped, because they lack the times of purchases.
@@ -89,7 +89,7 @@ def score_known(
 def event_delays(
     table: pa.Table, batch: Batch, leaf: Tensor, tasks: Sequence[Task], label_policy: LabelPolicy
 ) -> Tensor:
-    """Seconds [P, T] from the checkout to the event that makes a label positive; 0 without such an event.
+    """The seconds [P, T] from the checkout to the event that makes a label positive. 0 without such an event.
 
     `table` holds the examples of the batch. A proxy click happens at the first purchase in the leaf category,
     a logged click at the checkout. Labels of other events have the delay 0.
@@ -115,6 +115,6 @@ def event_delays(
 
 
 def _first_delays(keys: Tensor, delay: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct keys in rising order [U], and the least of their delays [U]."""
+    """Returns the distinct keys [U] in rising order, and the least delay [U] of each key."""
     unique, inverse = torch.unique(keys, return_inverse=True)
     return unique, torch.zeros_like(unique).scatter_reduce(0, inverse, delay, "amin", include_self=False)

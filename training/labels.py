@@ -17,7 +17,7 @@ MAX_INVERSE_PROPENSITY = 100.0  # smaller probabilities of being held back, or s
 
 
 class Labels(NamedTuple):
-    """Outcomes of ΣC candidates."""
+    """The outcomes of ΣC candidates."""
 
     click: Tensor  # [ΣC] float32, 0 or 1
     purchase: Tensor  # [ΣC] float32, 0 or 1
@@ -32,13 +32,16 @@ class Labels(NamedTuple):
 class LabelPolicy(NamedTuple):
     """The rules by which a shop's log gives labels.
 
-    proxy_clicks: the shop logs no clicks. A click is "bought something of the candidate's leaf category
-    inside the horizon". For an item without a category, only a purchase of the item counts. A purchase
-    implies a click. has_impressions: the shop logs clicks and impressions. Only impressions have an outcome.
-    A purchase is a logged click, followed by a purchase inside the horizon. An item that was bought without a
-    click is assumed to be bought without the slot, too. further: keys of the labels other than click,
-    purchase and spend, as preparation wrote them. has_organic: a task learns purchases of items that are not
-    shown. Without such a task, items that are not shown have no outcome if impressions are logged.
+    Args:
+        proxy_clicks: the shop logs no clicks. A click is "bought something of the candidate's leaf category
+            inside the horizon". For an item without a category, only a purchase of the item counts. A
+            purchase implies a click.
+        has_impressions: the shop logs clicks and impressions. Only impressions have an outcome. A purchase
+            is a logged click, followed by a purchase inside the horizon. An item that was bought without a
+            click is assumed to be bought without the slot as well.
+        further: keys of the labels other than click, purchase and spend, as preparation wrote them.
+        has_organic: a task learns purchases of items that are not shown. Without such a task, items that are
+            not shown have no outcome if impressions are logged.
     """
 
     proxy_clicks: bool
@@ -63,7 +66,7 @@ def label_policy_from_meta(meta: dict[str, Any], tasks: Sequence[Task] = ()) -> 
 def label_candidates(
     candidates: Candidates, outcomes: Outcomes, leaf: Tensor, label_policy: LabelPolicy
 ) -> Labels:
-    """The labels of every candidate; `leaf` is Catalog.leaf [N+1].
+    """Looks up the labels of every candidate. `leaf` is Catalog.leaf [N+1].
 
     If a share w of the slates is withheld, an impression has the weight 1 / (1 - w), and an item of a
     withheld slate (a ghost) has the weight 1 / w. So weighted sums have the expectation of sums over all
@@ -139,17 +142,17 @@ def check_task_labels(tasks: Sequence[Task], label_policy: LabelPolicy) -> None:
 
 
 def task_weights(labels: Labels, tasks: Sequence[Task]) -> Tensor:
-    """The number of pairs that a candidate represents for each task, 0 for an unknown outcome: [ΣC, T]."""
+    """The number [ΣC, T] of pairs that a candidate represents for each task. 0 for an unknown outcome."""
     return torch.stack(
         [labels.organic_weight if task.label == ORGANIC else labels.weight for task in tasks], dim=1
     )
 
 
 def measured_pairs(labels: Tensor, tasks: Sequence[Task]) -> list[Tensor]:
-    """For each task [n] bool: the candidates on which the task is measured, by the labels [n, T].
+    """Returns a mask [n] for each task: the candidates on which it is measured, by the labels [n, T].
 
-    A joint probability is measured everywhere; a conditional probability, an amount and a count only where
-    the parent happened.
+    A joint probability is measured on all candidates. A conditional probability, an amount and a count are
+    measured only where the parent happened.
     """
     return [
         torch.ones_like(happened, dtype=torch.bool) if task.is_binary and task.joint else happened > 0
@@ -167,7 +170,7 @@ def _label_position(task: Task, label_policy: LabelPolicy) -> int:
 
 
 def select_labels(labels: Labels, selected: Tensor) -> Labels:
-    """The labels of selected candidates; `selected` is a mask [ΣC] or row numbers."""
+    """Selects the labels of some candidates. `selected` is a mask [ΣC] or row numbers."""
     return Labels(*(field[selected] for field in labels))
 
 

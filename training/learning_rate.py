@@ -77,7 +77,7 @@ class WarmupStableDecay(Schedule):
         max_steps: number of steps of the longest training.
         patience: validations without a lower loss after which the decay starts.
         warmup_steps: steps of the rise, or a tenth of a shorter training.
-        decay_share: steps of the decay, as a share of the steps before the decay, or of the longest training.
+        decay_share: steps of the decay, as a share of the steps before it, or of the longest training.
     """
 
     ends_training = True

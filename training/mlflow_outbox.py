@@ -76,7 +76,7 @@ class Outbox:
 
     @property
     def run_id(self) -> str | None:
-        """The id of the MLflow run; None before the run is created."""
+        """The id of the MLflow run. None before the run is created."""
         file = self.folder / RUN_ID_FILE
         return file.read_text() if file.is_file() else self._run_id
 
@@ -179,13 +179,13 @@ def kept_outboxes(runs: Path) -> list[Path]:
 
 
 def metric_entries(metrics: Mapping[str, float], step: int = 0) -> list[Entry]:
-    """Entries of metrics with the current time."""
+    """Makes entries of metrics, with the current time."""
     now = int(1000 * time.time())
     return [{"kind": "metrics", "metric": [name, float(value), now, step]} for name, value in metrics.items()]
 
 
 class OutboxLogger(Logger):
-    """Lightning's logger of one stage; its metrics are named `<stage>/<metric>`."""
+    """Lightning's logger of one stage. Its metrics are named `<stage>/<metric>`."""
 
     def __init__(self, outbox: Outbox, stage: str) -> None:
         super().__init__()

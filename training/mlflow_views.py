@@ -20,7 +20,7 @@ LOCAL_SERVER = "http://127.0.0.1:5000"  # where `mlflow ui` listens
 
 
 def sweep_view(cfg: DictConfig, name: str, folders: Sequence[Path], parameters: Sequence[str]) -> str | None:
-    """The address of a page that compares runs: their validation metrics and these parameters.
+    """Returns the address of a page that compares the validation metrics and these parameters of runs.
 
     None if MLflow lacks the runs. A view of the same `name` is replaced.
     """

@@ -47,7 +47,7 @@ def check_run_objective(cfg: DictConfig, tasks: tuple[Task, ...], prepared: Prep
 
 
 def task_kinds(tasks: tuple[Task, ...]) -> dict[str, str]:
-    """The name of each task → its kind, in the order of the tasks."""
+    """Returns the name of each task → its kind, in the order of the tasks."""
     return {task.name: task.kind for task in tasks}
 
 
@@ -74,7 +74,7 @@ def item_columns(catalog: Catalog, items: pa.Table) -> Columns:
 def check_objective(
     slate: Mapping[str, Any], tasks: tuple[Task, ...], catalog: Catalog, items: pa.Table
 ) -> CheckedObjective:
-    """Check the policy of `slate` (fields of SlatePolicy); return it with the item columns that it reads.
+    """Check the policy of `slate` (fields of SlatePolicy). Return it with the item columns that it reads.
 
     Raises ValueError for a name that is neither a task nor a numeric item column, for a divisor that may be
     0, and for a column without values.

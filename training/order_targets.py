@@ -35,7 +35,7 @@ class TargetRule:
 
 
 class OrderTargets(NamedTuple):
-    """Q orders with a target."""
+    """The Q orders of a batch that have a target."""
 
     cell: Tensor  # [Q] int64, checkout * T + row (models/retrieval/order_sequence.py)
     item: Tensor  # [Q, limit] int64, 0 for none
@@ -50,7 +50,7 @@ class OrderLines(NamedTuple):
 
 
 def draw_outcomes(batch: Batch, limit: int) -> Tensor:
-    """Up to `limit` random purchases among the outcomes of each checkout: [B, limit] items, 0 for none."""
+    """Draws up to `limit` purchases from the outcomes of each checkout: [B, limit] items, 0 for none."""
     bought = batch.outcomes.purchase
     owner, item = segment_ids(batch.outcomes.offsets)[bought], batch.outcomes.item[bought]
     rank = rank_in_segment(owner, torch.rand(owner.shape, device=owner.device))
@@ -61,7 +61,7 @@ def draw_outcomes(batch: Batch, limit: int) -> Tensor:
 
 
 def draw_order_targets(batch: Batch, rows: OrderRows, rule: TargetRule) -> OrderTargets:
-    """Random targets of every order of a batch that has targets. The targets of the basket are outcomes."""
+    """Draws targets of every order of a batch that has targets. The targets of the basket are outcomes."""
     n_checkouts, width = rows.ts.shape
     lines = _purchased_lines(batch, rows)
     cell = torch.unique(rows.cell)  # orders with a known item; baskets without a known item follow below
@@ -86,7 +86,7 @@ def _purchased_lines(batch: Batch, rows: OrderRows) -> OrderLines:
 
 
 def _draw_following(cell: Tensor, lines: OrderLines, ts: Tensor, rule: TargetRule) -> Tensor:
-    """For orders `cell` [Q], up to `limit` random lines that follow inside the horizon: [Q, limit] items.
+    """Draws up to `limit` lines that follow each order `cell` [Q] inside the horizon: [Q, limit] items.
 
     If the horizon is the next order, the next order is skipped with probability `skip_share`, in each of
     MAX_SKIPPED_ORDERS rounds.
@@ -122,6 +122,6 @@ def _draw_following(cell: Tensor, lines: OrderLines, ts: Tensor, rule: TargetRul
 
 
 def _bounds_of_next_order(start: Tensor, lines: OrderLines) -> tuple[Tensor, Tensor]:
-    """The first and last position of the order that has the line `start` [Q]. Empty past the last line."""
+    """The first and last position of the order with the line `start` [Q]. Empty past the last line."""
     end = torch.searchsorted(lines.cell, lines.cell[start.clamp_max(lines.cell.numel() - 1)], right=True)
     return start, end

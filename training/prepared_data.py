@@ -56,7 +56,7 @@ def open_prepared(folder: Path) -> PreparedData:
 
 
 def training_prices(prepared: PreparedData) -> Tensor:
-    """[N+1] the prices that the item tower reads: those of the last snapshot before validation."""
+    """The prices [N+1] that the item tower reads: those of the last snapshot before validation."""
     dates = torch.tensor(prepared.meta["snapshot_dates"])
     last = int((dates <= prepared.meta["split"]["validation_start"]).sum()) - 1
     return prepared.catalog.price[max(last, 0)]

@@ -9,9 +9,9 @@ Array = NDArray[Any]
 
 
 def auc(label: Array, score: Array) -> float:
-    """Area under the ROC curve of `label` and `score` [m]; ties count half (Mann-Whitney).
+    """The area under the ROC curve of `label` and `score` [m]. Ties count half (Mann-Whitney).
 
-    NaN for one class.
+    NaN if all labels are equal.
     """
     label = np.asarray(label, bool)
     positives = int(label.sum())
@@ -23,6 +23,6 @@ def auc(label: Array, score: Array) -> float:
 
 
 def midranks(values: Array) -> Array:
-    """Ranks from 1: [m] float64. Equal values get the mean of their ranks."""
+    """Returns the ranks of values, from 1: [m] float64. Equal values get the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]

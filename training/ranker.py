@@ -50,7 +50,7 @@ class QuerySource(NamedTuple):
 
 
 class RankerRun(NamedTuple):
-    """The results of a ranker training, and the slates by which its weights are selected."""
+    """The folder of a ranker training, and the validation slates by which its weights are selected."""
 
     folder: Path  # for health.json
     slates: ValidationSlates
@@ -61,11 +61,13 @@ class RankerTask(pl.LightningModule):
 
     Args:
         build: creates the Ranker.
-        query_sources: one for training, which learned from none of the ranker's checkouts, and one for
-            validation.
-        catalog: catalog of the items.
-        tasks: tasks of the ranker.
-        run: the results, and the slates by which weights are selected.
+        query_sources: for training and for validation. The training tower learned from none of the ranker's
+            checkouts.
+        catalog: the items.
+        tasks: what the outputs predict.
+        label_policy: the rules by which the shop's log gives labels.
+        settings: the stage's `train` settings, learning-rate schedule, seed, sharding and initial weights.
+        run: the folder for health.json, and the validation slates by which weights are selected.
     """
 
     def __init__(
@@ -186,13 +188,13 @@ class RankerTask(pl.LightningModule):
     def compute_logits(
         self, model: nn.Module, batch: Batch, candidates: Candidates, source: QuerySource
     ) -> Tensor:
-        """Logits [ΣC, T] of items that the user sees."""
+        """Returns logits [ΣC, T] for items that the user sees."""
         with torch.no_grad():
             vector = source.tower(batch.query, source.item_vectors)
         return model(batch.query, vector, candidates, self.catalog)
 
     def at_position(self, logits: Tensor, labels: Labels) -> Tensor:
-        """Logits [n, T] of the labels, at the position of each candidate's impression."""
+        """Turns logits [n, T] of seen items into logits of the labels, at each candidate's position."""
         return logits_as_shown(self.model.module, self.tasks, logits, labels, self.label_policy)
 
     def compute_task_losses(
@@ -263,7 +265,10 @@ def select_known(logits: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
 def predict(
     ranker: Ranker, tower: QueryTower, catalog: Catalog, batches: Iterable[Batch], label_policy: LabelPolicy
 ) -> tuple[Tensor, Labels]:
-    """Uncalibrated logits [n, T] and labels [n] of all candidates with a known outcome, of all batches."""
+    """Scores the candidates of all batches. Returns uncalibrated logits [n, T] and labels [n].
+
+    Only candidates with a known outcome are returned.
+    """
     parts = []
     for batch in batches:
         assert batch.candidates is not None

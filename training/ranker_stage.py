@@ -41,7 +41,7 @@ def train_ranker(
     warm: WarmStart | None = None,
     before_training: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Train and calibrate the ranker; return its folder, with its weights and the resolved config.
+    """Train and calibrate the ranker. Return its folder, which holds its weights and the resolved config.
 
     `before_training` is called unless the ranker is already trained.
     """
@@ -148,7 +148,7 @@ def _query_sources(
 def _kept_validation_outputs(
     cfg: DictConfig, task: RankerTask, metrics: dict[str, float]
 ) -> tuple[Tensor, Labels] | None:
-    """Logits and labels of the last validation; None if its weights are not the weights that are kept."""
+    """Logits and labels of the last validation. None if its weights are not the weights that are kept."""
     monitor = str(cfg.ranker.train.monitor)
     is_last_best = metrics[monitor] == metrics[f"best_{monitor}"]
     return task.validation_outputs if is_last_best and cfg.trainer.precision == "32-true" else None

@@ -43,7 +43,7 @@ CLICK_SECONDS = SECONDS_PER_DAY  # after a checkout; then a logged click is know
 
 
 class Level(NamedTuple):
-    """The level of a task: observed events over expected events, in the newest outcomes."""
+    """The level of a task: the observed events divided by the expected events, in the newest outcomes."""
 
     level: float  # events / expected events
     stderr: float  # standard error of log level, users resampled
@@ -61,7 +61,7 @@ def recalibrate_at(
     tasks: Sequence[Task],
     meta: Mapping[str, Any],
 ) -> dict[str, Any] | None:
-    """Recalibrate a ranker at one of CUTS; return the record for a manifest.
+    """Recalibrate a ranker at one of CUTS. Return the record for a manifest.
 
     The record has the cut, and the level and shift of each task. If the folder has no outcomes, nothing
     changes and the result is None. `meta` is meta.json of the prepared folder.
@@ -82,7 +82,7 @@ def recalibrate_at(
 def recalibrate(
     ranker: Ranker, tasks: Sequence[Task], events: "ExpectedEvents", bias: PositionBias | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Shift the ranker's calibration to the level of the newest events; return the levels by task.
+    """Shift the ranker's calibration to the level of the newest events. Return the levels by task.
 
     In the window, predicted / observed is 1 / level before the shift, and applied / level after it. Tasks
     without an event, amounts, counts and conditional probabilities keep their shift.
@@ -127,7 +127,7 @@ class ExpectedEvents:
         self.delays: list[NDArray | None] = [self._mature_delays(t) for t in range(len(tasks))]
 
     def level(self, t: int, output: NDArray) -> Level | None:
-        """The level of a task with outputs [P]; None if it has no dated events."""
+        """The level of a task with outputs [P]. None if it has no dated events."""
         if not self._is_dated(self.tasks[t]):
             return None
         levels = []
@@ -140,7 +140,7 @@ class ExpectedEvents:
         return longest_consistent(levels)
 
     def window(self, t: int, days: int) -> tuple[NDArray, NDArray]:
-        """The share [P] of each pair's events that is expected in the last days, and whether one happened."""
+        """The share [P] of each pair's events expected in the last `days`, and whether one happened."""
         start = self.cut - days * SECONDS_PER_DAY
         happened = self.ts + self.pairs.delay[:, t].numpy()
         is_event = (self.pairs.labels[:, t].numpy() > 0) & (happened > start)
@@ -157,7 +157,7 @@ class ExpectedEvents:
         return share, is_event
 
     def _mature_delays(self, t: int) -> NDArray | None:
-        """The sorted delays of a task's events of mature checkouts; None without mature checkouts."""
+        """The sorted delays of a task's events of mature checkouts. None without mature checkouts."""
         is_mature = self.pairs.is_mature & (self.pairs.weight[:, t] > 0)
         if not is_mature.any():
             return None
@@ -188,7 +188,9 @@ class ExpectedEvents:
 
 
 def window_level(observed: NDArray, expected: NDArray, user: NDArray, days: int) -> Level:
-    """The level of a window, of the observed and the expected events of each pair [P] of users [P].
+    """The level of a window, from the observed and expected events [P] of each pair.
+
+    `user` [P] is the user of each pair.
 
     The error is the error of a ratio of sums over users, because outcomes of one user are dependent and one
     purchase is an event of every checkout before it. The variation between ordinary weeks is added, because

@@ -12,7 +12,7 @@ from training.stage_folders import fetch_stage, read_stage_manifest
 
 
 def fetch_remote_run(uri: str) -> Path:
-    """The local copy of a run at a URI (also `latest` and `best`), with all folders on which it builds.
+    """Copies a run at a URI (also `latest` and `best`), and all folders on which it builds. Returns the copy.
 
     Raises FileNotFoundError if a folder is missing, RemoteError if the store cannot be read.
     """

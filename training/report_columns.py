@@ -33,7 +33,7 @@ def check_report_columns(columns: Sequence[str], prepared: Path) -> None:
 
 
 def check_header_columns(columns: Sequence[str], headers: Mapping[str, Sequence[str]]) -> None:
-    """`check_report_columns` by the headers of a shop's files, before they are read."""
+    """Does `check_report_columns` by the headers of a shop's files, before they are read."""
     if not columns:
         return
     attributes = {name: [c for c in headers.get(name, ()) if c not in TABLES[name]] for name in TABLES}
@@ -43,9 +43,10 @@ def check_header_columns(columns: Sequence[str], headers: Mapping[str, Sequence[
 def check_table_columns(
     columns: Sequence[str], attributes: Mapping[str, Sequence[str]], unread: Mapping[str, Mapping[str, str]]
 ) -> None:
-    """`check_report_columns` by a shop's tables.
+    """Does `check_report_columns` by a shop's tables.
 
-    `attributes`: canonical table → its attributes. `unread`: canonical table → column → why it is not read.
+    `attributes` maps a canonical table to its attributes. `unread` maps a table to its columns that are not
+    read, each with the reason.
     """
     valid_names = [f"{table}.{c}" for table in TABLES_WITH_ATTRIBUTES for c in attributes.get(table, ())]
     reasons = {f"{table}.{c}": reason for table in unread for c, reason in unread[table].items()}

@@ -59,7 +59,7 @@ class TrainingItems:
 
 
 class DrawnItems(NamedTuple):
-    """K negative items that a process drew."""
+    """The K negative items that a process drew."""
 
     item: Tensor  # [K] int64
     group: Tensor  # [K] int64, the checkout with this positive, numbered across processes; -1 if uniform
@@ -148,9 +148,9 @@ class RetrievalTask(pl.LightningModule):
         return loss
 
     def draw_sample(self, positive: Tensor, group: Tensor, n_positives: int) -> "DrawnItems":
-        """This process's share of the sampled items: random positives [Q, k], and uniform draws.
+        """Draws this process's share of the sampled items: random positives [Q, k], and uniform draws.
 
-        `group` [Q] holds the checkout of each query, `n_positives` counts the positives of all processes.
+        `group` [Q] holds the checkout of each query. `n_positives` counts the positives of all processes.
         """
         train, negatives = self.settings.train, self.items.negatives
         row, column = positive.nonzero(as_tuple=True)
@@ -163,8 +163,9 @@ class RetrievalTask(pl.LightningModule):
         )
 
     def loss(self, queries: Queries, vectors: Tensor, positive: Tensor, drawn: "DrawnItems") -> Tensor:
-        """The summed loss of Q queries with positives [Q, k], and the vectors of positives and `drawn`.
+        """The summed loss of Q queries with positives [Q, k].
 
+        `vectors` are those of the positives and of `drawn`.
         Draws of other processes are negatives too, so the batch does not depend on the number of processes.
         """
         gather, known = processes.all_gather_rows, positive > 0
@@ -228,13 +229,16 @@ def local_share(count: int) -> int:
 
 
 def order_limits(towers: TwoTower) -> tuple[int, int] | None:
-    """The limits of events and orders that a SequenceEncoder reads; None for an encoder of checkouts."""
+    """The limits of events and orders that a SequenceEncoder reads. None for an encoder of checkouts."""
     encoder = towers.query_encoder
     return (encoder.max_events, encoder.max_orders) if isinstance(encoder, SequenceEncoder) else None
 
 
 def positive_probability(examples: Path, rows: int, items: int, limit: int) -> Tensor:
-    """Probability that a positive of `draw_outcomes`, from the first `rows`, is each item: [items]."""
+    """Returns each item's probability [items] of being a positive that `draw_outcomes` draws.
+
+    The draws are from the first `rows`.
+    """
     expected_draws = torch.zeros(items, dtype=torch.float64)
     for table in iter_slices(examples, ["outcome_item", "outcome_purchase"], 0, rows, 65_536):
         lengths = torch.from_numpy(pc.list_value_length(table["outcome_item"]).to_numpy().astype("int64"))
@@ -250,7 +254,7 @@ def positive_probability(examples: Path, rows: int, items: int, limit: int) -> T
 
 
 def negative_items(choice: str, trained_mask: Tensor, has_facts: bool) -> Tensor:
-    """The items that uniform negatives are drawn from, `retrieval.train.negative_items`: [M] int64.
+    """The items from which uniform negatives are drawn (`retrieval.train.negative_items`): [M] int64.
 
     An item that was never a positive has no trained id and can only be a negative. From such negatives the
     towers learn that items without an id are not bought, independent of their features. This is mostly true,
@@ -276,7 +280,7 @@ def negative_items(choice: str, trained_mask: Tensor, has_facts: bool) -> Tensor
 def encode_items(
     tower: TwoTower, catalog: Catalog, text: ItemText, price: Tensor, chunk: int = 8192
 ) -> Tensor:
-    """Item vectors of the whole catalog, row-wise int8: uint8 [N+1, D+8]."""
+    """Encodes the whole catalog as row-wise int8 item vectors: uint8 [N+1, D+8]."""
     parts = []
     for rows in torch.arange(catalog.leaf.numel(), device=catalog.leaf.device).split(chunk):
         vectors = tower.item_encoder(*item_encoder_inputs(rows, catalog, text, price))

@@ -133,8 +133,8 @@ def _continue_towers(
 ) -> None:
     """Continue the training on more checkouts. More new checkouts mean more passes.
 
-    The towers continue first on all training checkouts, then on all checkouts whose outcomes were known
-    before the test split.
+    The first continuation reads all training checkouts. The second reads all checkouts whose outcomes were
+    known before the test split.
     """
     manifest = processes.on_rank_zero(lambda: read_stage_manifest(previous))
     examples = prepared.folder / "examples"
@@ -167,7 +167,7 @@ def _fit_towers(
     rows: TrainingRows,
     stopping: StoppingRule,
 ) -> dict[str, float]:
-    """Train on some checkouts; write weights, vectors and config.
+    """Train on some checkouts. Write weights, vectors and config.
 
     Returns metrics. Metrics of continued towers are not logged.
     """

@@ -43,5 +43,5 @@ def load_run_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def relative_path(path: Path, folder: Path) -> str:
-    """`path` relative to `folder`, so that a project can be moved with its runs."""
+    """Makes `path` relative to `folder`, so that a project can be moved with its runs."""
     return os.path.relpath(path, folder)

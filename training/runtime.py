@@ -16,7 +16,7 @@ from training.errors import ConfigError
 
 
 def run_command(config_name: str, main: Callable[[], None]) -> None:
-    """Check the overrides of a Hydra command, then run it; a wrong override is a one-line error."""
+    """Check the overrides of a Hydra command, then run it. A wrong override is a one-line error."""
     set_up_process()
     try:
         reject_swept_secrets(sys.argv[1:])
@@ -38,7 +38,7 @@ def quiet_on_closed_pipe() -> Iterator[None]:
 
 
 def with_direction(arguments: Sequence[str]) -> list[str]:
-    """Make an Optuna sweep maximize, because a higher `objective_metric` is better; return the arguments."""
+    """Returns the arguments, so that an Optuna sweep maximizes: a higher `objective_metric` is better."""
     is_given = any(argument.lstrip("+").startswith("hydra.sweeper.direction=") for argument in arguments)
     is_optuna = "hydra/sweeper=optuna" in arguments
     return [*arguments, *(["hydra.sweeper.direction=maximize"] if is_optuna and not is_given else [])]

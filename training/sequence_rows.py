@@ -14,7 +14,7 @@ CHUNK = 16_384  # rows
 
 
 def write_sequence_rows(examples: Path, stop: int, max_orders: int, target: Path) -> float:
-    """Write the rows of `examples` before `stop` whose orders hold each order of a user once.
+    """Select rows of `examples` before `stop` that together hold each order of a user once. Write them.
 
     A sequence ends with the checkout of its row and has up to `max_orders` orders. So the rows are a user's
     latest checkout, the one `max_orders` before it, and so on.
@@ -41,7 +41,7 @@ def write_sequence_rows(examples: Path, stop: int, max_orders: int, target: Path
 
 
 def latest_rows(user: NDArray, every: int) -> NDArray:
-    """Rising positions [m] in `user` [n]: each user's last row, and every `every`-th row before it."""
+    """Returns rising positions [m] in `user` [n]: each user's last row, and each `every`-th row before it."""
     order = np.argsort(user, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(user[order])), len(user) - 1)  # of each user's run in `order`
     run = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=-1))

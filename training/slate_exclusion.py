@@ -38,12 +38,12 @@ class SlateExclusion:
     def keys(
         self, basket: NDArray[np.int64], purchases: NDArray[np.int64], age: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Ascending keys `checkout · (N+1) + item` that the rule excludes, among `excluded_keys`."""
+        """Returns the rising keys `checkout · (N+1) + item` that the rule excludes, among `excluded_keys`."""
         keys = np.unique(excluded_keys(self.rule, basket, purchases, age))
         return keys[~self.repeatable[keys % len(self.repeatable)]]
 
     def is_excluded(self, query: Query, row: Tensor, item: Tensor) -> Tensor:
-        """[m] bool: whether the slate of checkout `row` [m] of the batch may not show `item` [m]."""
+        """Whether the slate of checkout `row` [m] of the batch may not show `item` [m]: [m] bool."""
         n_items = len(self.repeatable)
         basket = segment_ids(query.basket_offsets) * n_items + query.basket_item
         purchases = age = basket[:0]

@@ -78,7 +78,7 @@ def scored_source_names(cfg: DictConfig) -> list[str]:
 
 
 def source_limits(cfg: DictConfig) -> dict[str, int]:
-    """Limit of each configured source; 0 for the index source if it is not configured."""
+    """Limit of each configured source. 0 for the index source if it is not configured."""
     sources = parse_sources(cfg.retrieval.sources)
     return {INDEX_SOURCE: 0} | {name: source.limit for name, source in sources.items()}
 
@@ -103,7 +103,7 @@ def source_settings(settings: Mapping[str, Any] | DictConfig) -> list[dict[str, 
 
 
 def _read_entry(name: str, value: Any) -> dict[str, Any]:
-    """`_target_` and parameters of one entry of the config."""
+    """Returns `_target_` and the parameters of one entry of the config."""
     entry = dict(value) if isinstance(value, Mapping) else {"limit": value}
     if TARGET not in entry:
         if _shipped_factory(name) is None:
@@ -123,7 +123,7 @@ def _read_entry(name: str, value: Any) -> dict[str, Any]:
 
 
 def _owner_of_parameter(key: str, settings: Mapping[str, Any]) -> str | None:
-    """The source of an entry `<source>_<parameter>`; None for an entry that is a source itself."""
+    """The source of an entry `<source>_<parameter>`. None for an entry that is a source itself."""
     for name in settings:
         factory = _shipped_factory(name) if key.startswith(f"{name}_") else None
         if factory is not None and key[len(name) + 1 :] in inspect.signature(factory).parameters:
@@ -132,7 +132,7 @@ def _owner_of_parameter(key: str, settings: Mapping[str, Any]) -> str | None:
 
 
 def _shipped_factory(name: str) -> Callable[..., Source] | None:
-    """The function `source` of models/candidates/<name>.py; None if there is none."""
+    """The function `source` of models/candidates/<name>.py. None if there is none."""
     module_name = f"{models.candidates.__name__}.{name}"
     if not name.isidentifier() or find_spec(module_name) is None:
         return None

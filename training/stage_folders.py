@@ -26,7 +26,7 @@ LOCK_FILE = ".lock"  # its modification time is the start of the stage
 
 
 def stage_folder(root: str | Path, name: str, module: str, *parts: Any) -> Path:
-    """`<root>/<name>-<key>`, created if missing.
+    """Returns the folder `<root>/<name>-<key>`, and creates it if it is missing.
 
     The key is a hash of `parts`, of the code of `module`, and of the code of classes and functions that
     `parts` name by dotted path (data/io/code_hash.py).

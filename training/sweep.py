@@ -74,7 +74,7 @@ class SweepSummary(Callback):
 
 
 def job_title(config: DictConfig, given: Sequence[str]) -> str:
-    """`job 2 of 4: seed=1`: a title with the overrides in which the job differs from other jobs."""
+    """A title with the overrides in which the job differs from other jobs: `job 2 of 4: seed=1`."""
     own = [each.lstrip("+") for each in config.hydra.overrides.task if each not in given]
     of_all = f" of {n_jobs(given)}" if BASIC_SWEEPER in config.hydra.sweeper._target_ else ""
     return f"job {config.hydra.job.num + 1}{of_all}: {' '.join(own) or 'defaults'}"
@@ -110,7 +110,7 @@ def _print_view(config: DictConfig, folders: Sequence[Path], keys: Sequence[str]
 
 
 def sweep_rows(jobs: Sequence[tuple[list[str], JobReturn]]) -> list[dict[str, Any]]:
-    """One row per job, the best first: overrides that differ between jobs, the run's name and its metrics."""
+    """Returns a row per job, the best first: the overrides that differ, the run's name and its metrics."""
     common = set.intersection(*(set(overrides) for overrides, _ in jobs)) if len(jobs) > 1 else set()
     rows = []
     for overrides, job in jobs:

@@ -13,7 +13,7 @@ from training.rank_statistics import auc
 def task_aucs(
     outputs: Tensor, labels: Tensor, is_known: Tensor, tasks: Sequence[Task]
 ) -> list[tuple[Task, float]]:
-    """Each binary task with its AUC over the candidates on which it is measured (`labels.measured_pairs`).
+    """Returns binary task → its AUC over the candidates on which it is measured (`labels.measured_pairs`).
 
     Args:
         outputs: [T, n], as `TaskOutputs` gives them.

@@ -95,7 +95,7 @@ def task_losses(
     losses: Sequence[PointwiseLoss],
     loss_weights: Mapping[str, float],
 ) -> dict[str, Tensor]:
-    """The loss of each task, a scalar each.
+    """Returns the loss of each task, a scalar each.
 
     Args:
         logits, labels: [ΣC, T].
@@ -125,7 +125,7 @@ def task_losses(
 
 
 def loss_counts(labels: Tensor, weight: Tensor, tasks: Sequence[Task], entire_space: bool) -> Tensor:
-    """The number of pairs in the mean of each task's pointwise loss: [T]; labels, weight [n, T]."""
+    """The number [T] of pairs in the mean of each task's pointwise loss. `labels` and `weight` are [n, T]."""
     counts = []
     for t, (task, parent) in enumerate(zip(tasks, parent_labels(labels, tasks), strict=True)):
         name, pairs = loss_name(task, entire_space), weight[:, t]

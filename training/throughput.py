@@ -34,7 +34,7 @@ class Throughput(pl.Callback):
         self.epoch_start = 0.0
 
     def rates(self, trainer: pl.Trainer) -> dict[str, float]:
-        """Rows per second and the share of the time that waited for data; empty before the first batch."""
+        """Rows per second, and the share of the time spent waiting for data. Empty before the first batch."""
         stream: Any = trainer.train_dataloader
         seconds = self.last_batch_end - self.epoch_start
         if not self.epoch_start or seconds <= 0 or stream.rows_received <= self.rows_at_start:

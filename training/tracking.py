@@ -58,7 +58,7 @@ def check_server(cfg: DictConfig) -> None:
 
 
 def server_problem(uri: str) -> str:
-    """Why a tracking server does not answer within seconds; "" if it answers, or for a local database."""
+    """Why a tracking server does not answer within seconds. "" if it answers, or for a local database."""
     if not uri.startswith(("http://", "https://")):
         return ""
     try:
@@ -92,7 +92,7 @@ def start_run(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
 
 
 def _group_choices() -> dict[str, str]:
-    """The chosen file of each config group: ranker → mmoe."""
+    """Returns config group → the chosen file, such as ranker → mmoe."""
     if not HydraConfig.initialized():
         return {}
     choices = HydraConfig.get().runtime.choices
@@ -125,7 +125,7 @@ def database_file(uri: str) -> Path | None:
 
 
 def read_run_id(folder: Path) -> str | None:
-    """The id of a folder's MLflow run; None before the run is created."""
+    """The id of a folder's MLflow run. None before the run is created."""
     file = folder / RUN_ID_FILE
     if file.is_file():
         return file.read_text()
@@ -134,7 +134,7 @@ def read_run_id(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def system_metrics(cfg: DictConfig, folder: Path) -> Iterator[None]:
-    """Log `system/…`, the use of CPU, memory, disk, network and GPUs, while the block runs, if asked for."""
+    """Log the use of CPU, memory, disk, network and GPUs as `system/…` while the block runs, if asked for."""
     run_id = read_run_id(folder)
     if not (logs_to_mlflow(cfg) and cfg.mlflow.system_metrics) or run_id is None:
         yield
@@ -212,7 +212,7 @@ def _swept_keys(arguments: Sequence[str]) -> set[str]:
 
 
 def _short(override: str) -> str:
-    """ranker.train.learning_rate=0.0042285178 → learning_rate=0.00423."""
+    """Shortens an override: ranker.train.learning_rate=0.0042285178 → learning_rate=0.00423."""
     key, separator, value = override.partition("=")
     with contextlib.suppress(ValueError):
         value = f"{float(value):.3g}"
@@ -225,7 +225,7 @@ def is_tracked(folder: Path) -> bool:
 
 
 def make_client(cfg: DictConfig) -> MlflowClient:
-    """A client of the configured tracking server; creates a local SQLite file that is missing."""
+    """Makes a client of the configured tracking server. Creates a local SQLite file that is missing."""
     uri = cfg.mlflow.tracking_uri
     if (file := database_file(uri)) is not None:
         _make_database(file)
@@ -249,7 +249,7 @@ def _make_database(file: Path) -> None:
 
 
 def make_logger(cfg: DictConfig, folder: Path, stage: str) -> OutboxLogger:
-    """Lightning's logger for one stage; its metrics are named `<stage>/<metric>`."""
+    """Makes Lightning's logger for one stage. Its metrics are named `<stage>/<metric>`."""
     return OutboxLogger(open_outbox(cfg, folder), stage)
 
 

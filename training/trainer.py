@@ -120,7 +120,7 @@ class StoppingRule:
 
 
 def validation_interval(validate_every: int, epoch_steps: int, n_epochs: int) -> int:
-    """Steps between two validations.
+    """The number of steps between two validations.
 
     The interval is `validate_every`, or an epoch if that is shorter, but at least an eighth of
     `validate_every`. The interval is adapted so that the last validation falls on the end of the training, up
@@ -150,10 +150,11 @@ def fit(
     loggers: list[Logger],
     stopping: StoppingRule,
 ) -> dict[str, float]:
-    """Train until the stopping rule holds; resume from the folder's checkpoint if it has one.
+    """Train until the stopping rule holds. Resume from the folder's checkpoint if it has one.
 
-    The best weights are saved in `<folder>/best.ckpt`. Returns the metrics of the last validation, the number
-    of `steps`, `best_epochs` (the passes over the data until the best weights), and `best_<monitor>`.
+    The best weights are saved in `<folder>/best.ckpt`. Returns the metrics of the last validation, and with
+    them the number of `steps`, `best_<monitor>`, and `best_epochs`: the passes over the data until the best
+    weights.
     """
     monitor, mode, epoch_steps = stopping.monitor, stopping.mode, count_epoch_steps(cfg, len(train))
     n_epochs = stopping.count_epochs(epoch_steps)
@@ -227,7 +228,7 @@ def _make_trainer(cfg: DictConfig, **arguments: Any) -> pl.Trainer:
 
 
 def count_epoch_steps(cfg: DictConfig, n_batches: int) -> int:
-    """Steps of an epoch of `n_batches`, at least one. `trainer.extra.limit_train_batches` limits them."""
+    """The steps of an epoch of `n_batches`, at least one. `trainer.extra.limit_train_batches` limits them."""
     limit = extra_arguments(cfg).get("limit_train_batches", 1.0)
     return max(int(n_batches * limit) if isinstance(limit, float) else min(limit, n_batches), 1)
 

@@ -1,4 +1,4 @@
-"""Slates of the validation checkouts. The ranker's weights can be selected by their metrics."""
+"""Slates of the validation checkouts. Their metrics can select the ranker's weights."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -34,7 +34,7 @@ class ValidationSlates:
         return cls(check_run_objective(cfg, tasks, prepared), tasks)
 
     def metrics(self, batch: Batch, candidates: Candidates, logits: Tensor) -> Tensor:
-        """NDCG@6 and revenue@6 [n, 2] of a batch's n checkouts with a later purchase.
+        """Returns NDCG@6 and revenue@6 [n, 2] of a batch's n checkouts with a later purchase.
 
         `logits` [ΣC, T] are those of the candidates.
         """
@@ -50,7 +50,7 @@ class ValidationSlates:
 
 
 def slate_metrics(score: Tensor, owner: Tensor, item: Tensor, outcomes: Outcomes) -> Tensor:
-    """NDCG@6 and revenue@6 [n, 2] of the n checkouts with a later purchase.
+    """Returns NDCG@6 and revenue@6 [n, 2] of the n checkouts with a later purchase.
 
     NDCG is defined as in evaluation/metrics.py, with binary gains (Järvelin and Kekäläinen 2002).
 

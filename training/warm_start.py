@@ -57,7 +57,7 @@ def with_training_window(cfg: DictConfig) -> DictConfig:
 
 
 def load_warm_start(cfg: DictConfig, prepared: Path) -> WarmStart | None:
-    """The warm start from `cfg.warm.run` over a prepared folder; None if the config names no run.
+    """The warm start from `cfg.warm.run` over a prepared folder. None if the config names no run.
 
     Raises ConfigError for a missing run.
     """
@@ -117,7 +117,7 @@ def ranker_outline(ranker: Any) -> dict[str, list[str]]:
 
 
 def warm_ranker_weights(build: Callable[[], nn.Module], warm: WarmStart) -> dict[str, Tensor]:
-    """`warm_start_weights` of a new ranker, with a check of inputs and outputs.
+    """Does `warm_start_weights` for a new ranker, and checks its inputs and outputs.
 
     Raises ConfigError also if features or tasks have other names or another order: weights of the same shape
     would then have another meaning.
@@ -134,7 +134,7 @@ def warm_ranker_weights(build: Callable[[], nn.Module], warm: WarmStart) -> dict
 
 
 def trained_item_mask(warm: WarmStart) -> Tensor:
-    """[N+1] bool: the items whose id was trained in the earlier run, or in a run before it."""
+    """Whether an item's id was trained in the earlier run, or in a run before it: [N+1] bool."""
     rows = warm.previous_rows["item"]
     return (rows >= 0) & warm.tower_weights[TRAINED_MASK_KEY][rows.clamp_min(0)]
 
@@ -142,7 +142,7 @@ def trained_item_mask(warm: WarmStart) -> Tensor:
 def _previous_table_rows(
     table: str, previous_rows: dict[str, Tensor], n_previous: int, n_current: int
 ) -> Tensor | None:
-    """[n_current] the previous row of each row of a table, -1 for none; None if no row can be kept.
+    """The previous row [n_current] of each row of a table, -1 for none. None if no row can be kept.
 
     A hashed table shares rows between words, so it is kept only as a whole, if all words have kept their
     codes.
@@ -155,9 +155,10 @@ def _previous_table_rows(
 
 
 def map_table_rows(previous: Path, current: Path) -> dict[str, Tensor]:
-    """Table → [rows in prepared folder `current`] int64: the row of the same entry in `previous`, else -1.
+    """Returns table → the row of each entry of `current` in `previous`, -1 for a new entry.
 
-    Raises ConfigError if the shop has other attributes or vectors than before.
+    `previous` and `current` are prepared folders. The rows are int64 [rows in `current`]. Raises ConfigError
+    if the shop has other attributes or vectors than before.
     """
     old, new = FeatureSchema.load(previous), FeatureSchema.load(current)
     _check_same_columns(old, new)
@@ -198,9 +199,9 @@ def _check_same_columns(old: FeatureSchema, new: FeatureSchema) -> None:
 
 
 def map_vocabulary(previous: list[str], current: list[str]) -> Tensor:
-    """[1 + current] int64: the row in `previous` of the unknown word (0) and of each word, -1 for a new word.
+    """Returns the row in `previous` of the unknown word (0) and of each word, -1 for a new word.
 
-    Rows of words start at 1.
+    The result is int64 [1 + current]. Rows of words start at 1.
     """
     code = {word: row for row, word in enumerate(previous, start=1)}
     return torch.tensor([0, *(code.get(word, -1) for word in current)])

@@ -22,7 +22,7 @@ MIN_COPURCHASES = 2
 def copurchase_neighbours_by_date(
     con: ibis.BaseBackend, encoded: EncodedTables, dates: list[int], cfg: dict[str, Any]
 ) -> list[pa.Table]:
-    """`item, neighbour, score` at each of `dates` (Unix seconds, rising), by item, best first.
+    """Returns `item, neighbour, score` at each of `dates` (Unix seconds, rising), by item, best first.
 
     `cfg` is `data.snapshots`. An item keeps its best `cfg["neighbours"]` neighbours.
     """
@@ -32,7 +32,7 @@ def copurchase_neighbours_by_date(
 
 
 def _same_and_next_order(user: Ints) -> sp.csr_array:
-    """Weights [O, O] of pairs of orders: 1 for an order and itself, and for it and the user's next order."""
+    """Weights [O, O] of pairs of orders: 1 for an order with itself and with the user's next order."""
     n_orders = len(user)
     order = np.flatnonzero(user[:-1] == user[1:])
     diagonal = np.arange(n_orders)

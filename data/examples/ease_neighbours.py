@@ -23,10 +23,11 @@ RIDGE = 15.0  # times the mean number of buyers of an item
 def ease_weights(
     user: NDArray, item: NDArray, items: int, max_items: int, n_neighbours: int
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """EASE (Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019, equation 8).
+    """Computes the weights of EASE between items.
 
-    Only the `max_items` items with the most buyers are used. A ridge regression predicts every item of a user
-    from the user's other items.
+    A ridge regression predicts every item of a user from the user's other items (Steck, "Embarrassingly
+    shallow autoencoders for sparse data", WWW 2019, equation 8). Only the `max_items` items with the most
+    buyers are used.
 
     Args:
         user, item: [n] int64, distinct pairs of a user and a bought item; items below `items`.
@@ -59,7 +60,7 @@ def ease_weights(
 
 
 def user_item_pairs(con: ibis.BaseBackend, encoded: EncodedTables, date: int) -> tuple[NDArray, NDArray]:
-    """Distinct (user [n], item [n]) of orders known before `date` (Unix seconds).
+    """Reads the distinct pairs (user [n], item [n]) of orders known before `date` (Unix seconds).
 
     At most MAX_USERS users are read, and the latest MAX_USER_ITEMS items of each user.
     """
@@ -77,7 +78,7 @@ def user_item_pairs(con: ibis.BaseBackend, encoded: EncodedTables, date: int) ->
 def ease_neighbours_by_date(
     con: ibis.BaseBackend, encoded: EncodedTables, dates: list[int], cfg: dict[str, Any]
 ) -> Iterator[pa.Table]:
-    """`item, neighbour, score` at each of `dates` (Unix seconds), by item and best first.
+    """Returns `item, neighbour, score` at each of `dates` (Unix seconds), by item, best first.
 
     `cfg` is `data.snapshots`. The `ease_items` items with the most buyers keep up to `ease_neighbours`
     neighbours each.

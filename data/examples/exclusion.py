@@ -2,9 +2,9 @@
 
     slate: {exclude_basket: true, exclude_bought_within: null, repeat_categories: []}
 
-With this setting a slate never shows an item that was just paid, so buying that item again is no label, and
-no metric counts it. Serving applies the same rule (serving/pipeline/exclusion.py). This module applies the
-rule to tables. An item of `repeat_categories` always counts.
+With this setting a slate never shows an item that was just paid. So buying that item again is no label, and
+no metric counts it. An item of `repeat_categories` always counts. Serving applies the same rule
+(serving/pipeline/exclusion.py). This module applies it to tables.
 """
 
 from collections.abc import Mapping
@@ -68,7 +68,7 @@ def is_repeatable(category: ir.Value, exclusion: Exclusion) -> ir.BooleanValue:
 
 
 def excluded_items(encoded: EncodedTables, checkouts: ir.Table, exclusion: Exclusion) -> ir.Table | None:
-    """The pairs `order, item` that slates of `checkouts` may not show; None if the rule excludes nothing."""
+    """The pairs `order, item` that slates of `checkouts` may not show. None if the rule excludes nothing."""
     lines, rule = encoded.lines, exclusion.rule
     parts = []
     if rule.basket:

@@ -48,7 +48,7 @@ def history_events(encoded: EncodedTables) -> ir.Table:
 
 
 def history_lists(encoded: EncodedTables) -> ir.Table:
-    """Per user the lists `history_{item,ts,kind,quantity,price}`, in the order in which events became known.
+    """Returns each user's lists `history_{item,ts,kind,quantity,price}`, in the order of `available_at`.
 
     With late arrivals there is also a list `history_seq`, and `slice_history` sorts each slice by time.
     """
@@ -64,7 +64,7 @@ def history_lists(encoded: EncodedTables) -> ir.Table:
 def slice_history(
     t: ir.Table, first: ir.Value, last: ir.Value, has_late_arrivals: bool
 ) -> dict[str, ir.Value]:
-    """The history columns: the slice [first, last) of the `history_lists`, oldest first."""
+    """Returns the history columns: the slice [first, last) of the `history_lists`, oldest first."""
     if not has_late_arrivals:
         return {f"history_{c}": t[f"history_{c}"][first:last] for c in HISTORY_TYPES}
     # Structs compare field by field, so sorting them sorts by time.
@@ -75,7 +75,7 @@ def slice_history(
 
 
 def count_prior_events(encoded: EncodedTables) -> ir.Table:
-    """`order, n_history, n_prior_orders`: counts of the user's events and orders known strictly before."""
+    """Counts the user's events and orders known strictly before: `order, n_history, n_prior_orders`."""
     types = {
         "user": "int32", "at": "int64", "rank": "int8", "order": "int64", "is_event": "int8",
         "is_order": "int8",

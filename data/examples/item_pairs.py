@@ -49,7 +49,7 @@ class PairRule(NamedTuple):
 
 
 def pair_lines(encoded: EncodedTables, dates: list[int]) -> ir.Table:
-    """`order, user, item, date_index`: the lines that form pairs.
+    """The lines that form pairs: `order, user, item, date_index`.
 
     `date_index` is the position of the first of `dates` (Unix seconds, rising) at which a line is known.
     Lines that become known after the last date are left out.
@@ -62,7 +62,7 @@ def pair_lines(encoded: EncodedTables, dates: list[int]) -> ir.Table:
 
 
 def read_order_lines(con: ibis.BaseBackend, encoded: EncodedTables, dates: list[int]) -> OrderLines:
-    """The `pair_lines`, in memory."""
+    """Reads the `pair_lines` into memory."""
     table = con.to_pyarrow(pair_lines(encoded, dates))
     order, user, item, date_index = (table[name].to_numpy().astype(np.int64) for name in table.schema.names)
     by_time, row = np.unique(order, return_inverse=True)  # orders are numbered by time
@@ -77,7 +77,7 @@ def read_order_lines(con: ibis.BaseBackend, encoded: EncodedTables, dates: list[
 def neighbours_by_date(
     lines: OrderLines, order_weights: sp.csr_array, n_dates: int, rule: PairRule, top: int
 ) -> list[pa.Table]:
-    """`item, neighbour, score` at each date: the `top` neighbours of highest score of every item, best first.
+    """The `top` best neighbours of every item at each date: `item, neighbour, score`, best first.
 
     Args:
         order_weights: [O, O] int64, the weight of a pair with one line of the row's order and one line of the
@@ -101,7 +101,10 @@ def neighbours_by_date(
 def _count_pairs(
     lines: OrderLines, order_weights: sp.csr_array, required: Floats, part: int, parts: int
 ) -> Pairs:
-    """The pairs of some items with all items. A pair needs the weight [N] that its item requires."""
+    """Counts pairs of the items of one `part` with all items.
+
+    Keeps the pairs with at least the weight that their item requires (`required` [N]).
+    """
     shape = len(lines.user), len(required)
     ones, of_part = np.ones(len(lines.item), np.int64), lines.item % parts == part
     all_items = sp.csr_array((ones, (lines.order, lines.item)), shape=shape)
@@ -116,7 +119,7 @@ def _count_pairs(
 
 
 def _best_neighbours(pairs: Pairs, score: Floats, top: int) -> pa.Table:
-    """`item, neighbour, score`: the `top` pairs of highest score of every item, best first."""
+    """The `top` pairs of highest score of every item, best first: `item, neighbour, score`."""
     starts = np.flatnonzero(np.diff(pairs.item, prepend=-1))
     stops = np.append(starts[1:], len(score))
     lowest = np.zeros(len(starts))  # of the `top` scores of an item

@@ -46,7 +46,7 @@ class LabelSpec(NamedTuple):
 
 
 def wanted_labels(cfg: Mapping[str, Any]) -> list[LabelSpec]:
-    """The further labels of `cfg["tasks"]`, in the order of the tasks; empty without tasks.
+    """The further labels of `cfg["tasks"]`, in the order of the tasks. Empty without tasks.
 
     Raises DataError, which names the task, for a label or window that cannot be used, and for a window that
     is longer than `data.horizon`.
@@ -101,8 +101,9 @@ def label_event_kinds(labels: Sequence[LabelSpec]) -> list[str]:
 
 
 def feedback_windows(labels: Sequence[LabelSpec], click_window: int) -> dict[str, int]:
-    """Kind of event → seconds after an impression in which an event joins it, for the kinds that labels name.
+    """Returns kind of event → seconds after an impression in which such an event joins it.
 
+    The kinds are those that labels name.
     Each window is at least `click_window`, and as long as the longest window of a label of that kind. Clicks
     always keep `click_window`.
     """
@@ -143,8 +144,10 @@ def implies_click(kind: ir.Value, labels: Sequence[LabelSpec]) -> ir.BooleanValu
 
 
 def event_label_columns(events: ir.Table, labels: Sequence[LabelSpec]) -> dict[str, ir.Value]:
-    """Aggregates `event_<i>` of the i-th label over attributed events: `kind, value, delay` (seconds after
-    the checkout). They are null if no event counts. The value is 0 for a purchase event without money.
+    """Returns the aggregate `event_<i>` of the i-th label over attributed events.
+
+    Its fields are `kind, value, delay` (seconds after the checkout). They are null if no event counts. The
+    value is 0 for a purchase event without money.
     """
     columns: dict[str, ir.Value] = {}
     for i, spec in enumerate(labels):
@@ -167,8 +170,10 @@ def event_label_columns(events: ir.Table, labels: Sequence[LabelSpec]) -> dict[s
 def line_label_columns(
     lines: ir.Table, labels: Sequence[LabelSpec], impressions_logged: bool
 ) -> dict[str, ir.Value]:
-    """Aggregates `line_<i>` of the i-th label over order lines: `spend, quantity, delay` and `return_delay`
-    (seconds from the checkout until the line is taken back, null for never). Null where no line counts.
+    """Returns the aggregate `line_<i>` of the i-th label over order lines.
+
+    Its fields are `spend, quantity, delay` and `return_delay` (seconds from the checkout until the line is
+    taken back, null for never). They are null where no line counts.
     """
     columns: dict[str, ir.Value] = {}
     for i, spec in enumerate(labels):
@@ -187,7 +192,7 @@ def line_label_columns(
 
 
 def label_values(t: ir.Table, labels: Sequence[LabelSpec]) -> dict[str, ir.Value]:
-    """Key → the value of each label, from the columns `line_<i>, event_<i>` and the item's list `price`."""
+    """Returns key → value of each label, from the columns `line_<i>, event_<i>` and the list `price`."""
     values: dict[str, ir.Value] = {}
     for i, spec in enumerate(labels):
         line, event = t[f"line_{i}"], t[f"event_{i}"]
@@ -198,5 +203,5 @@ def label_values(t: ir.Table, labels: Sequence[LabelSpec]) -> dict[str, ir.Value
 
 
 def _is_inside(delay: ir.Value, spec: LabelSpec) -> ir.BooleanValue:
-    """True within the window of the label. The table has no rows beyond the horizon."""
+    """True for a delay within the label's window. The table has no rows beyond the horizon."""
     return delay.notnull() if spec.window_seconds is None else (delay <= spec.window_seconds)

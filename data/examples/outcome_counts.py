@@ -50,20 +50,20 @@ def reject_too_few_outcomes(
 
 
 class ReorderGaps(NamedTuple):
-    """Days between two orders of a user; None if no user ordered twice."""
+    """The days between two orders of a user. None if no user ordered twice."""
 
     median: float | None
     covered: float | None  # COVERED_SHARE of the gaps have at most this length
 
 
 def order_times(con: ibis.BaseBackend, orders: ir.Table) -> ir.Table:
-    """A row per order of the canonical table: `order`, `user` (null for a guest), `ts`, and `next_ts`."""
+    """Returns a row per order of the table: `order`, `user` (null for a guest), `ts` and `next_ts`."""
     t = orders.group_by("order_id").agg(user=orders.user_id.max(), ts=orders.ts.max())
     return engine.materialize(con, "order_times", add_next_order(t.rename(order="order_id")))
 
 
 def count_order_times(con: ibis.BaseBackend, t: ir.Table) -> dict[str, Any]:
-    """Counts of `order_times`: orders `n`, orders of `guests`, `users`, and the first and last time."""
+    """Counts `order_times`: orders `n`, orders of `guests`, `users`, and the first and last time."""
     counts: dict[str, Any] = con.to_pyarrow(
         t.agg(
             n=t.count(),
@@ -77,7 +77,7 @@ def count_order_times(con: ibis.BaseBackend, t: ir.Table) -> dict[str, Any]:
 
 
 def add_next_order(checkouts: ir.Table) -> ir.Table:
-    """Checkouts of `user, ts, order`, with the `next_ts` of the user's next order."""
+    """Adds `next_ts`, the time of the user's next order, to checkouts of `user, ts, order`."""
     return checkouts.mutate(next_ts=checkouts.ts.lead().over(group_by="user", order_by=["ts", "order"]))
 
 
@@ -114,7 +114,7 @@ def suggest_horizon(covered_gap: float) -> str:
 
 
 def widen_split(name: str, split: Mapping[str, Any]) -> str:
-    """Advice to widen a split: `Set data.split.test_share=0.2 (now 0.1)`, or to move a date that is set."""
+    """Advises to widen a split, `Set data.split.test_share=0.2 (now 0.1)`, or to move a date that is set."""
     start = f"{name}_start"
     if split.get(start) is not None:
         return f"Move data.split.{start} ({split[start]}) back"

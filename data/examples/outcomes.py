@@ -42,10 +42,10 @@ def outcome_types(labels: Sequence[LabelSpec]) -> dict[str, str]:
 def attribute_to_checkouts(
     encoded: EncodedTables, checkouts: ir.Table, labels: Sequence[LabelSpec] = ()
 ) -> ir.Table:
-    """Slates, clicks, purchase events and events of `labels`, joined to the `order, item` of checkouts.
+    """Joins slates, clicks, purchase events and events of `labels` to the `order, item` of checkouts.
 
-    A ghost is an item of a slate that was held back, unless another slate of the checkout shows it.
-    `withhold` is the probability with which the slate is held back. Of several positions, the smallest
+    A ghost is an item of a slate that was withheld, unless another slate of the checkout shows it.
+    `withhold` is the probability with which the slate is withheld. Of several positions, the smallest
     counts. The i-th label has the column `event_<i>` (data/examples/labels.py).
 
     An event with an order_id belongs to that checkout if the event is in [ts, horizon_end]. An event without
@@ -87,7 +87,7 @@ def attribute_to_checkouts(
 
 
 def _join_latest_checkout(events: ir.Table, checkouts: ir.Table) -> ir.Table:
-    """Events with `order, checkout_ts, horizon_end` of the user's latest checkout strictly before them."""
+    """Adds `order, checkout_ts, horizon_end` of the user's latest checkout strictly before each event."""
     null = ibis.null("int64")
     marks = checkouts.select(
         "user", at="ts", rank=ibis.literal(1), order="order", horizon_end="horizon_end"
@@ -113,11 +113,9 @@ def outcome_lists(
     bounds: tuple[int, int],
     spec: OutcomeSpec = ALL_OUTCOMES,
 ) -> ir.Table:
-    """Per checkout the lists `outcome_*` and `purchase_delay`, by item.
+    """Returns the lists `outcome_*` and `purchase_delay` of each checkout with outcomes, by item.
 
-    Checkouts without outcomes have no row.
-
-    The delay is the seconds from the checkout to the first purchase of the item, 0 without a purchase.
+    `purchase_delay` is the seconds from the checkout to the first purchase of the item, 0 without a purchase.
 
     `events` are of `attribute_to_checkouts`, with the same labels. `bounds` are the first ts and the last
     horizon_end. The value is the spend of the order lines, else that of the purchase events, else the item's
@@ -140,7 +138,7 @@ def outcome_lists(
 def _merge_outcomes(
     encoded: EncodedTables, purchases: ir.Table, events: ir.Table, labels: Sequence[LabelSpec]
 ) -> ir.Table:
-    """The lists of `outcome_lists` from purchases by order line and attributed events, by `order, item`."""
+    """Merges purchases by order line with attributed events, by `order, item`, into `outcome_lists`."""
     no, null = ibis.literal(False), ibis.null("float64")
     line_labels, event_labels = ([f"{side}_{i}" for i in range(len(labels))] for side in ("line", "event"))
     of_lines = purchases.select(

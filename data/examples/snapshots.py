@@ -42,12 +42,12 @@ class SalesWindows(NamedTuple):
 
 
 def snapshot_dates(start: int, end: int, every_days: int) -> list[int]:
-    """Snapshot dates (Unix seconds): every `every_days` days from `start` to `end`, and one after the end."""
+    """Snapshot dates (Unix seconds), `every_days` days apart from `start` to `end`, and one after the end."""
     return [*range(start, end + 1, every_days * SECONDS_PER_DAY), end + 1]
 
 
 def sales_windows(con: ibis.BaseBackend, encoded: EncodedTables, dates: list[int]) -> SalesWindows:
-    """The windows of the snapshots of `dates`: 7 and 28 days, or longer where these hold few order lines.
+    """The windows of the snapshots of `dates`: 7 and 28 days, or longer where these hold too few order lines.
 
     A window is too short if it holds less than MIN_WINDOW_SHARE of the usual number of lines. The usual
     number per day is the mean over the USUAL_DAYS before the snapshot. A window that is too short is extended
@@ -65,7 +65,7 @@ def sales_windows(con: ibis.BaseBackend, encoded: EncodedTables, dates: list[int
 
 
 def _window_days(age: int, days: int, day: Counts, known_day: Counts, lines: Counts) -> int:
-    """Days of a window of `days` or more, `age` seconds after the start of the log.
+    """The length in days of a window of at least `days`, which ends `age` seconds after the start of the log.
 
     `lines` [n] order lines of a `day` [n] were known on a `known_day` [n], both counted from that start.
     """
@@ -80,15 +80,17 @@ def _window_days(age: int, days: int, day: Counts, known_day: Counts, lines: Cou
 def item_snapshots(
     encoded: EncodedTables, dates: list[int], every_days: int, windows: SalesWindows
 ) -> ir.Table:
-    """`snapshot, item, price, mean_line_spend, orders_28d, sales_7d, buyers` of items sold in the window of a
-    snapshot.
+    """Returns a row per snapshot and item that was sold in the snapshot's window.
 
-    - `orders_28d`, `sales_7d`: orders with the item in the windows of 28 and 7 days. - `price`: mean unit
-    price; `mean_line_spend`: mean of price times quantity. Both are null without a sale in the window;
-    `data/catalog.py` then keeps the last values. - `buyers`: users who had bought the item by the snapshot,
-    or 0 if none is new since the last snapshot; `data/catalog.py` takes the running maximum.
+    The columns are `snapshot`, `item` and
 
-    `dates` are the `snapshot_dates`, `every_days` apart, `windows` their `sales_windows`.
+    - `price`, `mean_line_spend`: the mean unit price, and the mean of price times quantity. Both are null
+      without a sale in the window; `data/catalog.py` then keeps the last values.
+    - `orders_28d`, `sales_7d`: orders with the item in the windows of 28 and 7 days.
+    - `buyers`: users who had bought the item by the snapshot, or 0 if none is new since the last snapshot;
+      `data/catalog.py` takes the running maximum.
+
+    `dates` are the `snapshot_dates`, `every_days` apart. `windows` are their `sales_windows`.
     """
     step, last = every_days * SECONDS_PER_DAY, len(dates) - 1
     lines = encoded.lines.select("item", "ts", "available_at", "price", "quantity")
@@ -130,8 +132,9 @@ def _window_lines(lines: ir.Table, dates: list[int], windows: SalesWindows, snap
 
 
 def _buyer_counts(encoded: EncodedTables, dates: list[int], step: int) -> ir.Table:
-    """`snapshot, item, buyers`: a user's first purchase of an item counts in the first snapshot after it.
+    """Counts the buyers of items: `snapshot, item, buyers`.
 
+    A user's first purchase of an item counts in the first snapshot after it.
     The cost does not grow with the number of snapshots.
     """
     first = encoded.lines.group_by("user", "item").agg(first_at=encoded.lines.available_at.min())
@@ -144,7 +147,7 @@ def _buyer_counts(encoded: EncodedTables, dates: list[int], step: int) -> ir.Tab
 
 
 def neighbour_snapshots(dates: list[int], cfg: dict[str, Any], first_example: int) -> dict[int, int]:
-    """Snapshot → date of the snapshots that have neighbours.
+    """Returns snapshot → date, for the snapshots that have neighbours.
 
     After `neighbours_from_share` of the dates, every `neighbours_every`-th snapshot has neighbours, and so
     does the last. Of these snapshots before the first example only the latest is kept, because no checkout
@@ -163,7 +166,7 @@ def neighbour_snapshots(dates: list[int], cfg: dict[str, Any], first_example: in
 def write_snapshots(
     con: ibis.BaseBackend, encoded: EncodedTables, dates: list[int], every_days: int, folder: Path
 ) -> None:
-    """Write `snapshots.parquet`; arguments as of `item_snapshots`."""
+    """Write `snapshots.parquet`. The arguments are those of `item_snapshots`."""
     windows = sales_windows(con, encoded, dates)
     table = con.to_pyarrow(item_snapshots(encoded, dates, every_days, windows))
     pq.write_table(table, folder / "snapshots.parquet", compression="zstd")

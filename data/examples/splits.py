@@ -45,7 +45,7 @@ class SplitBounds(NamedTuple):
 
 
 def horizon_days(horizon: str) -> int | None:
-    """Days of a horizon such as "14d"; None for "next_order". Raises DataError for any other horizon."""
+    """The days of a horizon such as "14d". None for "next_order". Raises DataError for any other horizon."""
     if horizon == "next_order":
         return None
     match = re.fullmatch(r"([1-9]\d{0,3})d", str(horizon))
@@ -60,9 +60,10 @@ def fitting_horizon(start: int, end: int) -> str:
 
 
 def add_horizon_end(encoded: EncodedTables, horizon: str) -> ir.Table:
-    """Add `horizon_end` to the checkouts of users: outcomes count in (ts, horizon_end].
+    """Add `horizon_end` to the checkouts of users. Outcomes count in (ts, horizon_end].
 
-    `horizon_end` is null if the next order has not come yet, and for guests, whose next order is never known.
+    With the horizon `next_order`, `horizon_end` is null until that order comes. Guests are left out, because
+    their later orders are never known.
     """
     t, days = encoded.checkouts.filter(~encoded.checkouts.is_guest), horizon_days(horizon)
     if days is not None:
@@ -159,7 +160,7 @@ def count_splits(
 
 
 def _shorter_horizon(encoded: EncodedTables, horizon: str) -> str:
-    """`set data.horizon=5d`, a horizon that fits the log; without a number if no shorter horizon fits."""
+    """Advises a horizon that fits the log: `set data.horizon=5d`, or no number if no shorter horizon fits."""
     fitting = fitting_horizon(encoded.start, encoded.end)
     days, fitting_days = horizon_days(horizon), horizon_days(fitting)
     assert fitting_days is not None
@@ -176,7 +177,7 @@ def _share_start(con: ibis.BaseBackend, t: ir.Table, share: float, default: int)
 
 
 def parse_timestamp(value: Any, name: str) -> int | None:
-    """Unix seconds of a date or time of the config, UTC without a zone; None for null.
+    """The Unix seconds of a date or time of the config. Without a zone it is UTC. None for null.
 
     Raises DataError, which names the setting data.`name`, for anything else.
     """

@@ -41,7 +41,7 @@ ROUNDING = 1e-6  # of required weights
 def transition_neighbours_by_date(
     con: ibis.BaseBackend, encoded: EncodedTables, dates: list[int], cfg: dict[str, Any]
 ) -> list[pa.Table]:
-    """`item, neighbour, score` at each of `dates` (Unix seconds, rising), by item and best first.
+    """Returns `item, neighbour, score` at each of `dates` (Unix seconds, rising), by item, best first.
 
     `cfg` is `data.snapshots`. An item keeps its best `cfg["transition_neighbours"]` neighbours. The mean
     score of a date is 1, so that scores do not grow with the log.

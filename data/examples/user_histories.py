@@ -57,7 +57,7 @@ def user_histories(encoded: EncodedTables, schema: FeatureSchema) -> ir.Table:
 
 
 def first_purchases(encoded: EncodedTables) -> ir.Table:
-    """`user_id, item, ts`: the first purchase of every item by every user."""
+    """The first purchase of every item by every user: `user_id, item, ts`."""
     t = encoded.lines.group_by("user", "item").agg(ts=encoded.lines.ts.min())
     t = t.join(encoded.users.select("user", "user_id"), "user")
     return t.order_by("user_id", "item").select("user_id", "item", "ts")

@@ -39,7 +39,7 @@ CODE_TYPES = {"context": "int32", "profile": "int32"}
 
 
 class ExampleCounts(NamedTuple):
-    """Counts by split."""
+    """Counts of examples, by split."""
 
     with_purchase: dict[str, int]  # checkouts
     with_impressions: dict[str, int]  # checkouts
@@ -59,20 +59,20 @@ class ExampleInputs(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Consecutive checkouts."""
+    """Consecutive checkouts, which are joined together."""
 
     checkouts: ir.Table
     bounds: tuple[int, int]  # first ts, last horizon_end
 
 
 def basket_lists(encoded: EncodedTables) -> ir.Table:
-    """Per order the lists `basket_{item,quantity,price}` of its own lines, by item."""
+    """Returns each order's lists `basket_{item,quantity,price}` of its own lines, by item."""
     t = encoded.lines.mutate(**{c: encoded.lines[c].cast(k) for c, k in BASKET_TYPES.items()})
     return lists.collect_lists(t, "order", {f"basket_{c}": c for c in BASKET_TYPES}, ["item"])
 
 
 def example_rows(chunk: Chunk, inputs: ExampleInputs) -> ir.Table:
-    """The example rows of a chunk, with `order` in front, unordered."""
+    """The example rows of a chunk, not sorted. `order` is the first column."""
     encoded, schema = inputs.encoded, inputs.schema
     outcome_columns = outcome_types(inputs.outcomes.labels)
     outcome = outcome_lists(encoded, chunk.checkouts, inputs.events, chunk.bounds, inputs.outcomes)
@@ -173,7 +173,7 @@ def _write_tables(path: Path, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _positive_columns(encoded: EncodedTables, labels: Sequence[LabelSpec]) -> dict[str, str]:
-    """Label → its column in the examples.
+    """Returns label → its column in the examples.
 
     Without logged clicks, `click` is a proxy click and has no column.
     """
@@ -183,7 +183,7 @@ def _positive_columns(encoded: EncodedTables, labels: Sequence[LabelSpec]) -> di
 
 
 def _chunks(con: ibis.BaseBackend, checkouts: ir.Table, max_history: int) -> Iterator[Chunk]:
-    """At most MAX_CHUNKS chunks of checkouts, with about CHUNK_HISTORY_EVENTS history events or more each.
+    """Cuts the checkouts into at most MAX_CHUNKS chunks of about CHUNK_HISTORY_EVENTS events or more.
 
     Every chunk reads all users' lists, so there should be few chunks.
     """
@@ -201,12 +201,12 @@ def _chunks(con: ibis.BaseBackend, checkouts: ir.Table, max_history: int) -> Ite
 
 
 def _count_rows_with_any(table: pa.Table, flags: str) -> int:
-    """Number of rows with at least one true value in the list column `flags`."""
+    """Counts the rows with at least one true value in the list column `flags`."""
     column = table[flags].combine_chunks()
     return len(pc.unique(pc.list_parent_indices(column).filter(column.flatten())))
 
 
 def _count_positives(table: pa.Table, name: str) -> int:
-    """Number of values above 0 in a list column."""
+    """Counts the values above 0 in a list column."""
     values = table[name].combine_chunks().flatten()
     return int(pc.sum(pc.greater(values.cast(pa.float32()), 0)).as_py() or 0)

@@ -49,7 +49,7 @@ def read_batches(
     with_candidates: bool = True,
     **options: Any,
 ) -> BatchStream[Batch]:
-    """The examples of `path` in batches of `batch_size` checkouts over all ranks.
+    """Reads the examples of `path` in batches of `batch_size` checkouts over all ranks.
 
     Raises the errors of `BatchStream`.
 
@@ -78,7 +78,7 @@ def _columns(names: list[str], with_candidates: bool) -> list[str]:
 
 
 def to_batch(table: pa.Table, max_history: int | None = None) -> Batch:
-    """The batch of a table of examples; `max_history` keeps only the latest events of every history."""
+    """Makes a batch of a table of examples. `max_history` keeps only the latest events of every history."""
     query = Query(
         ts=_to_tensor(table["ts"], np.int64),
         snapshot=_to_tensor(table["snapshot"], np.int64),
@@ -151,9 +151,9 @@ def _to_tensor(column: pa.ChunkedArray, dtype: Any) -> Tensor:
 
 
 def _offsets_and_values(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
-    """Offsets that start at 0, and the values between the first and the last offset.
+    """Returns offsets that start at 0, and the values between the first and the last offset.
 
-    A sliced list array shares its parent's values: the offsets say which values belong to the slice.
+    A sliced list array shares its parent's values, and its offsets say which values belong to the slice.
     """
     lists = _array(column)
     offsets = lists.offsets.to_numpy().astype(np.int64)
@@ -163,7 +163,7 @@ def _offsets_and_values(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
 def _jagged_tensors(
     table: pa.Table, group: str, dtypes: dict[str, Any], max_length: int | None = None
 ) -> dict[str, Tensor]:
-    """`{group}_offsets` [B+1] and `{group}_{field}` [Σ] of parallel list columns.
+    """Turns parallel list columns into `{group}_offsets` [B+1] and `{group}_{field}` [Σ].
 
     `max_length` keeps the last values of every list.
     """
@@ -190,7 +190,7 @@ def _strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _matrix(column: pa.ChunkedArray) -> Tensor:
-    """Lists of one length as [B, length]."""
+    """Turns lists of one length into [B, length]."""
     _, values = _offsets_and_values(column)
     rows = len(column)
     flat = np.array(values.to_numpy(zero_copy_only=False), dtype=np.int64)

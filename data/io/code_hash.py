@@ -50,7 +50,9 @@ def code_hash(modules: Iterable[str], root: Path = ROOT) -> str:
 
 
 def module_closure(modules: Iterable[str], root: Path = ROOT) -> tuple[dict[str, Path], set[str]]:
-    """The files by module of `modules` and of all that they import, and the top-level names of libraries.
+    """Returns module → file, for `modules` and all modules that they import.
+
+    Also returns the top-level names of the libraries that they import.
 
     Raises ModuleNotFoundError for one of `modules` that does not exist.
     """
@@ -97,7 +99,7 @@ def named_modules(*settings: Any) -> list[str]:
 
 
 def _module_of(path: str) -> str | None:
-    """The module of a dotted class or function; None if no module of that name exists."""
+    """The module of a dotted class or function. None if no module of that name exists."""
     try:
         root = _package_root(path, ROOT)
     except (ModuleNotFoundError, ValueError):

@@ -42,7 +42,7 @@ class MissingTableError(LookupError):
 
 
 class DuckDbSource:
-    """A DuckDB file; or, with `lake`, the Delta tables below a folder or URI, which queries call by name."""
+    """A DuckDB file, or, with `lake`, the Delta tables below a folder or URI. Queries call them by name."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, lake: str = "", options: dict[str, str] | None = None):
         self._con, self._lake, self._options = con, lake, options
@@ -83,7 +83,7 @@ class DuckDbSource:
         return rows.to_arrow_reader(BATCH_ROWS)
 
     def _register(self, name: str) -> bool:
-        """Register the Delta table of this name for queries; return False if there is none."""
+        """Register the Delta table of this name for queries. Return False if there is none."""
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError
 
@@ -200,7 +200,7 @@ def read_error(error: Exception, url: str, rows: str) -> DataError:
 
 
 def describe(url: str, rows: str) -> str:
-    """The name of a table or query in messages: its database, and the first words of a query."""
+    """Names a table or query in messages, with its database and the first words of a query."""
     text = " ".join(mask_url(rows).split())
     return f"{mask_url(url)}: {text if len(text) <= 80 else f'{text[:77]}...'}"
 
@@ -214,7 +214,7 @@ def missing_table_error(source: Source, url: str, canonical: str, name: str) -> 
 
 
 def _similar_tables(source: Source, name: str) -> str:
-    """A sentence with similar table names, or with the first tables; "" if no table is known."""
+    """A sentence with similar table names, or with the first tables. "" if no table is known."""
     names: Sequence[str] = ()
     with contextlib.suppress(Exception):  # not every account may list tables
         names = source.table_names()

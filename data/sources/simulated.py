@@ -53,7 +53,7 @@ class GroundTruth(NamedTuple):
 
 
 def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
-    """Canonical table → its file, simulated first if it is missing. `cfg` is the data config."""
+    """Returns canonical table → its file, simulated first if it is missing. `cfg` is the data config."""
     folder = simulation_folder(cfg)
     if not folder.is_dir():
         _write_simulation(cfg, folder)
@@ -61,7 +61,7 @@ def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
 
 
 def read_tables(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
-    """The canonical tables, raw, with `_row`."""
+    """Reads the canonical tables, raw, with `_row`."""
     return tables.read_tables(con, {"root": str(simulation_folder(cfg))})
 
 
@@ -121,10 +121,10 @@ def ground_truth(cfg: Mapping[str, Any], order: Array, item: Array) -> GroundTru
 
 
 def best_incremental_value(cfg: Mapping[str, Any], order: Array) -> Array:
-    """The true incremental value [n] of the best slate after each order number [n], of all items.
+    """The true incremental value [n] of the best possible slate after each order number [n].
 
-    Slates do not hold items that were just paid. The function runs the simulation again. The values are NaN
-    if `data.organic.share` is null.
+    The slate may hold all items except those that were just paid. The function runs the simulation again. The
+    values are NaN if `data.organic.share` is null.
     """
     items = catalog.sample_items(cfg)
     slots = int(cfg["slots"])
@@ -144,7 +144,7 @@ def best_incremental_value(cfg: Mapping[str, Any], order: Array) -> Array:
 
 
 def _tables(cfg: Mapping[str, Any], items: SimulatedItems, step: Round) -> dict[str, dict[str, Array]]:
-    """Table → column → values, of orders, events and truth."""
+    """Returns table → column → values, for orders, events and truth."""
     lines, row = step.lines, step.lines.row
     orders = {"order_id": step.order[row], "user_id": step.user[row], "item_id": lines.item,
               "ts": step.ts[row], "quantity": lines.quantity, "price": lines.price}  # fmt: skip

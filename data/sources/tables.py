@@ -26,7 +26,7 @@ SIMILARITY = 0.75  # of two names, from 0 to 1; above it, one counts as a misspe
 
 
 def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
-    """Canonical table → its file or folder, below `root` of the data config or named by `files`.
+    """Returns canonical table → its file or folder, below `root` of the data config or named by `files`.
 
     Raises one DataError for all tables that are missing, given twice or in an unknown format.
     """
@@ -58,12 +58,12 @@ def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
 
 
 def read_tables(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
-    """The canonical tables that exist, raw, with `_row`. Raises DataError for unreadable files."""
+    """Reads the canonical tables that exist, raw, with `_row`. Raises DataError for unreadable files."""
     return read_files(con, table_files(cfg))
 
 
 def read_files(con: ibis.BaseBackend, files: Mapping[str, TableFile]) -> dict[str, ir.Table]:
-    """The canonical tables of these files, raw, with `_row`. Raises DataError for unreadable files."""
+    """Reads the canonical tables of these files, raw, with `_row`. Raises DataError for unreadable files."""
     raw: dict[str, ir.Table] = {}
     errors: list[str] = []
     for name, file in files.items():
@@ -84,7 +84,7 @@ class ColumnMapping(NamedTuple):
 
 
 def column_error(table: str, name: str) -> str:
-    """The reason why `data.columns` may not name this column of a table; "" if it may.
+    """The reason why `data.columns` may not name this column of a table. "" if it may.
 
     A name outside the contract is an attribute, unless it looks like a misspelled column of the contract.
     """

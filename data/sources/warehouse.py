@@ -30,7 +30,7 @@ COPIES_FILE = "tables.json"  # canonical table → its copy; written last
 
 
 def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
-    """Canonical table → the copy of its rows, sorted by time and then by all columns.
+    """Returns canonical table → the copy of its rows, sorted by time and then by all columns.
 
     Raises one DataError for a database that cannot be reached, or for all tables that are missing or cannot
     be read.
@@ -60,7 +60,7 @@ def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
 
 
 def read_tables(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
-    """The canonical tables that exist, raw, with `_row`."""
+    """Reads the canonical tables that exist, raw, with `_row`."""
     return read_files(con, table_files(cfg))
 
 
@@ -71,7 +71,7 @@ class _Copy(NamedTuple):
 
 @cache  # all steps of a command read the same rows, although the shop goes on selling
 def _copy_tables(request: str, root: Path, refresh: bool) -> dict[str, _Copy]:
-    """Canonical table → the copy of its current rows.
+    """Returns canonical table → the copy of its current rows.
 
     If `refresh` is off and the last command left all copies, those copies are used.
     """
@@ -102,7 +102,7 @@ def _copy_tables(request: str, root: Path, refresh: bool) -> dict[str, _Copy]:
 
 
 def _copy_rows(source: database.Source, settings: dict[str, Any], name: str, folder: Path) -> Path | None:
-    """Copy the rows of a canonical table; return None for an optional table that does not exist."""
+    """Copy the rows of a canonical table. Return None for an optional table that does not exist."""
     url, given = settings["url"], settings["tables"][name]
     rows = given or name
     try:
@@ -118,7 +118,7 @@ def _copy_rows(source: database.Source, settings: dict[str, Any], name: str, fol
 
 
 def _last_copies(folder: Path) -> dict[str, _Copy]:
-    """The copies that the last command left; empty if one of them is missing."""
+    """The copies that the last command left. Empty if one of them is missing."""
     if not (folder / COPIES_FILE).is_file():
         return {}
     saved = json.loads((folder / COPIES_FILE).read_text())

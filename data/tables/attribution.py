@@ -30,7 +30,7 @@ NO_WINDOWS: Mapping[str, int] = MappingProxyType({})
 
 
 def window_seconds(window: str, setting: str = "data.click_window") -> int:
-    """Seconds of a window such as "1d", "12h" or "30m". Raises DataError for anything else."""
+    """The seconds of a window such as "1d", "12h" or "30m". Raises DataError for anything else."""
     seconds = parse_duration(str(window))
     if seconds is None:
         raise DataError(f"{setting} is '{window}', expected a number of days, hours or minutes: 1d")
@@ -45,7 +45,7 @@ def attribute_feedback(
     purchase_window: int | None,
     further_windows: Mapping[str, int] = NO_WINDOWS,
 ) -> tuple[ir.Table, dict[str, dict[str, int]]]:
-    """Join users, checkouts and times to the conformed table `events`; count rows by kind and join state.
+    """Join users, checkouts and times to the conformed table `events`. Count rows by kind and join state.
 
     Rows without an item, a time, a valid kind or an owner stay unchanged, for `data/tables/checks.py` to
     reject.
@@ -98,7 +98,7 @@ def keep_viewed_slates(log: ir.Table) -> ir.Table:
 
 
 def _is_event(log: ir.Table, kinds: Collection[str]) -> ir.BooleanValue:
-    """True for valid events; false, never null, for rows that the checks will reject."""
+    """True for valid events. False, never null, for rows that the checks will reject."""
     is_event = (
         (log.item_id.fill_null("") != "")
         & log.ts.notnull()
@@ -112,7 +112,7 @@ def _is_event(log: ir.Table, kinds: Collection[str]) -> ir.BooleanValue:
 
 
 def _checkouts(orders: ir.Table) -> ir.Table:
-    """`number` (by time), `checkout` (order_id), `buyer` (user_id) and `checkout_ts` of every order.
+    """Returns `number` (by time), `checkout` (order_id), `buyer` (user_id) and `checkout_ts` of every order.
 
     The rules are those of `data/tables/encoded_tables.py`.
     """
@@ -150,7 +150,7 @@ def _join_slots(events: ir.Table, checkouts: ir.Table) -> ir.Table:
 
 
 def _join_feedback(events: ir.Table, impressions: ir.Table, windows: Mapping[str, int]) -> ir.Table:
-    """Feedback with the columns of its impression and a `state` of JOIN_STATES. `windows` are by kind."""
+    """Joins feedback with its impression, and adds a `state` of JOIN_STATES. `windows` are by kind."""
     t = events.filter(events.kind.notin(list(SLATE_KINDS)))
     by_request = t.filter(t.request_id.notnull()).join(
         impressions.select("item_id", "slot", request_id="request"), ["request_id", "item_id"]
@@ -180,7 +180,7 @@ def _join_feedback(events: ir.Table, impressions: ir.Table, windows: Mapping[str
 
 
 def _attributed_events(slots: ir.Table, feedback: ir.Table) -> list[ir.Table]:
-    """Impressions and ghosts, joined feedback, and other feedback, which is history but no outcome."""
+    """Impressions, ghosts, joined feedback and other feedback. Other feedback is history but no outcome."""
     of_users = slots.filter(slots.buyer.notnull())
     joined = feedback.filter(feedback.state == "joined", feedback.buyer.notnull())
     unattributed = feedback.filter(
@@ -204,7 +204,7 @@ def _attributed_events(slots: ir.Table, feedback: ir.Table) -> list[ir.Table]:
 
 
 def _asof_join(marks: ir.Table, events: ir.Table, keys: list[str]) -> ir.Table:
-    """`_row` of `events` and `number` of the latest mark (`at, number`) with the same keys at or before it.
+    """Joins each event with the latest mark of the same keys at or before it: `_row` and the mark's `number`.
 
     Numbers rise with time, so the running maximum is the latest mark so far. `number` is null before the
     first mark.
@@ -226,7 +226,10 @@ def _count_join_states(
     feedback: ir.Table,
     kinds: Collection[str],
 ) -> dict[str, dict[str, int]]:
-    """Rows of each kind by join state. Items of slates without an example are `guest` or `no_checkout`."""
+    """Counts the rows of each kind by join state.
+
+    Items of slates without an example are `guest` or `no_checkout`.
+    """
     counts = {kind: _count_slots(con, events, slots, kind) for kind in SLATE_KINDS}
     counts |= {kind: dict.fromkeys(JOIN_STATES, 0) for kind in kinds if kind not in SLATE_KINDS}
     by_state = feedback.group_by("kind", "state").agg(n=feedback.count())
@@ -236,7 +239,7 @@ def _count_join_states(
 
 
 def _count_slots(con: ibis.BaseBackend, events: ir.Table, slots: ir.Table, kind: str) -> dict[str, int]:
-    """Counts of rows of `kind` (impression or ghost) by join state."""
+    """Counts the rows of `kind` (impression or ghost) by join state."""
     n_logged = int(con.execute((events.kind == kind).sum().fill_null(0)))
     t = slots.filter(slots.kind == kind)
     totals = con.to_pyarrow(

@@ -32,7 +32,7 @@ SHOWN_REASONS = ("cannot be read as", "is outside", "already given", "several us
 
 
 def describe_rejected(rejected: pa.Table, name: str, file: TableFile, has_gaps: bool) -> str:
-    """Lines of an error, one for each reason: the count, example values, the first rows, and a remedy.
+    """An error's lines, one for each reason, with the count, example values, the first rows and a remedy.
 
     Args:
         rejected: `row, reason, content` (data/tables/checks.py).
@@ -89,7 +89,7 @@ def quarantine_warnings(
 
 
 def _count_reasons(rejected: pa.Table) -> str:
-    """`price is negative: 12, ts is null: 3`."""
+    """Counts rows by reason: `price is negative: 12, ts is null: 3`."""
     counts: dict[str, int] = {}
     for reasons in rejected["reason"].to_pylist():
         for reason in reasons.split("; "):
@@ -105,7 +105,7 @@ def list_values(values: Sequence[str]) -> str:
 
 
 def reading_hint(logical_type: str, values: Sequence[str], file: TableFile) -> str:
-    """The end of a sentence: the setting that may make text readable as a type; "" if none is known."""
+    """The end of a sentence: the setting that may make text readable as a type. "" if none is known."""
     if logical_type == "time":
         return _time_hint(values, file)
     if logical_type == "number":

@@ -66,8 +66,8 @@ def check_tables(
 ) -> CheckResult:
     """Split conformed tables into clean and rejected rows.
 
-    Raises DataError for an empty table, for a table without a good row, for any bad row under "fail", and for
-    a fifth of bad rows under "quarantine".
+    Raises DataError for an empty table and for a table without a good row. Under "fail" any bad row raises
+    it; under "quarantine" a fifth of bad rows does.
 
     Args:
         bad_rows: "fail" or "quarantine".
@@ -113,8 +113,10 @@ def check_tables(
 
 
 def reject_unreadable_values(con: ibis.BaseBackend, table: ir.Table, name: str, file: TableFile) -> None:
-    """Raise DataError for rows of a conformed table with a number that is not finite, a value that does not
-    parse, or no time. Commands that read a log without the full checks of preparation use this function.
+    """Raise DataError for rows of a conformed table that cannot be read.
+
+    Such a row has a number that is not finite, a value that does not parse, or no time. Commands that read a
+    log without the full checks of preparation use this function.
     """
     conditions = {
         reason: condition
@@ -131,7 +133,7 @@ def reject_unreadable_values(con: ibis.BaseBackend, table: ir.Table, name: str, 
 def _split_rows(
     con: ibis.BaseBackend, table: ir.Table, name: str, file: TableFile, event_kinds: Collection[str]
 ) -> tuple[ir.Table, pa.Table]:
-    """The good rows and the rejected rows. Raises DataError if no row is good."""
+    """Splits rows into good and rejected rows. Raises DataError if no row is good."""
     flagged = table.mutate(**_flag_duplicates(con, table, name))
     conditions = _reject_conditions(flagged, name, int(time.time()), event_kinds)
     is_bad = ibis.or_(*conditions.values())
@@ -146,7 +148,7 @@ def _split_rows(
 
 
 def _split_returns(con: ibis.BaseBackend, lines: ir.Table, file: TableFile) -> tuple[ir.Table, ir.Table]:
-    """The purchases and the returns among order lines. Raises DataError if there are no purchases."""
+    """Splits order lines into purchases and returns. Raises DataError if there are no purchases."""
     returns, purchases = lines.filter(lines.quantity < 0), lines.filter(lines.quantity > 0)
     if not con.execute(purchases.count()):
         count = con.execute(returns.count())
@@ -192,7 +194,7 @@ def _reject_unparsed_columns(con: ibis.BaseBackend, table: ir.Table, name: str, 
 
 
 def _drop_repeated(con: ibis.BaseBackend, table: ir.Table, name: str) -> tuple[ir.Table, int]:
-    """The table without rows that equal an earlier row in every column, and the number of such rows."""
+    """Drops rows that equal an earlier row in every column. Returns the table and the number of such rows."""
     content = [c for c in (*TABLES[name], *attribute_columns(table, name)) if c in table.columns]
     content += [c for c in table.columns if c.startswith("_raw_")]
     # Counting groups is cheap; the window over all columns runs only where something repeats.
@@ -206,7 +208,7 @@ def _drop_repeated(con: ibis.BaseBackend, table: ir.Table, name: str) -> tuple[i
 
 
 def _flag_duplicates(con: ibis.BaseBackend, table: ir.Table, name: str) -> dict[str, ir.Value]:
-    """Flag columns for faults across rows: repeated items, repeated users, orders of several users."""
+    """Adds flags of faults across rows: repeated items, repeated users, orders of several users."""
     flags: dict[str, ir.Value] = {}
     if name in UNIQUE_IDS:
         key = UNIQUE_IDS[name]
@@ -224,7 +226,7 @@ def _flag_duplicates(con: ibis.BaseBackend, table: ir.Table, name: str) -> dict[
 def _reject_conditions(
     t: ir.Table, name: str, now: int, event_kinds: Collection[str]
 ) -> dict[str, ir.BooleanValue]:
-    """Reason → condition that is true (never null) for bad rows."""
+    """Returns reason → condition that is true (never null) for bad rows."""
     conditions: dict[str, ir.BooleanValue] = {}
     for c, spec in TABLES[name].items():
         value = t[c]
@@ -268,7 +270,7 @@ def _reject_conditions(
 def _rejected_rows(
     bad: ir.Table, table: ir.Table, conditions: dict[str, ir.BooleanValue], name: str
 ) -> ir.Table:
-    """Rejected rows as `table, row, reason, content`. `conditions` refer to the table of `bad`."""
+    """Returns rejected rows as `table, row, reason, content`. `conditions` refer to the table of `bad`."""
     reasons = ibis.array(
         [ibis.ifelse(condition, ibis.literal(r), ibis.null("string")) for r, condition in conditions.items()]
     )

@@ -54,7 +54,7 @@ def select_columns(
     tables: Mapping[str, ir.Table],
     ignored: Collection[str],
 ) -> SelectedTables:
-    """The checked canonical tables without the attributes that are not read, and all unread columns.
+    """Returns the checked tables without the attributes that are not read, and all unread columns.
 
     These columns are not read: columns that `ignored` names; columns whose name begins with _; columns of a
     type that cannot be an attribute; further columns of `events`; attributes of items that are null in every
@@ -94,7 +94,7 @@ def _unreadable_columns(table: ir.Table, name: str) -> dict[str, str]:
 
 
 def _useless_attributes(con: ibis.BaseBackend, items: ir.Table) -> dict[str, str]:
-    """Attributes of items without information: null in every row, or a different text for every item."""
+    """The attributes of items without information: null in every row, or another text for every item."""
     names = attribute_columns(items, "items")
     if not names:
         return {}
@@ -116,7 +116,7 @@ def _useless_attributes(con: ibis.BaseBackend, items: ir.Table) -> dict[str, str
 
 
 def describe_type(kind: dt.DataType) -> str:
-    """A type in words: list of text."""
+    """Describes a type in words, such as `list of text`."""
     if isinstance(kind, dt.Array):
         return f"list of {describe_type(kind.value_type)}"
     if kind.is_string():

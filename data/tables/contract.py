@@ -91,14 +91,14 @@ CANONICAL_TYPES = {"id": "string", "time": "int64", "number": "float64", "text":
 
 
 def category_path(value: ir.StringValue) -> ir.StringValue:
-    """The path in one spelling: `/ food / dairy /` and `food > dairy` as `food/dairy`; null if empty."""
+    """Gives a path one spelling: `food/dairy` for `/ food / dairy /` and `food > dairy`. Null if empty."""
     path = value.cast("string").re_replace(r"\s+>\s+", "/")
     parts = path.split("/").map(lambda part: part.strip()).filter(lambda part: part != "")
     return parts.join("/").nullif("")
 
 
 def known_user(value: ir.StringValue) -> ir.StringValue:
-    """The user's id; null for a guest, also if a program wrote an empty text or a word such as `null`."""
+    """The user's id. Null for a guest, whom a program may write as an empty text or a word such as `null`."""
     text = value.cast("string")
     return ibis.ifelse(text.strip().lower().isin(NO_USER), ibis.null("string"), text)
 
@@ -131,7 +131,7 @@ def similar_event_kind(kind: str, kinds: Collection[str]) -> str | None:
 
 
 def conform(table: ir.Table, name: str, file: TableFile, required: Collection[str] | None = None) -> ir.Table:
-    """The table with canonical types, in the contract's column order, followed by its attributes.
+    """Gives the table canonical types. Its columns are in the contract's order, followed by its attributes.
 
     Columns of a type that cannot be an attribute are left out (data/tables/column_selection.py).
 
@@ -237,14 +237,15 @@ def _flag(value: ir.StringValue) -> ir.BooleanValue:
 
 
 def unix_seconds(value: ir.Value) -> ir.Value:
-    """Unix seconds of a timestamp or date, rounded down; without a zone it is taken as UTC."""
+    """The Unix seconds of a timestamp or date, rounded down. Without a zone it is taken as UTC."""
     # Ibis declares epoch_seconds as int32, DuckDB returns a double: a plain cast would round to nearest.
     return value.cast("timestamp").epoch_seconds().cast("float64").floor().cast("int64")
 
 
 def conform_attribute(value: ir.Value) -> ir.Value | None:
-    """The attribute as string (booleans too), int64, uint64 or float64 (decimals and times too); None for
-    lists, structs and other types.
+    """Casts an attribute to string (also booleans), int64, uint64 or float64 (also decimals and times).
+
+    None for lists, structs and other types.
     """
     t: dt.DataType = value.type()
     if t.is_string() or t.is_boolean():

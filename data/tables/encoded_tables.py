@@ -100,7 +100,7 @@ def _available_at(t: ir.Table) -> ir.Value:
 
 
 def _order_headers(orders: ir.Table, context: list[str]) -> ir.Table:
-    """A row per order: `order` (by time), `order_id, user_id, ts, available_at` and the context columns."""
+    """Returns a row per order: `order` (by time), `order_id, user_id, ts, available_at` and the context."""
     headers = orders.group_by("order_id").agg(
         user_id=orders.user_id.max(),
         ts=orders.ts.max(),
@@ -194,7 +194,7 @@ def _add_returned_at(lines: ir.Table, returns: ir.Table, users: ir.Table, items:
 def _events(
     events: ir.Table | None, checkouts: ir.Table, users: ir.Table, items: ir.Table, lines: ir.Table
 ) -> ir.Table:
-    """Encoded events. `order` is -2 for an unknown order_id: the event joins no checkout.
+    """Encodes the events. `order` is -2 for an unknown order_id, which joins no checkout.
 
     Positions count from 1 and 0 means unknown; a log whose positions start at 0 is raised by one.
     """

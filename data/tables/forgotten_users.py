@@ -20,7 +20,7 @@ TABLES_BY_USER = ("orders", "events", "users")
 
 
 def forgotten_users(setting: str | None) -> list[str]:
-    """The sorted ids of the file that `data.forget` names; empty without a file.
+    """The sorted ids of the file that `data.forget` names. Empty without a file.
 
     A text file has one id per line (serving/forget/user_list.py); a Parquet or CSV file has a column user_id.
     Raises DataError for a file that cannot be used.
@@ -49,7 +49,7 @@ def _read_column(path: Path) -> list[str]:
 def drop_users(
     con: ibis.BaseBackend, tables: Mapping[str, ir.Table], user_ids: Collection[str]
 ) -> tuple[dict[str, ir.Table], int]:
-    """The conformed tables without the users, and the number of rows dropped.
+    """Drops the users from the conformed tables. Returns the tables and the number of rows dropped.
 
     An event belongs to a user by its `user_id`, by an order of the user, or by a `request_id` that it shares
     with such an event.
@@ -70,7 +70,7 @@ def drop_users(
 
 
 def _add_events(theirs: ir.Table, events: ir.Table, orders: ir.Table, user_ids: Collection[str]) -> ir.Table:
-    """`_row` of the users' events: `theirs`, and the events of their orders and of their requests."""
+    """The `_row` of the users' events: `theirs`, and the events of their orders and of their requests."""
     order_ids = orders.filter(orders.user_id.isin(user_ids)).select("order_id").distinct()
     theirs = theirs.union(events.semi_join(order_ids, "order_id").select("_row"), distinct=True)
     requests = events.semi_join(theirs, "_row").filter(lambda t: t.request_id.fill_null("") != "")

@@ -13,7 +13,7 @@ from serving.table_files import TableFile, TableFileError, check_files, open_csv
 
 
 def check_headers(files: Mapping[str, TableFile]) -> dict[str, list[str]]:
-    """Canonical table → its columns, by their canonical names.
+    """Returns canonical table → its columns, by their canonical names.
 
     Raises one DataError with the faults of all tables. A header that cannot be parsed is skipped here;
     reading the table reports it.
@@ -51,7 +51,7 @@ def _canonical_names(present: list[str], file: TableFile) -> list[str]:
 
 
 def _columns_in_files(name: str, file: TableFile) -> list[str] | None:
-    """The columns of all files, and the partition keys that are read; None if a header cannot be read.
+    """The columns of all files, and the partition keys that are read. None if a header cannot be read.
 
     Raises ValueError for CSV with a different delimiter.
     """

@@ -109,7 +109,7 @@ class _Finding(NamedTuple):
 def _compare(
     con: ibis.BaseBackend, tables: dict[str, ir.Table], files: TableFiles, reference: Reference
 ) -> _Finding | None:
-    """The fault of a reference's ids; None if all ids are known, or unknown ids are normal there."""
+    """The fault of a reference's ids. None if all ids are known, or unknown ids are normal there."""
     name, column, target, _ = reference
     table, known = tables[name], tables[target].select(id=tables[target][column]).distinct()
     rows = table.select(id=table[column]).filter(ibis._.id.notnull())
@@ -140,7 +140,7 @@ def _compare(
 
 
 def _rewritten(unknown: pa.ChunkedArray, known: pa.ChunkedArray) -> dict[str, tuple[int, str]]:
-    """Spelling → the number of unknown ids that match a known id after its removal, and an example pair."""
+    """Returns spelling → the number of unknown ids that differ from known ids only in it, and an example."""
     found: dict[str, tuple[int, str]] = {}
     unknown, known = unknown.combine_chunks(), known.combine_chunks()
     for what in SPELLINGS:

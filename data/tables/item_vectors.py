@@ -83,10 +83,10 @@ def check_vectors(table_file: TableFile, names: Sequence[str]) -> list[VectorCol
 def read_unit_vectors(
     table_file: TableFile, columns: Sequence[VectorColumn], item_ids: pa.Array
 ) -> np.ndarray:
-    """[n, E] float32: the vectors of `item_ids` [n] (distinct), each column scaled to unit length, side by
-    side; zeros where an item has none. The first row of a repeated id counts.
+    """Reads the vectors of `item_ids` [n] (distinct): float32 [n, E], zeros where an item has none.
 
-    `columns` are of `check_vectors`.
+    Each column is scaled to unit length, and the columns stand side by side. The first row of a repeated id
+    counts. `columns` are of `check_vectors`.
     """
     out = np.zeros((len(item_ids), sum(column.dim for column in columns)), np.float32)
     is_filled = np.zeros(len(item_ids), bool)
@@ -104,8 +104,9 @@ def read_unit_vectors(
 
 
 def unit_vectors(table: pa.Table | pa.RecordBatch, columns: Sequence[VectorColumn]) -> np.ndarray:
-    """[n, E] float32: the vectors of n rows, each column scaled to unit length, side by side; zeros where a
-    vector is missing, or zero itself.
+    """Returns the vectors of n rows: float32 [n, E], zeros where a vector is missing or zero itself.
+
+    Each column is scaled to unit length, and the columns stand side by side.
     """
     parts = []
     for column in columns:
@@ -121,7 +122,7 @@ def unit_vectors(table: pa.Table | pa.RecordBatch, columns: Sequence[VectorColum
 
 
 def vector_lists(vectors: np.ndarray) -> pa.ChunkedArray:
-    """[n, E] float32 as lists, in chunks whose offsets fit 32 bits."""
+    """Turns float32 [n, E] into lists, in chunks whose offsets fit 32 bits."""
     n, dim = vectors.shape
     chunks = []
     for start in range(0, max(n, 1), BATCH_ROWS):
@@ -220,7 +221,7 @@ def _record_batch(
 
 
 def _numbers_of_text(path: Path, name: str, text: str | None, row: int) -> list[float] | None:
-    """The numbers of a vector; None for an empty cell."""
+    """The numbers of a vector. None for an empty cell."""
     if not (text or "").strip():
         return None
     try:
@@ -234,7 +235,7 @@ def _numbers_of_text(path: Path, name: str, text: str | None, row: int) -> list[
 
 
 def _lengths(lists: pa.Array) -> np.ndarray:
-    """[n] int64 lengths, 0 for null."""
+    """The lengths of lists: int64 [n], 0 for null."""
     return pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 

@@ -34,7 +34,7 @@ OTHER_DELIMITERS = (";", "\t", "|", ",")
 
 
 def read_table(con: ibis.BaseBackend, name: str, file: TableFile) -> ir.Table:
-    """The raw rows of a canonical table with canonical names and `_row`, materialized as `raw_<name>`.
+    """Reads the raw rows of a canonical table with canonical names and `_row`, materialized as `raw_<name>`.
 
     Vectors of items are left out (data/tables/item_vectors.py reads them). `_row` counts the rows of all
     files, sorted by file name. Raises DataError for an unreadable file.
@@ -86,7 +86,7 @@ def unread_partitions(name: str, file: TableFile) -> list[str]:
 
 
 def rename_columns(table: ir.Table, name: str, file: TableFile) -> ir.Table:
-    """The table with canonical names, by `data.columns`.
+    """Gives the table canonical names, by `data.columns`.
 
     A mapped column replaces a file's column of the same name.
 
@@ -161,11 +161,11 @@ def check_header(path: Path, expected: CsvFormat) -> None:
 
 @ibis.udf.scalar.builtin
 def try_strptime(text: str, time_format: str) -> dt.timestamp:
-    """DuckDB's `try_strptime`: the time of a text, null for another format."""
+    """Parses the time of a text by DuckDB's `try_strptime`. Null for another format."""
 
 
 def _standard_text(table: ir.Table, name: str, csv_format: CsvFormat) -> ir.Table:
-    """Numbers with a decimal point, and times as ISO 8601, both as text."""
+    """Rewrites numbers with a decimal point, and times as ISO 8601. Both stay text."""
     values: dict[str, ir.Value] = {}
     for c, spec in TABLES[name].items():
         if c not in table.columns or not table[c].type().is_string():
@@ -181,7 +181,7 @@ def _standard_text(table: ir.Table, name: str, csv_format: CsvFormat) -> ir.Tabl
 
 
 def _whole_ids(table: ir.Table, columns: Sequence[str]) -> ir.Table:
-    """Whole-number ids as their digits: 17.0 becomes 17."""
+    """Rewrites whole-number ids as their digits: 17.0 becomes 17."""
     values: dict[str, ir.Value] = {}
     for c in columns:
         kind = table[c].type()
@@ -195,7 +195,7 @@ def _whole_ids(table: ir.Table, columns: Sequence[str]) -> ir.Table:
 
 
 def _without_empty_columns(con: ibis.BaseBackend, table: ir.Table, name: str) -> ir.Table:
-    """The table without empty optional columns, which count as absent.
+    """Drops empty optional columns, which count as absent.
 
     Programs write empty columns with an arbitrary type: pandas makes them numbers.
     """

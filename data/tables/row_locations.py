@@ -19,7 +19,7 @@ CSV_OPTIONS: dict[str, Any] = {"header": True, "sample_size": -1, "skip": 0, "co
 def describe_rows(
     file: TableFile, rows: Sequence[int], has_gaps: bool = False, count: int | None = None
 ) -> str:
-    """The first rows, for an error: `rows 3, 7`; for a folder `rows 3, 7 of 01.parquet, 1 of 02.parquet`.
+    """Names the first rows in an error: `rows 3, 7`. In a folder: `rows 3, 7 of 01.parquet, 1 of 02.parquet`.
 
     Args:
         has_gaps: whether row numbers have gaps, as with Spark; then no file is named.
@@ -37,7 +37,7 @@ def describe_rows(
 
 
 def locate_rows(file: TableFile, rows: Sequence[int]) -> list[tuple[Path, int]]:
-    """For each `_row`, the file and the row in the file, from 1. Counts the rows of all files."""
+    """Returns the file and the row in the file, from 1, of each `_row`. Counts the rows of all files."""
     ends = list(accumulate(_count_rows(file, path) for path in file.files))
     located = [(bisect_left(ends, row), row) for row in rows]
     return [(file.files[k], row - (ends[k - 1] if k else 0)) for k, row in located]

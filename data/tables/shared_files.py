@@ -17,7 +17,7 @@ TITLE = "title"
 
 
 def separate_tables(raw: Mapping[str, ir.Table], files: Mapping[str, TableFile]) -> dict[str, ir.Table]:
-    """Separate raw tables: of tables that share a file, each keeps only its own columns.
+    """Separates raw tables that share a file: each keeps only its own columns.
 
     Items and users get one row per id, with the latest value of each column. Titles take the most frequent
     value, because some lines hold staff notes such as "damaged" as title. Orders and events lack the columns

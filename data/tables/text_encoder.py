@@ -50,7 +50,7 @@ class SentenceEncoder(nn.Module):
         )
 
     def forward(self, token: Tensor, is_padding: Tensor) -> Tensor:
-        """token [B, T] int64, is_padding [B, T] bool → [B, width]."""
+        """Returns [B, width] for token [B, T] int64 and is_padding [B, T] bool."""
         x = self.word(token) + self.position.weight[: token.shape[1]] + self.segment.weight[0]
         x = self.norm(x)
         for layer in self.layers:
@@ -67,7 +67,10 @@ class TextEncoder(NamedTuple):
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors [n, 384] float32. Texts of similar length share a batch. Progress is on stderr."""
+        """Encodes texts as unit vectors [n, 384] float32. Texts of similar length share a batch.
+
+        Progress is on stderr.
+        """
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         out = np.zeros((len(texts), self.model.word.embedding_dim), np.float32)
         bar = tqdm(
@@ -95,7 +98,7 @@ def require_text_encoder() -> None:
 
 
 def load_text_encoder() -> TextEncoder:
-    """all-MiniLM-L6-v2. Raises DataError where its packages are missing."""
+    """Loads all-MiniLM-L6-v2. Raises DataError where its packages are missing."""
     require_text_encoder()
     from safetensors.torch import load_file  # optional, as the two others
     from tokenizers import Tokenizer

@@ -27,7 +27,7 @@ N_BASIS_PHRASES = 2048  # phrases whose vectors define the projection
 
 
 def title_dim(features: dict[str, object]) -> int:
-    """Length of a title's vector by the settings `features`; 0 if titles have no vectors.
+    """The length of a title's vector by the settings `features`. 0 if titles have no vectors.
 
     Raises DataError for an unknown encoder, or one whose packages are missing.
     """
@@ -43,7 +43,7 @@ def title_dim(features: dict[str, object]) -> int:
 
 
 def item_texts(items: pa.Table) -> list[str]:
-    """[n] the text of each item, of the columns `item_id, title, category, brand`; "" for none.
+    """Returns the text [n] of each item, from the columns `item_id, title, category, brand`. "" for none.
 
     The text is the title, then the category levels from the leaf up, then the brand. Words are not repeated.
     A title that equals the id is ignored, and so is a brand without letters.
@@ -63,7 +63,7 @@ def _item_text(item_id: str, title: str | None, category: str | None, brand: str
 
 
 def encode_titles(items: pa.Table, dim: int, cache_folder: Path | None = None) -> np.ndarray:
-    """[n, dim] float32: the unit vectors of the items' texts (`item_texts`), zeros where an item has none.
+    """Encodes the items' texts (`item_texts`) as unit vectors: float32 [n, dim], zeros without a text.
 
     `cache_folder` keeps the vectors of texts. Raises DataError where the packages of the model are missing.
     """
@@ -87,7 +87,7 @@ def encode_titles(items: pa.Table, dim: int, cache_folder: Path | None = None) -
 
 
 def projection(encoder: "TextEncoder", dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [W] and principal axes [W, dim], the largest variance first, of N_BASIS_PHRASES phrases.
+    """Returns mean [W] and principal axes [W, dim] of N_BASIS_PHRASES phrases, the largest variance first.
 
     A phrase is three words of the tokenizer's vocabulary, so that the axes are the same for every shop.
     Raises DataError for more axes than the model has.
@@ -107,9 +107,9 @@ def projection(encoder: "TextEncoder", dim: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _encode_with_cache(encoder: "TextEncoder", texts: Sequence[str], folder: Path | None) -> np.ndarray:
-    """[n, W] vectors of distinct texts.
+    """Returns the vectors [n, W] of distinct texts.
 
-    New vectors are rounded to float16 too, so that they equal cached ones.
+    All vectors are rounded to float16, so that a new vector equals the cached one.
     """
     file = folder / CACHE_FILE if folder is not None else None
     kept = _read_cache(file) if file is not None else {}

@@ -7,5 +7,5 @@ from models.candidates.source import Source
 
 
 def source(limit: int) -> Source:
-    """The source; `limit` is the number of items that the index returns."""
+    """The source. `limit` is the number of items that the index returns."""
     return Source(limit, index=True)

@@ -18,12 +18,12 @@ def source(limit: int) -> Source:
 
 
 def leaf_bestsellers(inputs: SourceInputs, limit: int) -> ItemLists:
-    """Up to `limit` bestsellers of each leaf category."""
+    """Returns up to `limit` bestsellers of each leaf category."""
     return bestseller_lists(*bestsellers_by_leaf(inputs.catalog.leaf, inputs.bestsellers, limit))
 
 
 def bestsellers_by_leaf(leaf: Tensor, ranked: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """The first `limit` items of `ranked` in each leaf category: offsets [leaves+1] and items."""
+    """Returns the first `limit` items of `ranked` in each leaf category, as offsets [leaves+1] and items."""
     leaves = int(leaf.max()) + 1
     ranked = ranked[leaf[ranked] > 0]
     order = leaf[ranked].argsort(stable=True)

@@ -70,7 +70,8 @@ def build_event_counters(
 ) -> list[EventCounter]:
     """Builds as few counters as the rankings' history kinds allow.
 
-    Both arguments are by source, in the order of the rankings.
+    `rankings` and `skipped` map a source to its events and to the items that it skips. Both have the order of
+    the rankings.
     """
     groups: list[dict[int, OwnEvents]] = []
     for position, events in enumerate(rankings.values()):

@@ -10,7 +10,7 @@ from models.jagged import top_k_in_segment
 
 
 class Proposals(NamedTuple):
-    """n items that sources propose; a source proposes an item once per checkout."""
+    """The n items that sources propose. A source proposes an item at most once per checkout."""
 
     key: Tensor  # [n] int64, checkout * n_items + item
     source_bit: Tensor  # [n] int64
@@ -20,9 +20,10 @@ class Proposals(NamedTuple):
 def global_proposals(
     ann: Tensor, ann_bit: int, items: Tensor, source_bits: Tensor, ranks: Tensor, n_items: int
 ) -> Proposals:
-    """Proposals of `ann` [B, K] (item rows, -1 for none) and of the global lists [G] for each checkout.
+    """Returns the proposals of the index and of the global lists for each checkout.
 
-    -1 becomes the unknown item, which is not available.
+    `ann` [B, K] are the item rows of the index, -1 for none; -1 becomes the unknown item, which is not
+    available. `items` [G] are the items of the global lists.
     """
     n_checkouts, k = ann.shape
     key = torch.cat([ann.clamp_min(0), items.expand(n_checkouts, -1)], dim=1)  # [B, K + G]
@@ -66,10 +67,11 @@ def fuse(
     max_candidates: int | None,
     n_checkouts: int,
 ) -> tuple[Tensor, Tensor]:
-    """Rising keys [ΣC] of the available items, at most `max_candidates` per checkout, and their source masks.
+    """Returns the best available items, at most `max_candidates` per checkout: rising keys [ΣC] and masks.
 
-    The best items have the highest sum of 1 / (60 + rank) over their sources (reciprocal rank fusion,
-    Cormack et al., SIGIR 2009): ranks need no common scale.
+    A mask has the bits of the sources that propose the item. The best items have the highest sum of
+    1 / (60 + rank) over their sources. This is reciprocal rank fusion (Cormack et al., SIGIR 2009). It reads
+    ranks, so the scores of the sources need no common scale.
     """
     n_items = available.numel()
     key = torch.cat([everyone.key, personalised.key])

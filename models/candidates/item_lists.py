@@ -24,7 +24,10 @@ def bestseller_lists(offsets: Tensor, item: Tensor) -> ItemLists:
 
 
 def concat_lists(tables: Sequence[ItemLists]) -> tuple[list[int], ItemLists]:
-    """First row of each table in the concatenated lists, and these lists; an empty row separates tables."""
+    """Returns the first row of each table in the concatenated lists, and these lists.
+
+    An empty row separates the tables.
+    """
     first_rows: list[int] = []
     offsets: list[Tensor] = []
     n_rows, n_values = 0, 0
@@ -42,7 +45,7 @@ def concat_lists(tables: Sequence[ItemLists]) -> tuple[list[int], ItemLists]:
 def pad_lists(
     first_rows: Sequence[int], offsets: Tensor, added_rows: Sequence[int]
 ) -> tuple[list[int], Tensor]:
-    """First rows and offsets of concatenated lists, with empty rows added at the end of each table."""
+    """Adds empty rows at the end of each table of concatenated lists. Returns first rows and offsets."""
     new_first_rows: list[int] = []
     padded = [offsets[:0]]
     n_rows = 0

@@ -25,10 +25,10 @@ class SourceRanking(NamedTuple):
 
 
 def key_positions(rankings: Sequence[str], lists: Mapping[str, str | None]) -> dict[str, int]:
-    """Position in keys of each list source. The rankings of own events have the positions 0, 1, …
+    """Returns each list source's position in keys. The rankings of own events have the positions 0, 1, …
 
-    A list source that leaves out the items of a ranking looks up that ranking's keys, shifted to its own
-    position. All rankings shift by the same number, so the positions after the shift are left free.
+    A list source that leaves out the items of a ranking looks up that ranking's keys at its own position. For
+    this, the keys of all rankings are shifted by one number. No other source gets the positions they reach.
 
     Args:
         rankings: sources with own events.
@@ -57,7 +57,7 @@ def rank_by_source(keys: Tensor, score: Tensor, n_items: int, n_checkouts: int) 
 
 
 def split_keys(keys: Tensor, n_items: int, n_checkouts: int) -> tuple[Tensor, Tensor]:
-    """Checkouts [n] and items [n] of keys `checkout * n_items + item` [n]."""
+    """Splits keys `checkout * n_items + item` [n] into checkouts [n] and items [n]."""
     if n_checkouts == 1:  # one request: saves four operations
         return torch.zeros_like(keys), keys
     checkout = keys // n_items

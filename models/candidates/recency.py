@@ -22,7 +22,7 @@ def source(limit: int) -> Source:
 
 
 def new_items(inputs: SourceInputs) -> Tensor:
-    """[n] bestsellers that were first sold in the last NEW_ITEM_DAYS."""
+    """Returns the bestsellers [n] that were first sold in the last NEW_ITEM_DAYS."""
     first_sold = inputs.catalog.first_sold[inputs.bestsellers]
     new_since = inputs.snapshot_ts - NEW_ITEM_DAYS * SECONDS_PER_DAY
     return inputs.bestsellers[(first_sold > new_since) & (first_sold <= inputs.snapshot_ts)]

@@ -16,7 +16,7 @@ from models.jagged import gather_segments, segment_ids, sum_by_key
 
 
 class SeedInputs(NamedTuple):
-    """Inputs of all seeds, of B checkouts."""
+    """The inputs of all seeds, for B checkouts."""
 
     basket_item: Tensor  # [ΣK]
     basket_keys: Tensor  # [ΣK] int64, key of item 0 of each basket line's checkout
@@ -50,26 +50,26 @@ class BasketItemSeeds(nn.Module):
         self.position, self.first_row = position, first_row
 
     def forward(self, inputs: SeedInputs) -> ListSeeds:
-        """A seed per basket line."""
+        """Returns a seed per basket line."""
         row = inputs.basket_item if self.first_row == 0 else self.first_row + inputs.basket_item
         return ListSeeds(row, inputs.basket_keys + self.position * inputs.source_stride, inputs.basket_weight)
 
 
 class BasketCategorySeeds(nn.Module):
-    """The leaf categories of the basket's items; arguments: see `BasketItemSeeds`."""
+    """The leaf categories of the basket's items. The arguments are those of `BasketItemSeeds`."""
 
     def __init__(self, position: int, first_row: int) -> None:
         super().__init__()
         self.position, self.first_row = position, first_row
 
     def forward(self, inputs: SeedInputs) -> ListSeeds:
-        """A seed per basket line."""
+        """Returns a seed per basket line."""
         row = self.first_row + inputs.leaf.index_select(0, inputs.basket_item)
         return ListSeeds(row, inputs.basket_keys + self.position * inputs.source_stride, inputs.basket_weight)
 
 
 class OwnItemSeeds(nn.Module):
-    """Up to `n` seeds per checkout: the best of the user's own items by one ranking.
+    """The user's best own items by one ranking, up to `n` per checkout.
 
     A seed's weight is 1 / √(1 + rank). The weight does not depend on age, so users who order often and users
     who order rarely are treated alike.
@@ -91,7 +91,7 @@ class OwnItemSeeds(nn.Module):
         self.register_buffer("rank_discount", (1.0 + torch.arange(n)).rsqrt())
 
     def forward(self, inputs: SeedInputs) -> ListSeeds:
-        """Up to `n` seeds per checkout."""
+        """Returns up to `n` seeds per checkout."""
         own = inputs.own_items
         top = (own.rank < self.n_seed_items.index_select(0, own.source)).nonzero().squeeze(1)
         own_key = own.key.index_select(0, top)
@@ -101,10 +101,10 @@ class OwnItemSeeds(nn.Module):
 
 
 class RecentItemSeeds(nn.Module):
-    """Seeds: the basket's items and the user's latest purchases.
+    """The basket's items and the user's latest purchases are the seeds.
 
-    A basket item has the weight 1. A purchase's weight is `decay` to the power of the number of the user's
-    later orders, the basket included.
+    A basket item has the weight 1. Each later order of the user, the basket included, multiplies the weight
+    of a purchase by `decay`.
 
     Args (`position`, `first_row`: see `BasketItemSeeds`):
         n: number of purchases. Orders are not split: all items of the oldest order are seeds.
@@ -116,7 +116,7 @@ class RecentItemSeeds(nn.Module):
         self.position, self.first_row, self.n, self.decay = position, first_row, n, decay
 
     def forward(self, inputs: SeedInputs) -> ListSeeds:
-        """A seed per basket line, and `n` or slightly more seeds per checkout from earlier orders."""
+        """Returns a seed per basket line, and `n` or slightly more seeds per checkout from earlier orders."""
         checkout = segment_ids(inputs.history_offsets)  # [ΣH]
         bought = (inputs.history_kind == 0).nonzero().squeeze(1)
         checkout = checkout.index_select(0, bought)  # [P], rising
@@ -144,7 +144,7 @@ class RecentItemSeeds(nn.Module):
 def sum_lists(
     offsets: Tensor, items: Tensor, scores: Tensor, row: Tensor, base_key: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Rising keys [U] of the items in the seeds' lists, and their weighted sums of list scores [U].
+    """Sums the list scores of the seeds' lists by item. Returns rising keys [U] and weighted sums [U].
 
     `row`, `base_key` and `weight` [n] are the seeds of all sources (`ListSeeds`).
     """
@@ -164,6 +164,7 @@ def build_seeds(
     """Builds the module that gives a source's seeds.
 
     Args:
+        seeds: the kind of the source's seeds, with its settings.
         position: position of the source in keys.
         first_row: first row of the source's lists.
         rankings: source with own events → its position in keys.

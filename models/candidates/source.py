@@ -43,7 +43,7 @@ class SourceInputs:
 
     @cached_property
     def bestsellers(self) -> Tensor:
-        """[n] available items by falling orders_28d; without sales, the available items in any order."""
+        """The available items [n] by falling orders_28d. Without sales they are in any order."""
         available = self.catalog.available
         orders = self.catalog.orders_28d[self.snapshot].masked_fill(~available, 0)  # [N+1]
         ranked = orders.argsort(descending=True, stable=True)
@@ -87,10 +87,10 @@ class OwnItems:
 
 @dataclass(frozen=True)
 class RecentItems:
-    """Seeds: the basket's items, the user's latest `n` purchases, and the other items of their orders.
+    """The basket's items, the user's latest `n` purchases and the other items of their orders are the seeds.
 
-    The weight of a seed is `decay` to the power of the number of the user's later orders, including the
-    basket. The source may propose items that the user has bought.
+    A seed starts with the weight 1. Each later order of the user, the basket included, multiplies it by
+    `decay`. The source may propose items that the user has bought.
     """
 
     n: int
@@ -160,20 +160,20 @@ class Source:
 
     @property
     def neighbours_file(self) -> str | None:
-        """The prepared file that the source reads; None if the source reads no file or is off."""
+        """The prepared file that the source reads. None if the source reads no file or is off."""
         if self.limit > 0 and self.seed_lists and isinstance(self.seed_lists.table, str):
             return self.seed_lists.table
         return None
 
     @property
     def seed_events(self) -> str | None:
-        """The source whose own items are the seeds; None without such seeds, or if this source is off."""
+        """The source whose own items are the seeds. None without such seeds, or if this source is off."""
         if self.limit > 0 and self.seed_lists and isinstance(self.seed_lists.seeds, OwnItems):
             return self.seed_lists.seeds.events
         return None
 
     def global_list(self, inputs: SourceInputs) -> Tensor:
-        """[n ≤ limit] items that the source proposes for all checkouts; empty if the source is off.
+        """The items [n ≤ limit] that the source proposes for all checkouts. Empty if the source is off.
 
         Raises ValueError for a repeated item, and for an item that the catalog lacks.
         """
@@ -217,12 +217,12 @@ def check_sources(sources: Mapping[str, Source]) -> None:
 
 
 def scored_sources(sources: Mapping[str, Source]) -> list[str]:
-    """The sources with lists, in order, also those with limit 0. Their scores are features of the ranker."""
+    """The sources with lists, in order, including those with limit 0. The ranker reads their scores."""
     return [name for name, source in sources.items() if source.seed_lists]
 
 
 def own_event_rankings(sources: Mapping[str, Source]) -> dict[str, OwnEvents]:
-    """The own events to count, by source: those of sources that are on, and those that give seeds."""
+    """Returns source → its own events, for sources that are on and for sources whose own items are seeds."""
     seeds = {source.seed_events for source in sources.values()}
     return {
         name: source.own_events

@@ -143,7 +143,12 @@ class CandidateSources(nn.Module):
         self.register_buffer("list_scores", lists.score)
 
     def forward(self, query: Query, query_vector: Tensor, ann: Tensor, catalog: Catalog) -> Candidates:
-        """Candidates of B checkouts: query_vector [B, D]; ann [B, K] item rows of the index, -1 for none."""
+        """Returns the candidates of B checkouts.
+
+        Args:
+            query_vector: [B, D].
+            ann: [B, K] item rows of the index, -1 for none.
+        """
         n_checkouts, n_items = query.ts.numel(), catalog.leaf.numel()
         personal = self.personal_scores(query, catalog.leaf)
         everyone, personalised = self.proposals(personal, ann, n_checkouts, n_items)
@@ -188,7 +193,7 @@ class CandidateSources(nn.Module):
         return everyone, personalised
 
     def personal_scores(self, query: Query, leaf: Tensor) -> PersonalScores:
-        """Scores of the personalised sources for B checkouts; `leaf` [N+1] is Catalog.leaf."""
+        """Scores of the personalised sources for B checkouts. `leaf` [N+1] is Catalog.leaf."""
         n_checkouts, n_items = query.ts.numel(), leaf.numel()
         source_stride = n_checkouts * n_items
         basket_keys = segment_ids(query.basket_offsets) * n_items  # [ΣK], key of item 0 of the checkout
@@ -231,7 +236,7 @@ class CandidateSources(nn.Module):
     def own_event_counts(
         self, query: Query, basket_keys: Tensor, unit_weight: Tensor, n_items: int
     ) -> tuple[Tensor, Tensor]:
-        """Rising keys [U] of the items of the user's own events, by ranking, and their decayed counts [U].
+        """Counts the user's own events by ranking and item. Returns rising keys [U] and decayed counts [U].
 
         Args:
             basket_keys: [ΣK] key of item 0 of each basket line's checkout.
@@ -254,14 +259,17 @@ class CandidateSources(nn.Module):
         return sum_by_key(torch.cat(keys), torch.cat(weights))
 
     def score_by_source(self, personal: PersonalScores, candidate_keys: Tensor, source_stride: int) -> Tensor:
-        """Scores [n, K] of keys [n] `checkout * n_items + item`, 0 for none, by the K scored sources."""
+        """Returns each key's scores [n, K] by the K scored sources, 0 for none.
+
+        A key [n] is `checkout * n_items + item`.
+        """
         shifts = self.score_positions.unsqueeze(1) * source_stride  # negative keys match nothing
         keys = shifts + candidate_keys  # [K, n]
         scores = lookup(personal.neighbour_keys, personal.neighbour_scores, keys.flatten())
         return scores.view(keys.shape).t().contiguous()
 
     def with_item_rows(self, count: int) -> "CandidateSources":
-        """A copy with tables of `count` item rows (N+1): new rows have empty lists."""
+        """Returns a copy whose tables have `count` item rows (N+1). The lists of new rows are empty."""
         extended = copy.deepcopy(self)
         added = count - self.n_items
         extended.n_items = count

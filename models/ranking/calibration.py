@@ -137,7 +137,10 @@ def level_shifts(
 
 
 def calibration_losses(logits: Tensor, labels: Tensor, tasks: Sequence[Task], weight: Tensor) -> list[Tensor]:
-    """The calibration loss of each task, ancestors held constant; logits, labels, weight [n, T]."""
+    """The calibration loss of each task, with its ancestors held constant.
+
+    `logits`, `labels` and `weight` are [n, T].
+    """
     parents, parent_label = parent_indices(tasks), parent_labels(labels, tasks)
     logs = log_probabilities(logits.detach(), parents, [task.is_binary for task in tasks])
     losses: list[Tensor] = []
@@ -190,7 +193,7 @@ def label_logits(
 
 
 def _logit_with_control(logit: Tensor, control: Tensor, log_seen: Tensor) -> Tensor:
-    """The log-odds of c + (1 - c) · p(seen) · σ(logit), c = σ(control); all [n]."""
+    """The log-odds of c + (1 - c) · p(seen) · σ(logit), where c = σ(control). All are [n]."""
     log_effect = nn.functional.logsigmoid(logit) + log_seen
     log_organic, log_not_organic = (nn.functional.logsigmoid(sign * control) for sign in (1.0, -1.0))
     log_p = torch.logaddexp(log_organic, log_not_organic + log_effect)
@@ -198,7 +201,7 @@ def _logit_with_control(logit: Tensor, control: Tensor, log_seen: Tensor) -> Ten
 
 
 def _is_fitted(task: Task, label: Tensor, parent: Tensor) -> bool:
-    """Whether a sample is enough to fit a task's parameters: its labels [n], parent [n] bool."""
+    """Whether a sample is enough to fit a task's parameters. `label` is [n], `parent` [n] bool."""
     if not task.calibration:
         return False
     if not task.is_binary:

@@ -37,7 +37,7 @@ class InversePropensityRisk(nn.Module):
     def forward(
         self, logit: Tensor, parent_log_probability: Tensor, label: Tensor, parent: Tensor, weight: Tensor
     ) -> Tensor:
-        """The risk, a scalar, of logits of the task given its parent [n].
+        """Returns the risk, a scalar, of the task's logits [n] given its parent.
 
         Args:
             parent_log_probability: [n] log p(parent).

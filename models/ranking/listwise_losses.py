@@ -22,8 +22,8 @@ from models.jagged import gather_segments, rank_in_segment, segment_offsets, seg
 def pairwise_logistic_loss(score: Tensor, gain: Tensor, segment: Tensor, weight: Tensor) -> Tensor:
     """Logistic loss of every pair of candidates with different gains (RankNet, Burges et al., ICML 2005).
 
-    The weight of a pair is its difference in gain. A checkout has candidates · candidates with gain pairs;
-    few candidates have gain.
+    The weight of a pair is its difference in gain. The number of a checkout's pairs is at most the number of
+    its candidates times the number of those with gain, and few candidates have gain.
     """
     better, worse = preference_pairs(gain, segment, weight)
     pair_weight = weight[better] * weight[worse] * (gain[better] - gain[worse])
@@ -106,5 +106,5 @@ def segment_count(segment: Tensor) -> int:
 
 
 def segment_totals(values: Tensor, segment: Tensor, n_segments: int) -> Tensor:
-    """Sum of the values of each segment: [n] → [n_segments]."""
+    """Sums the values [n] of each segment: [n_segments]."""
     return segment_sum(values.unsqueeze(1), segment, n_segments)[:, 0]

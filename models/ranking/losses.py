@@ -16,7 +16,7 @@ def log1mexp(log_p: Tensor) -> Tensor:
 
 
 def weighted_mean(loss: Tensor, weight: Tensor | None) -> Tensor:
-    """Σ weight · loss / Σ weight over [n]; 0 without weight."""
+    """The weighted mean of losses [n]: Σ weight · loss / Σ weight, or 0 without weight."""
     if weight is None:
         return loss.mean()
     return (weight * loss).sum() / weight.sum().clamp_min(1e-6)
@@ -28,8 +28,9 @@ def cross_entropy(logit: Tensor, label: Tensor, weight: Tensor | None = None) ->
 
 
 def entire_space_loss(log_p: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy of log probabilities [n] of a chain of tasks, over all candidates, whether the
-    parent happened or not (ESMM, Ma et al., SIGIR 2018, section 2.2).
+    """Binary cross-entropy of log probabilities [n] of a chain of tasks, over all candidates.
+
+    Candidates whose parent did not happen count too (ESMM, Ma et al., SIGIR 2018, section 2.2).
     """
     return weighted_mean(-(label * log_p + (1 - label) * log1mexp(log_p)), weight)
 
@@ -41,11 +42,10 @@ def conditional_loss(logit: Tensor, parent: Tensor, label: Tensor, weight: Tenso
 
 
 def gamma_deviance(log_mean: Tensor, amount: Tensor, parent: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Half the mean gamma deviance of amounts [n] where the parent [n] happened, up to a constant; 0 without
-    any.
+    """Half the mean gamma deviance of amounts [n], up to a constant. It is 0 without amounts.
 
-    log_mean [n] is log E[amount | parent]. An amount of 0, as of a gift, does not count: the gamma
-    distribution excludes zero.
+    Only amounts whose parent [n] happened count. log_mean [n] is log E[amount | parent]. An amount of 0, as
+    of a gift, does not count, because the gamma distribution excludes zero.
     """
     parent = parent * (amount > 0)
     log_ratio = torch.where(parent > 0, amount.clamp_min(1e-3).log() - log_mean, 0.0)
@@ -53,9 +53,9 @@ def gamma_deviance(log_mean: Tensor, amount: Tensor, parent: Tensor, weight: Ten
 
 
 def poisson_loss(log_mean: Tensor, count: Tensor, parent: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean negative Poisson log-likelihood of counts [n] where the parent [n] happened, up to a constant.
+    """Mean negative Poisson log-likelihood of counts [n], up to a constant.
 
-    log_mean [n] is log E[count | parent].
+    Only rows whose parent [n] happened are read. log_mean [n] is log E[count | parent].
     """
     loss = log_mean.exp() - count * log_mean
     return weighted_mean(loss, parent if weight is None else parent * weight)

@@ -240,7 +240,7 @@ def control_indices(tasks: Sequence[Task]) -> list[int]:
 
 
 def parent_labels(labels: Tensor, tasks: Sequence[Task]) -> list[Tensor]:
-    """For each task [n]: 1 where its parent happened, by the labels [n, T].
+    """Returns a tensor [n] for each task: 1 where its parent happened, by the labels [n, T].
 
     All 1 for a task without a parent.
     """
@@ -249,7 +249,7 @@ def parent_labels(labels: Tensor, tasks: Sequence[Task]) -> list[Tensor]:
 
 
 def log_probabilities(logits: Tensor, parents: list[int], binary: list[bool]) -> list[Tensor]:
-    """For each task [n]: log p(task and all its ancestors), from logits [n, T] given the parents.
+    """Returns log p(task and all its ancestors) [n] for each task, from logits [n, T] given the parents.
 
     For an amount or a count the value is log p(parent). Products are sums of logarithms, as in ESMM (Ma et
     al., SIGIR 2018, equation 1).
@@ -279,7 +279,7 @@ class TaskOutputs(nn.Module):
         self.joint = [task.joint for task in tasks]
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Logits [n, T] → outputs [T, n]."""
+        """Turns logits [n, T] into outputs [T, n]."""
         logs = log_probabilities(logits, self.parents, self.binary)
         joint: list[Tensor] = []
         outputs: list[Tensor] = []

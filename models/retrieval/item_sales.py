@@ -44,7 +44,7 @@ def with_sales(packed: Tensor, sales: Tensor) -> Tensor:
 
 
 def catalog_at_snapshot(catalog: Catalog, snapshot: int, n_sales: int) -> Catalog:
-    """The catalog with vectors that hold the sales of a snapshot; unchanged if `n_sales` is 0."""
+    """Puts the sales of a snapshot into the catalog's vectors. Does nothing if `n_sales` is 0."""
     if n_sales == 0:
         return catalog
     items = torch.arange(catalog.leaf.numel(), device=catalog.leaf.device)
@@ -53,15 +53,16 @@ def catalog_at_snapshot(catalog: Catalog, snapshot: int, n_sales: int) -> Catalo
 
 
 def without_sales(values: Tensor, n_sales: int) -> Tensor:
-    """Item vectors [..., D], or sums of item vectors, with zeros in the columns of sales."""
+    """Returns item vectors [..., D], or sums of item vectors, with zeros in the columns of sales."""
     if n_sales == 0:
         return values
     return F.pad(values.narrow(-1, 0, values.shape[-1] - n_sales), [0, n_sales])
 
 
 def scaled_query(out: Tensor, log_length: Tensor, sales_weights: Tensor | None) -> Tensor:
-    """Query vectors of an encoder's output [..., D]: a direction times a learned length, and sales weights.
+    """Turns an encoder's output [..., D] into query vectors.
 
+    A query vector is a direction times a learned length, followed by the weights of sales.
     `sales_weights` [K] are the mean exponents of sales; None for towers without sales. With the exponent 1,
     an item that sells twice as much is twice as likely.
     """

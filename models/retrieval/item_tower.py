@@ -151,7 +151,7 @@ class ItemEncoder(nn.Module):
         return F.normalize(without_sales(vectors.float(), self.n_sales), dim=1)  # [U, dim]
 
     def _price_inputs(self, features: ItemFeatures) -> Tensor:
-        """[U, 2]: the logarithm of the price, 0 for unknown, and whether the price is known."""
+        """Returns the logarithm of the price, 0 for unknown, and whether the price is known: [U, 2]."""
         price, is_priced = features.price, features.price > 0
         if self.id_passes:
             unit = torch.where(features.usual_price > 0, features.usual_price, 1.0)
@@ -198,7 +198,7 @@ def hash_bags(
 def item_encoder_inputs(
     rows: Tensor, catalog: Catalog, text: ItemText, price: Tensor
 ) -> tuple[Tensor, ItemFeatures]:
-    """The arguments of `ItemEncoder.forward` for item rows [U]; `price` [N+1] is the price of each item."""
+    """The arguments of `ItemEncoder.forward` for item rows [U]. `price` [N+1] is the price of each item."""
     position, _, lengths = gather_segments(text.offsets, rows)
     has_content = catalog.content.shape[1] > 0
     return rows, ItemFeatures(

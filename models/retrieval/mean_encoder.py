@@ -35,7 +35,7 @@ class MeanEncoder(nn.Module):
     def forward(
         self, query: Query, vectors: Tensor, history: Tensor, basket: Tensor, attributes: Tensor
     ) -> Tensor:
-        """Query vectors [B, D]; see models/retrieval/query_encoder.py."""
+        """Returns query vectors [B, D]. models/retrieval/query_encoder.py describes the arguments."""
         position, checkout = latest_events(query, self.max_events)
         offsets = segment_offsets(checkout, query.ts.numel())
         event_ts = query.history_ts.index_select(0, position)

@@ -107,7 +107,7 @@ def order_sequence(
 
 
 def groups_by_length(last: Tensor) -> list[Tensor]:
-    """Checkouts in groups of similar length: positions [n] each, of `last` [B].
+    """Groups checkouts of similar length. A group holds the positions [n] of its checkouts in `last` [B].
 
     Each group is padded to its longest sequence. In one group, a few long sequences would lengthen all
     others.
@@ -118,7 +118,7 @@ def groups_by_length(last: Tensor) -> list[Tensor]:
 
 
 def select_checkouts(sequence: OrderSequence, checkouts: Tensor) -> OrderSequence:
-    """The sequences of some checkouts [n], padded to the longest of them."""
+    """Selects the sequences of some checkouts [n], padded to the longest of them."""
     width = int(sequence.last[checkouts].max()) + 1
     return OrderSequence(
         sequence.items[checkouts, :width],
@@ -130,5 +130,5 @@ def select_checkouts(sequence: OrderSequence, checkouts: Tensor) -> OrderSequenc
 
 
 def _select_or_zero(values: Tensor, index: Tensor) -> Tensor:
-    """values[index]; zeros if `values` is empty."""
+    """Returns values[index], or zeros if `values` is empty."""
     return values.index_select(0, index) if values.numel() > 0 else torch.zeros_like(index)

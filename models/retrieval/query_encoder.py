@@ -1,7 +1,7 @@
 """The parts that all query encoders share.
 
 A query encoder maps history, basket, context, profile and time to a vector in item space. The score of an
-item is the inner product of query vector and item vector, a log-odds.
+item is the inner product of query vector and item vector. It is a log-odds.
 
 `MeanEncoder` and `SequenceEncoder` are called the same way:
 
@@ -37,10 +37,11 @@ class EncoderDims:
 
 
 class Readout(nn.Module):
-    """Bags of item vectors [B, D] to the query vector: their learned weighted sum plus an MLP's correction.
+    """Turns bags of item vectors [B, D] into the query vector.
 
-    Because of the weighted sum, the query vector of an untrained encoder points at the items in the bags. All
-    query vectors have the same learned length, the inverse temperature of the softmax over items.
+    The query vector is the bags' learned weighted sum plus an MLP's correction. Because of the weighted sum,
+    the query vector of an untrained encoder points at the items in the bags. All query vectors have the same
+    learned length, the inverse temperature of the softmax over items.
     """
 
     def __init__(self, num_bags: int, dims: EncoderDims, hidden: int) -> None:
@@ -55,7 +56,7 @@ class Readout(nn.Module):
         )
 
     def forward(self, bags: list[Tensor], query: Query, attributes: Tensor, event_count: Tensor) -> Tensor:
-        """Query vectors [B, D]; `event_count` [B] is the number of events in the bags."""
+        """Returns query vectors [B, D]. `event_count` [B] is the number of events in the bags."""
         bags = [without_sales(bag, self.n_sales) for bag in bags]
         lines = query.basket_offsets[1:] - query.basket_offsets[:-1]
         counts = torch.log1p(torch.stack([event_count, lines], dim=1).to(attributes.dtype))
@@ -67,12 +68,15 @@ class Readout(nn.Module):
 
 
 def initial_sales_weights(n_sales: int) -> nn.Parameter | None:
-    """The mean weights of the sales in a score, which sum to 1; None without sales."""
+    """The mean weights of the sales in a score. They sum to 1. None without sales."""
     return nn.Parameter(torch.full([n_sales], 1.0 / n_sales)) if n_sales > 0 else None
 
 
 def basket_mean(query: Query, vectors: Tensor, basket: Tensor) -> Tensor:
-    """Mean vector of the basket's known items [B, D], zeros for none; `basket` [ΣK] rows of `vectors`."""
+    """Returns the mean vector [B, D] of the basket's known items, zeros for none.
+
+    `basket` [ΣK] are rows of `vectors`.
+    """
     position, checkout = known_basket_lines(query)
     offsets = segment_offsets(checkout, query.ts.numel())
     weight = 1.0 / (offsets[1:] - offsets[:-1]).index_select(0, checkout).to(torch.float32)
@@ -80,7 +84,7 @@ def basket_mean(query: Query, vectors: Tensor, basket: Tensor) -> Tensor:
 
 
 def time_of_week(ts: Tensor) -> Tensor:
-    """Unix seconds [B] to sine and cosine of the hour of day and the day of week: [B, 4]."""
+    """Turns Unix seconds [B] into sine and cosine of the hour of day and the day of week: [B, 4]."""
     day = seconds_to_days(ts % 86_400) * (2 * math.pi)
     week = seconds_to_days(ts % 604_800) * (2 * math.pi / 7)
     return torch.stack([day.sin(), day.cos(), week.sin(), week.cos()], dim=1)

@@ -31,7 +31,7 @@ def hide_profiles(query: Query, user_mask: Tensor) -> Query:
 
 
 def latest_events(query: Query, limit: int) -> tuple[Tensor, Tensor]:
-    """Each checkout's latest `limit` events: positions in the flat history [n] and their checkouts [n].
+    """Finds each checkout's latest `limit` events: positions in the flat history [n], checkouts [n].
 
     Events after the checkout are ignored. Events of unknown items count towards `limit` but are left out.
     """
@@ -46,6 +46,6 @@ def latest_events(query: Query, limit: int) -> tuple[Tensor, Tensor]:
 
 
 def known_basket_lines(query: Query) -> tuple[Tensor, Tensor]:
-    """Basket lines whose item is known: positions in the flat basket [n] and their checkouts [n]."""
+    """Finds the basket lines whose item is known: positions in the flat basket [n], checkouts [n]."""
     position = (query.basket_item > 0).nonzero()[:, 0]
     return position, segment_ids(query.basket_offsets).index_select(0, position)

@@ -80,7 +80,7 @@ class SequenceBlock(nn.Module):
         nn.init.zeros_(self.distance.weight)
 
     def forward(self, x: Tensor, rows: Tensor, relation: Relation) -> Tensor:
-        """New states of `rows` [B, R, W], a selection of all states x [B, T, W]."""
+        """Returns the new states of `rows` [B, R, W], which are a selection of all states x [B, T, W]."""
         batch, n_rows, width = rows.shape
         size = width // self.heads
         q = self.query(self.before_attention(rows)).view(batch, n_rows, self.heads, size).transpose(1, 2)
@@ -147,13 +147,13 @@ class SequenceEncoder(nn.Module):
     def forward(
         self, query: Query, vectors: Tensor, history: Tensor, basket: Tensor, attributes: Tensor
     ) -> Tensor:
-        """Query vectors [B, D]; see models/retrieval/query_encoder.py."""
+        """Returns query vectors [B, D]. models/retrieval/query_encoder.py describes the arguments."""
         sequence = order_sequence(query, vectors, history, basket, self.max_events, self.max_orders)
         is_user_hidden = torch.zeros_like(query.ts, dtype=torch.bool)
         return self.encode_rows(sequence, sequence.last.unsqueeze(1), attributes, is_user_hidden)[:, 0]
 
     def encode_orders(self, sequence: OrderSequence, attributes: Tensor, is_user_hidden: Tensor) -> Tensor:
-        """The query vector after each order, which reads no later order: [B, T, D]; see `encode_rows`."""
+        """Returns the query vector [B, T, D] after each order. It reads no later order. See `encode_rows`."""
         n_checkouts, length = sequence.ts.shape
         row = torch.arange(length, device=is_user_hidden.device).expand(n_checkouts, length)
         return self.encode_rows(sequence, row, attributes, is_user_hidden)
@@ -161,7 +161,7 @@ class SequenceEncoder(nn.Module):
     def encode_rows(
         self, sequence: OrderSequence, row: Tensor, attributes: Tensor, is_user_hidden: Tensor
     ) -> Tensor:
-        """The query vectors after the orders `row` [B, R] of each checkout: [B, R, D].
+        """Returns the query vectors [B, R, D] after the orders `row` [B, R] of each checkout.
 
         Args:
             attributes: [B, A] of the checkout. Rows before the basket do not read them.
@@ -204,7 +204,7 @@ class SequenceEncoder(nn.Module):
         return Relation(days, distance.clamp(0, self.max_distance), hidden)
 
     def decayed_means(self, sequence: OrderSequence, relation: Relation) -> list[Tensor]:
-        """For each half-life the means [B, R, D] of the items up to each row's order."""
+        """Returns, for each half-life, the means [B, R, D] of the items up to each row's order."""
         means: list[Tensor] = []
         for half_life in self.half_lives:
             weight = torch.exp2(-relation.days / half_life).masked_fill(relation.hidden, 0.0)  # [B, R, T]
@@ -214,7 +214,7 @@ class SequenceEncoder(nn.Module):
 
 
 def _select_rows(values: Tensor, row: Tensor) -> Tensor:
-    """Rows [B, R] of values [B, T, W] → [B, R, W]."""
+    """Selects rows [B, R] of values [B, T, W]. Returns [B, R, W]."""
     return values.gather(1, row.unsqueeze(2).expand(-1, -1, values.shape[2]))
 
 

@@ -77,7 +77,7 @@ class TwoTower(nn.Module):
 def encode_by_length(
     encoder: SequenceEncoder, sequence: OrderSequence, attributes: Tensor, is_user_hidden: Tensor
 ) -> Tensor:
-    """`encoder.encode_orders` in groups of similar length: [B, T, D], zeros for padding."""
+    """Runs `encoder.encode_orders` in groups of similar length. Returns [B, T, D], zeros for padding."""
     vectors = torch.zeros_like(sequence.items)
     for group in groups_by_length(sequence.last):
         part = select_checkouts(sequence, group)
@@ -104,7 +104,7 @@ class QueryTower(nn.Module):
         self.attribute_embeddings = attribute_embeddings
 
     def forward(self, query: Query, vectors: Tensor) -> Tensor:
-        """Query vectors [B, D]; `vectors` is Catalog.vectors [N+1, D+8]."""
+        """Returns query vectors [B, D]. `vectors` is Catalog.vectors [N+1, D+8]."""
         attributes = empty_attributes(query)
         if self.attribute_embeddings is not None:  # no function: TorchScript takes no module arguments
             attributes = self.attribute_embeddings(*attribute_bags(query))
@@ -113,7 +113,7 @@ class QueryTower(nn.Module):
 
 
 def make_attribute_embeddings(sizes: list[int], dim: int) -> EmbeddingTables | None:
-    """One table per context and profile attribute; None if the shop has neither."""
+    """One table per context and profile attribute. None if the shop has neither."""
     if not sizes:
         return None
     return EmbeddingTables(
@@ -133,5 +133,5 @@ def attribute_bags(query: Query) -> tuple[list[Tensor], list[Tensor], list[Tenso
 
 
 def empty_attributes(query: Query) -> Tensor:
-    """[B, 0], the attribute embeddings of a shop without context and profile."""
+    """Returns [B, 0], the attribute embeddings of a shop without context and profile."""
     return query.history_price.new_zeros([query.ts.numel(), 0])

@@ -112,7 +112,7 @@ def on_rank_zero(work: Callable[[], T]) -> T:
 
 
 def all_gather_rows(rows: Tensor) -> Tensor:
-    """The rows [n, …] of all processes, in the order of ranks; n may differ. Gradients flow back."""
+    """Gathers the rows [n, …] of all processes, in the order of ranks; n may differ. Gradients flow back."""
     if world_size() == 1:
         return rows
     counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
@@ -124,7 +124,7 @@ def all_gather_rows(rows: Tensor) -> Tensor:
 
 
 class AllGather(torch.autograd.Function):
-    """[n, …] of every process → [world, n, …] in each; the gradient is the sum over the processes."""
+    """Gathers [n, …] of every process: [world, n, …] in each. The gradient is the sum over the processes."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:

@@ -183,7 +183,7 @@ def sharding_constraints(module: nn.Module) -> dict[str, ParameterConstraints]:
 
 
 def dense_parameters(model: DistributedModelParallel) -> list[nn.Parameter]:
-    """The parameters of the ordinary optimizer: all except the tables, whose optimizer is fused.
+    """The parameters of the ordinary optimizer: all except the tables, which have a fused optimizer.
 
     The list is the same in every process, because a table of another process has an empty parameter.
     """
@@ -246,7 +246,7 @@ class ShardedStrategy(DDPStrategy):
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Full tensors of a checkpoint, by name; needs no process group."""
+    """Loads the full tensors of a checkpoint, by name. Needs no process group."""
     if not (path / ".metadata").is_file():
         raise FileNotFoundError(f"{path} is not a checkpoint (no .metadata). Train first: python train.py")
     return _load_state_dict_from_keys({"model"}, checkpoint_id=path)["model"]

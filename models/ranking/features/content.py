@@ -58,9 +58,9 @@ def content_features(pairs: PairInputs, max_events: int) -> ContentFeatures:
 
 
 def member_vectors(pairs: PairInputs, item: Tensor, checkout: Tensor, weight: Tensor) -> Tensor:
-    """Unit vectors [B, 1 + M, E] of each checkout's items, their weighted mean first, padded with zeros.
+    """Returns unit vectors [B, 1 + M, E]: the weighted mean of each checkout's items, then the items.
 
-    `item`, `checkout` (rising) and `weight` are [n]. Unknown vectors are zeros.
+    Zeros follow the last item. `item`, `checkout` (rising) and `weight` are [n]. Unknown vectors are zeros.
     """
     n_checkouts = pairs.query.ts.numel()
     position, width = padded_positions(segment_offsets(checkout, n_checkouts), checkout)
@@ -74,7 +74,7 @@ def member_vectors(pairs: PairInputs, item: Tensor, checkout: Tensor, weight: Te
 
 
 def latest_basket_lines(pairs: PairInputs, limit: int) -> tuple[Tensor, Tensor]:
-    """Each checkout's last `limit` lines of known items: positions in the basket [n] and checkouts [n]."""
+    """Finds each checkout's last `limit` lines of known items: positions in the basket [n], checkouts [n]."""
     line, checkout = known_basket_lines(pairs.query)
     ends = segment_offsets(checkout, pairs.query.ts.numel())[1:]
     index = torch.arange(line.numel(), device=line.device)

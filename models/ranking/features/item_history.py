@@ -47,7 +47,7 @@ class PurchaseCounts(NamedTuple):
 
 
 class PurchaseRatios(NamedTuple):
-    """Block: the user's purchases of the item, relative."""
+    """Block: ratios of the user's purchases of the item."""
 
     item_due: Tensor  # log of days since the last purchase over the mean gap, 0 for no gap
     item_share_of_leaf: Tensor  # of the lines of the leaf category

@@ -29,7 +29,7 @@ class ItemMarket(NamedTuple):
 
 
 def item_market(pairs: PairInputs, money_unit: Tensor, relative: bool) -> ItemMarket:
-    """The candidates' snapshot fields; `money_unit` [B] is the unit of money at each checkout."""
+    """The candidates' snapshot fields. `money_unit` [B] is the unit of money at each checkout."""
     catalog = pairs.catalog
     usual = pairs.query.snapshot.index_select(0, pairs.checkout) * catalog.leaf.numel()
     row = usual + pairs.candidates.item
@@ -51,13 +51,13 @@ def item_market(pairs: PairInputs, money_unit: Tensor, relative: bool) -> ItemMa
 
 
 def usual_price(query: Query, catalog: Catalog) -> Tensor:
-    """The unit of money at each checkout [B]: the price of the shop's usual item, or 1 if that is unknown."""
+    """The unit of money [B] at each checkout: the price of the shop's usual item, or 1 if that is unknown."""
     price = gather_snapshot_values(catalog.price, query.snapshot * catalog.leaf.numel())
     return torch.where(price > 0, price, 1.0)
 
 
 def gather_snapshot_values(snapshot_field: Tensor, row: Tensor) -> Tensor:
-    """Values [n] of a snapshot field [S, N+1] at flat positions `row` [n]."""
+    """Returns the values [n] of a snapshot field [S, N+1] at flat positions `row` [n]."""
     return snapshot_field.reshape(-1).index_select(0, row)
 
 

@@ -87,7 +87,7 @@ class PurchaseLevels(nn.Module):
     def forward(
         self, pairs: PairInputs, purchases: Purchases, user_trips: Tensor
     ) -> tuple[list[Tensor], LevelSums]:
-        """Rows of features [·, ΣC], level by level, and the sums that they are computed from.
+        """Returns rows of features [·, ΣC], level by level, and the sums from which they are computed.
 
         `user_trips` is [B].
         """
@@ -114,7 +114,7 @@ class PurchaseLevels(nn.Module):
         return rows, sums
 
     def sum_by_level(self, pairs: PairInputs, purchases: Purchases) -> tuple[LevelSums, RepurchaseFeatures]:
-        """Sums, and raw repurchase features of the first levels [R, ΣC] each.
+        """Returns the sums of all levels, and raw repurchase features [R, ΣC] of each of the first levels.
 
         Both are zero without purchases and for an unknown item, category or brand.
         """
@@ -154,8 +154,9 @@ class PurchaseLevels(nn.Module):
         return level_sums, unstack_repurchase(rows)
 
     def sum_groups(self, purchases: Purchases, groups: PurchaseGroups, line: Tensor) -> Tensor:
-        """The columns of LevelSums for each group [U, rates + 7]; `line` [n] is the purchase of each
-        position of `groups.order`.
+        """Returns the columns of LevelSums for each group: [U, rates + 7].
+
+        `line` [n] is the purchase at each position of `groups.order`.
         """
         decayed = torch.exp2(-purchases.age_days / self.half_lives.unsqueeze(1))  # [rates, P]
         terms = [

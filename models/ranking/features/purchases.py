@@ -67,12 +67,15 @@ def collect_purchases(
 
 
 def merge_history_and_basket(history: Tensor, basket: Tensor, bought: Tensor, order: Tensor) -> Tensor:
-    """The `bought` events [n] of a history column [ΣH] and a basket column [ΣK], in `order` [n + ΣK]."""
+    """Joins the `bought` events [n] of a history column [ΣH] with a basket column [ΣK].
+
+    The result is in `order` [n + ΣK].
+    """
     return torch.cat([history.index_select(0, bought), basket]).index_select(0, order)
 
 
 def run_starts(values: Tensor) -> Tensor:
-    """Starts of runs of equal values: [n] to bool [n]."""
+    """Whether a value [n] starts a run of equal values: bool [n]."""
     starts = torch.ones_like(values, dtype=torch.bool)
     starts[1:] = values[1:] != values[:-1]
     return starts
@@ -89,7 +92,7 @@ class PurchaseGroups(NamedTuple):
 
 
 def group_purchases(key: Tensor, age: Tensor) -> PurchaseGroups:
-    """Group purchases, oldest first, by `key` [n]; `age` [n] in days."""
+    """Group purchases by `key` [n], oldest first. `age` [n] is in days."""
     sorted_key, order = key.sort(stable=True)
     starts = run_starts(sorted_key)
     group_ids = starts.to(torch.int64).cumsum(0) - 1

@@ -39,7 +39,7 @@ class RepurchaseFeatures(NamedTuple):
 def repurchase_features(
     purchases: Purchases, order: Tensor, group_ids: Tensor, min_age: Tensor, horizon_days: float
 ) -> RepurchaseFeatures:
-    """Raw counts and days of U pairs, [U] each.
+    """Computes the raw counts and days of U pairs, [U] each.
 
     `order`, `group_ids` [n] and `min_age` [U] are fields of PurchaseGroups.
     """
@@ -86,7 +86,7 @@ def repurchase_features(
 
 
 def unstack_repurchase(rows: Tensor) -> RepurchaseFeatures:
-    """RepurchaseFeatures from a stack of its fields [11, ...]."""
+    """Builds RepurchaseFeatures from a stack of its fields [11, ...]."""
     (
         trips, last_trip, trips_decayed_8, trips_decayed_32, trips_28d, trips_112d, coverage, recent_coverage,
         repurchase_rate, repurchase_hazard, gap_cv,
@@ -105,7 +105,7 @@ def scale_repurchase(
     horizon_days: float,
     missing_log_age: float,
 ) -> RepurchaseFeatures:
-    """The features on the scale that the ranker reads, from raw features [R, ΣC] each.
+    """Brings raw features [R, ΣC] to the scale that the ranker reads.
 
     Args:
         is_bought: [R, ΣC] bool.

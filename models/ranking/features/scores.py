@@ -30,12 +30,12 @@ def list_ratio_columns(sources: Sequence[str]) -> list[FeatureColumn]:
 
 
 def list_score_features(pairs: PairInputs) -> Tensor:
-    """[K, ΣC] log(1 + score) of the K sources with lists."""
+    """Returns log(1 + score) of the K sources with lists: [K, ΣC]."""
     return torch.log1p(pairs.candidates.list_scores.t())
 
 
 def list_ratio_features(pairs: PairInputs) -> Tensor:
-    """[K, ΣC] scores of the K sources with lists, divided by the best score of the checkout."""
+    """Returns the scores of the K sources with lists, divided by the best score of the checkout: [K, ΣC]."""
     scores = pairs.candidates.list_scores  # [ΣC, K]
     best = torch.full([pairs.query.ts.numel(), scores.shape[1]], 1e-6, device=scores.device)
     checkout = pairs.checkout.unsqueeze(1).expand_as(scores)

@@ -87,6 +87,6 @@ def user_features(
 
 
 def days_since_last_event(pairs: PairInputs) -> Tensor:
-    """Days since the last event before each checkout [B]; 1,000 for a user without events."""
+    """The days [B] since the last event before each checkout. 1,000 for a user without events."""
     none = torch.full([pairs.query.ts.numel()], 1000.0, device=pairs.event_age.device)
     return none.scatter_reduce(0, pairs.event_checkout, pairs.event_age, "amin")

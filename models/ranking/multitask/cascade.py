@@ -42,7 +42,7 @@ class Cascade(nn.Module):
         self.towers = make_towers(tasks, hidden[1], tower)
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> dict[str, Tensor]:
-        """query [B, Q], candidate [ΣC, X], segment [ΣC] → {task: logit [ΣC]}."""
+        """Returns {task: logit [ΣC]} for query [B, Q], candidate [ΣC, X] and segment [ΣC]."""
         hidden = self.click(query, candidate, segment)  # [ΣC, 1, H2]
         if self.post_click is not None:
             later = self.post_click(query.detach(), candidate.detach(), segment)  # [ΣC, T-1, H2]

@@ -35,7 +35,7 @@ class ESMM(nn.Module):
         self.towers = make_towers(tasks, hidden[1], tower)
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> dict[str, Tensor]:
-        """query [B, Q], candidate [ΣC, X], segment [ΣC] → {task: logit [ΣC]}."""
+        """Returns {task: logit [ΣC]} for query [B, Q], candidate [ΣC, X] and segment [ΣC]."""
         hidden = self.bottoms(query, candidate, segment)  # [ΣC, T, H2]
         logits: dict[str, Tensor] = {}
         for i, tower in enumerate(self.towers):

@@ -1,11 +1,13 @@
 """Layers of the multi-task networks.
 
 A network is a module `forward(query [B, Q], candidate [ΣC, X], segment [ΣC]) → {task: logit [ΣC]}`. It is
-built from the widths Q (of the checkout's input) and X (of the candidate's) and the task names. A logit
-predicts a task given its parent (models/ranking/tasks.py). `last_shared_weight()` is the last parameter on
-which all tasks have a gradient, None if tasks share no layer. Gradients are compared and balanced at this
-parameter. In a network with gates, each gate ends in an `nn.Softmax` over [ΣC, tasks, experts]. The last
-softmax feeds the towers.
+built from the names of the tasks and from two widths: Q of the checkout's input, X of the candidate's.
+`segment` is the checkout of each candidate. A logit predicts a task given its parent
+(models/ranking/tasks.py).
+
+`last_shared_weight()` is the last parameter on which all tasks have a gradient. It is None if tasks share no
+layer. Gradients are compared and balanced at this parameter. In a network with gates, each gate ends in an
+`nn.Softmax` over [ΣC, tasks, experts]. The last softmax feeds the towers.
 """
 
 from collections.abc import Sequence
@@ -22,7 +24,8 @@ class SplitLinear(nn.Module):
     candidate's part.
 
     Args:
-        query_dim, candidate_dim: Q and X. width: W, of the output.
+        query_dim, candidate_dim: Q and X, widths of the inputs.
+        width: W, width of the output.
     """
 
     def __init__(self, query_dim: int, candidate_dim: int, width: int) -> None:
@@ -31,13 +34,13 @@ class SplitLinear(nn.Module):
         self.query_linear = nn.Linear(query_dim, width, bias=False)
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
-        """query [B, Q], candidate [ΣC, X], segment [ΣC] the checkout of each candidate → [ΣC, W]."""
+        """Returns [ΣC, W] for query [B, Q], candidate [ΣC, X] and segment [ΣC], each candidate's checkout."""
         return self.forward_columns(query, candidate, segment, 0, self.candidate_linear.out_features)
 
     def forward_columns(
         self, query: Tensor, candidate: Tensor, segment: Tensor, start: int, stop: int
     ) -> Tensor:
-        """Output columns `start` to `stop` (exclusive): [ΣC, stop - start]."""
+        """Returns the output columns `start` to `stop` (exclusive): [ΣC, stop - start]."""
         weight, bias = self.candidate_linear.weight[start:stop], self.candidate_linear.bias[start:stop]
         checkout = F.linear(query, self.query_linear.weight[start:stop], bias)  # [B, stop - start]
         if checkout.shape[0] == 1:  # one request
@@ -57,7 +60,7 @@ class ParallelLinear(nn.Module):
             nn.init.kaiming_uniform_(weight.T, nonlinearity="relu")
 
     def forward(self, x: Tensor, layer: int) -> Tensor:
-        """x [n, inputs] → [n, outputs] of one layer."""
+        """Applies one layer to x [n, inputs]. Returns [n, outputs]."""
         return torch.addmm(self.bias[layer], x, self.weight[layer])
 
 
@@ -68,7 +71,9 @@ class Experts(nn.Module):
     would cost more time than the larger product saves.
 
     Args:
-        query_dim, candidate_dim: Q and X. num_experts: E. hidden: H1 and H2, the widths of the layers.
+        query_dim, candidate_dim: Q and X, widths of the inputs.
+        num_experts: E.
+        hidden: H1 and H2, the widths of the layers.
     """
 
     def __init__(self, query_dim: int, candidate_dim: int, num_experts: int, hidden: tuple[int, int]) -> None:
@@ -79,7 +84,7 @@ class Experts(nn.Module):
         self.second_layer = ParallelLinear(num_experts, first, second)
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
-        """query [B, Q], candidate [ΣC, X], segment [ΣC] → [ΣC, E, H2]."""
+        """Returns the experts' outputs [ΣC, E, H2] for query [B, Q], candidate [ΣC, X] and segment [ΣC]."""
         outputs: list[Tensor] = []
         for e in range(self.num_experts):
             start = e * self.width
@@ -91,7 +96,7 @@ class Experts(nn.Module):
 
 
 def make_towers(tasks: Sequence[str], width: int, hidden: int) -> nn.ModuleList:
-    """One perceptron per task: [n, width] → [n, 1]."""
+    """Makes one perceptron per task. It maps [n, width] to [n, 1]."""
     return nn.ModuleList(
         nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1)) for _ in tasks
     )

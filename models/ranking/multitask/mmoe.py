@@ -38,7 +38,7 @@ class MMoE(nn.Module):
         self.towers = make_towers(tasks, hidden[1], tower)
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> dict[str, Tensor]:
-        """query [B, Q], candidate [ΣC, X], segment [ΣC] → {task: logit [ΣC]}."""
+        """Returns {task: logit [ΣC]} for query [B, Q], candidate [ΣC, X] and segment [ΣC]."""
         expert = self.experts(query, candidate, segment)  # [ΣC, E, H2]
         gates = self.gate_logits(query, candidate, segment)  # [ΣC, T*E]
         gates = self.gate(gates.view(gates.shape[0], len(self.towers), expert.shape[1]))  # [ΣC, T, E]

@@ -11,10 +11,11 @@ from models.ranking.multitask.layers import SplitLinear, make_towers
 
 
 def make_expert_mask(n_tasks: int, specific_experts: int, shared_experts: int, states: int) -> Tensor:
-    """The experts that each state mixes: bool [states, E], specific experts task by task, then shared ones.
+    """Whether a state mixes an expert: bool [states, E].
 
-    A task's state mixes the task's specific experts and the shared experts (equations 1 to 3). The last state
-    is shared by all tasks and mixes all experts (section 4.2).
+    The columns are the specific experts, task by task, then the shared experts. A task's state mixes the
+    task's specific experts and the shared experts (equations 1 to 3). The last state is shared by all tasks
+    and mixes all experts (section 4.2).
     """
     mask = torch.ones(n_tasks + 1, n_tasks * specific_experts + shared_experts, dtype=torch.bool)
     specific = torch.eye(n_tasks, dtype=torch.bool).repeat_interleave(specific_experts, dim=1)
@@ -57,7 +58,10 @@ class ExtractionLayer(nn.Module):
         )
 
     def forward(self, state: Tensor) -> Tensor:
-        """state [ΣC, T+1, inputs] of T tasks and the shared state → [ΣC, states, width]."""
+        """Returns the new states [ΣC, states, width].
+
+        `state` [ΣC, T+1, inputs] holds the states of T tasks, and the shared state last.
+        """
         experts = torch.cat([layer(state[:, i]) for i, layer in enumerate(self.experts)], dim=1).relu_()
         experts = experts.view(state.shape[0], self.expert_mask.shape[1], self.width)  # [ΣC, E, width]
         gates = torch.stack([layer(state[:, i]) for i, layer in enumerate(self.gate_logits)], dim=1)
@@ -108,7 +112,7 @@ class PLE(nn.Module):
         self.towers = make_towers(tasks, hidden[-1], tower)
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> dict[str, Tensor]:
-        """query [B, Q], candidate [ΣC, X], segment [ΣC] → {task: logit [ΣC]}."""
+        """Returns {task: logit [ΣC]} for query [B, Q], candidate [ΣC, X] and segment [ΣC]."""
         experts = self.experts(query, candidate, segment).relu_()  # [ΣC, E*H]
         gates = self.gate_logits(query, candidate, segment)  # [ΣC, states*E]
         n_states, n_experts = self.expert_mask.shape
@@ -123,7 +127,7 @@ class PLE(nn.Module):
         return logits
 
     def last_shared_weight(self) -> Tensor | None:
-        """The weight of the last layer's shared experts; of all experts if there is a single layer."""
+        """The weight of the last layer's shared experts. With a single layer: the weight of all experts."""
         if len(self.layers) == 0:
             return self.experts.candidate_linear.weight
         return self.get_parameter(f"layers.{len(self.layers) - 1}.experts.{len(self.tasks)}.weight")

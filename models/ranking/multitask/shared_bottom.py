@@ -31,7 +31,7 @@ class SharedBottom(nn.Module):
         self.towers = make_towers(tasks, hidden[1], tower)
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> dict[str, Tensor]:
-        """query [B, Q], candidate [ΣC, X], segment [ΣC] → {task: logit [ΣC]}."""
+        """Returns {task: logit [ΣC]} for query [B, Q], candidate [ΣC, X] and segment [ΣC]."""
         shared = self.bottom(query, candidate, segment)[:, 0]  # [ΣC, H2]
         logits: dict[str, Tensor] = {}
         for i, tower in enumerate(self.towers):
