@@ -71,7 +71,7 @@ class ColumnMetrics:
         self.metrics_by_seed.append(of_slices)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row per column and value: `checkouts`, means over seeds, and 95 % intervals (`ndcg6_low`).
+        """Return a row per column and value with `checkouts`, metrics, and 95 % intervals (`ndcg6_low`).
 
         The value of a checkout is its mean over the seeds. The bootstrap resamples users.
         """
@@ -120,7 +120,7 @@ def column_slices(folder: Path, split: str, data: protocol.Split, column: str) -
 def _checkout_codes(
     folder: Path, split: str, schema: FeatureSchema, table: str, name: str
 ) -> tuple[Array, Values]:
-    """The codes [n] of a column of orders or users, by checkout of the split."""
+    """Return each checkout's code [n] in a column of orders or users."""
     attributes = schema.profile if table == "users" else schema.context
     column = "profile" if table == "users" else "context"
     examples = pq.read_table(folder / "examples" / f"{split}.parquet", columns=[column])
@@ -128,7 +128,7 @@ def _checkout_codes(
 
 
 def _item_codes(folder: Path, schema: FeatureSchema, name: str) -> tuple[Array, Values]:
-    """The codes [N+1] of a column of items, by item row. A category path counts as its first level."""
+    """Return each item's code [N+1] in a column of items. A category path counts as its first level."""
     if name in [attribute.name for attribute in schema.item_attributes]:
         items = pq.read_table(folder / "items.parquet", columns=["attribute_codes"])
         return _attribute_codes(items, "attribute_codes", schema.item_attributes, name)

@@ -174,7 +174,7 @@ def _slate_items(
 
 
 def _candidate_ranks(source: ExampleData, row: int) -> dict[int, int]:
-    """Item → its rank among the candidates of a checkout by the objective; the best rank is 1."""
+    """Return item → rank by the objective among a checkout's candidates. The best rank is 1."""
     scored, objective = source.scored, source.objective
     pairs = slice(*scored.offsets[row : row + 2])
     item = scored.item[pairs]

@@ -26,23 +26,23 @@ class RankedLists(NamedTuple):
 
 
 def segment_ids(offsets: Array) -> Array:
-    """The row of every flat value: offsets [n+1] -> [Σ] int64."""
+    """Return the row [Σ] int64 of every flat value, from offsets [n+1]."""
     return np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
 
 
 def to_offsets(lengths: Array) -> Array:
-    """Row lengths [n] -> offsets [n+1] int64."""
+    """Return the offsets [n+1] int64 of rows with these lengths [n]."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
 def concat_ranges(starts: Array, lengths: Array) -> Array:
-    """The positions starts[i] .. starts[i] + lengths[i] - 1 for i = 0, 1, …, concatenated: [Σ lengths]."""
+    """Concatenate the ranges starts[i] .. starts[i] + lengths[i] - 1 for i = 0, 1, …: [Σ lengths]."""
     offsets = to_offsets(lengths)
     return np.arange(offsets[-1], dtype=np.int64) + np.repeat(starts - offsets[:-1], lengths)
 
 
 def mask_offsets(offsets: Array, mask: Array) -> Array:
-    """The offsets [n+1] of a jagged array whose values are reduced to `values[mask]`; mask [Σ] bool."""
+    """Return the offsets [n+1] that remain if only `values[mask]` are kept; `mask` is [Σ] bool."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(mask, dtype=np.int64)])[offsets]
 
 
@@ -71,7 +71,10 @@ def find_sorted(sorted_keys: Array, keys: Array) -> Array:
 
 
 def group_sum(row: Array, item: Array, weight: Array, n: int) -> RankedLists:
-    """n lists of distinct items with summed weights, items ascending; `row`, `item` and `weight` are [m]."""
+    """Sum the weights of equal items in each of n rows; return lists of distinct items, ascending.
+
+    `row`, `item` and `weight` are [m].
+    """
     stride = int(item.max(initial=0)) + 1
     key = row * stride + item
     order = np.argsort(key, kind="stable")

@@ -133,7 +133,7 @@ class Leaderboard:
         return best["system"], best["order"]
 
     def paired_differences(self, baseline: System, order: str) -> Rows:
-        """This system minus a baseline, by slice, for the metric of `order`.
+        """Return this system's value minus the baseline's in the metric of `order`, for each slice.
 
         The value of a checkout is its mean over the seeds. The 95 % interval is from a bootstrap over users.
         """

@@ -216,10 +216,10 @@ class Interval(NamedTuple):
 
 
 def auc_interval(label: Array, score: Array, users: Array) -> Interval:
-    """AUC with an interval clustered by user; all arguments are [m] (Obuchowski 1997, clustered DeLong).
+    """Return AUC with an interval clustered by user (Obuchowski 1997, clustered DeLong).
 
-    The interval is clustered because pairs of one user are dependent. The AUC is NaN if all labels are equal.
-    The limits are NaN if there is only one user.
+    All arguments are [m]. The interval is clustered because pairs of one user are dependent. The AUC is NaN
+    if all labels are equal. The limits are NaN if there is only one user.
     """
     is_positive = np.asarray(label, bool)
     n, n_positive = len(is_positive), int(is_positive.sum())
@@ -238,9 +238,9 @@ def auc_interval(label: Array, score: Array, users: Array) -> Interval:
 
 
 def rank_correlation(label: Array, prediction: Array, users: Array) -> Interval:
-    """Spearman's rank correlation of labels and predictions, with an interval over users; all are [m].
+    """Return Spearman's rank correlation of labels and predictions, with an interval over users.
 
-    The correlation is NaN if all labels or all predictions are equal.
+    All arguments are [m]. The correlation is NaN if all labels or all predictions are equal.
     """
     x, y = (midranks(values) - (len(values) + 1) / 2 for values in (label, prediction))
     scale = math.sqrt((x @ x) * (y @ y))
@@ -267,11 +267,11 @@ def clustered_stderr(influence: Array, users: Array) -> float:
 def paired_bootstrap(
     a: Array, b: Array, users: Array, n_resamples: int = 2000, seed: int = 0
 ) -> PairedDifference:
-    """Mean of a - b over the same checkouts with a 95 % percentile interval; a, b, users are [m].
+    """Return the mean of a - b over the same checkouts, with a 95 % percentile interval.
 
-    The bootstrap resamples users, because checkouts of one user are dependent and an interval that ignores
-    the dependence is too narrow (Efron and Tibshirani 1993, chapter 8). Raises ValueError for NaN, because
-    each checkout needs a value of both systems.
+    `a`, `b` and `users` are [m]. The bootstrap resamples users, because checkouts of one user are dependent.
+    An interval that ignores the dependence is too narrow (Efron and Tibshirani 1993, chapter 8). Raises
+    ValueError for NaN, because each checkout needs a value of both systems.
     """
     delta = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     if not len(delta) or np.isnan(delta).any() or len(delta) != len(users):

@@ -204,7 +204,7 @@ def slices(split: Split) -> list[Slice]:
 def metrics_per_checkout(
     ranked: RankedLists, split: Split, parts: list[Slice]
 ) -> dict[str, dict[str, Array]]:
-    """Slice name → metric → one value per checkout of that slice, in the order of `Slice.rows`.
+    """Return slice name → metric → a value for each checkout of the slice, in the order of `Slice.rows`.
 
     `metrics.paired_bootstrap` compares the values of two systems, with `split.user[part.rows]` as users.
     `filled` is the share of the six slots that the list can fill.
@@ -268,7 +268,7 @@ def recall_by_source(
     split: Split,
     ks: tuple[int, ...] = (100, 300, 500),
 ) -> list[dict[str, Any]]:
-    """Candidate recall by source and for the union, over the checkouts with a purchase.
+    """Return the candidate recall of each source and of their union, over checkouts with a purchase.
 
     `source` [ΣC] int64 has bit i set if `names[i]` proposed the candidate. Candidates are sorted by score, so
     recall at k holds for a ranker that gets the k best candidates. `recall` is the recall of the whole lists

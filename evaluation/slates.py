@@ -1,6 +1,6 @@
-"""Gains and costs of slate policies by a run's objective, measured with the functions of serving.
+"""Gains and costs of slate policies, measured with the functions of serving.
 
-serving/pipeline/slate_policy.py defines the policies.
+serving/pipeline/slate_policy.py defines the policies. The slates are ordered by the run's objective.
 
     python -m evaluation.slates                            the latest run, on validation: to choose a policy
     python -m evaluation.slates RUN --split test           the figures of the report

@@ -105,7 +105,7 @@ def allocate(
 
 
 def reach(proposals: RankedProposals, limits: Sequence[int], n_checkouts: int) -> Budget:
-    """The budget of `limits`, which are given by the position of the source."""
+    """Return the budget that `limits` give; `limits[i]` is the limit of source i."""
     kept = proposals.rank < np.asarray(limits)[proposals.source]
     pairs = np.unique(proposals.pair[kept])
     return Budget(tuple(limits), len(pairs) / n_checkouts, float(proposals.value[pairs].sum()))
@@ -175,7 +175,7 @@ def ranked_proposals(towers: Towers, depth: int, n_checkouts: int) -> tuple[Rank
 
 
 def _merge(parts: Sequence[Array], n_checkouts: int) -> RankedProposals:
-    """The proposals of all chunks in one array, with the (checkout, item) pairs numbered."""
+    """Join the proposals of all parts, and number the (checkout, item) pairs."""
     source, rank, key, share = np.concatenate(parts, axis=1)
     pairs, pair = np.unique(key, return_inverse=True)
     value = np.zeros(len(pairs))

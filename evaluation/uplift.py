@@ -113,7 +113,10 @@ def uplift_task(run: Run) -> int:
 
 
 def order_scores(outputs: Array, tasks: Sequence[Task]) -> dict[str, Array]:
-    """Order → its scores [P], from outputs [P, T]: predicted increment, expected value and p(purchase)."""
+    """Return order → scores [P], from outputs [P, T].
+
+    The orders are by predicted increment, by expected value and by p(purchase).
+    """
     t = next(t for t in reversed(range(len(tasks))) if tasks[t].control is not None)
     scores = {"increment": outputs[:, t] * _mean_spend(outputs, tasks)}
     value = expected_value(outputs, tasks)
@@ -212,10 +215,10 @@ def _calibration_rows(predicted: Array, gains: Array, users: Array) -> list[Row]
 
 
 def truth_rows(tasks: Sequence[Task], scored: scoring.ScoredCandidates, increment: Array) -> list[Row]:
-    """One row per order: its Qini over the proposed candidates, by their true increments [P].
+    """Return a row per order with its Qini over the proposed candidates.
 
-    `of_truth` is the Qini as a share of the Qini of the true order. Without organic demand the result is
-    empty.
+    `increment` [P] is the true increment of each candidate. `of_truth` is the Qini as a share of the Qini of
+    the true order. Without organic demand the result is empty.
     """
     if np.isnan(increment).all():
         return []

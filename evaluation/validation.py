@@ -16,7 +16,9 @@ CUTOFF = 300  # candidates whose recall is a metric
 
 
 def validate(folder: str | Path) -> dict[str, float]:
-    """The metrics of a run's slates on validation, by name; measured once and logged to MLflow.
+    """Return the metrics of a run's slates on validation, by name.
+
+    They are measured once and logged to MLflow.
 
     `validation/ndcg6`, `hit6`, `precision6` and `revenue6` are means over the checkouts with an outcome, in
     the order of the run's objective; `validation/discovery_ndcg6` counts only items that are new to the user.
