@@ -39,7 +39,7 @@ class ShopConfig(NamedTuple):
 
 
 class Day(NamedTuple):
-    """n checkouts of a day, the features of all I items, and the true probabilities."""
+    """A day's n checkouts with the features and the true probabilities of all I items."""
 
     number: int  # negative in the warm-up
     available: Array  # [I] bool, the item has arrived
@@ -65,7 +65,10 @@ class Day(NamedTuple):
         return EXAMINATION_PROBABILITY * np.take_along_axis(self.expected_revenue, slate, 1)
 
     def sample_feedback(self, items: Array, p_examined: Array) -> tuple[Array, Array]:
-        """Clicks and purchases of items [n, m] that are examined with `p_examined` [m]: bool [n, m] each."""
+        """Draw clicks and purchases of `items` [n, m]: bool [n, m] each.
+
+        An item in column j is examined with probability `p_examined[j]`.
+        """
         examine, click, purchase = np.take_along_axis(self.uniforms, items[None], 2)
         clicked = (examine < p_examined) & (click < np.take_along_axis(self.p_click_given_examined, items, 1))
         return clicked, clicked & (purchase < np.take_along_axis(self.p_purchase_given_click, items, 1))

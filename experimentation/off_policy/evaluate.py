@@ -37,7 +37,7 @@ class PolicyEvaluation(NamedTuple):
 
 
 def estimate_examination_probability(logged: LoggedCheckouts) -> Array:
-    """p(examined | slot) [K], estimated as clicks / predicted clicks of shown slates; 1 for the first slot.
+    """Estimate p(examined | slot) [K] as clicks / predicted clicks of shown slates; 1 for the first slot.
 
     Raises ValueError if predictions are missing, or a slot has fewer than MIN_SLOT_CLICKS clicks.
     """
@@ -61,7 +61,10 @@ def estimate_examination_probability(logged: LoggedCheckouts) -> Array:
 def weights_by_shopper_model(
     logged: LoggedCheckouts, replayed: ReplayedSlates, examination_probability: Array
 ) -> dict[str, Array]:
-    """Shopper model → weights [n, K] of the logged slates; the target policy always shows `replayed`."""
+    """Return shopper model → weights [n, K] of the logged slots.
+
+    The target policy always shows the slates `replayed`.
+    """
     same_item = logged.item[:, :, None] == replayed.item[:, None, :]  # [n, K, K]
     same_slot = np.diagonal(same_item, axis1=1, axis2=2).astype(np.float64)
     at_slot = PolicyProbabilities(same_slot, logged.propensity)
@@ -162,7 +165,7 @@ def _terms_by_estimator(
     weights: dict[str, Array],
     name: str,
 ) -> dict[tuple[str, str], Array]:
-    """(estimator, shopper model) → terms [n] of a reward."""
+    """Return (estimator, shopper model) → terms [n] of the reward `name`."""
     reward = logged.rewards[name]
     mean_reward = reward.sum() / (len(reward) * examination_probability.sum())  # where nothing is predicted
     predictions = replayed.predictions[name]

@@ -115,7 +115,7 @@ def _campaign_rows(campaign: str) -> list[Row]:
 
 
 def _estimates(log: BanditImpressions, target_log: BanditImpressions, logging: str, target: str) -> list[Row]:
-    """A row per estimator: the target policy's value, estimated from the log of the logging policy."""
+    """Return a row per estimator with the target policy's value, estimated from the other policy's log."""
     items = 1 + max(int(part.item.max()) for part in (log, target_log))
     probability = slot_probabilities(target_log, target, items)
     weight = importance_ratio(probability[log.slot, log.item], log.propensity)[:, None]

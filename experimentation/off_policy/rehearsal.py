@@ -11,7 +11,7 @@ from the true probabilities (docs/explanation/simulated_market.md). Only clicks 
 purchases in the simulator's next orders depend on the simulator's own slates.
 
 With organic demand, the challenger orders by incremental value (tasks=incremental), and the share WITHHOLD of
-the champion's slates is withheld. Purchases are drawn too: items of the champion's slates are removed from
+the champion's slates is withheld. Purchases are drawn too. Items of the champion's slates are removed from
 the simulator's next orders, and the items bought from the slates are added. Attributed and incremental
 revenue are compared.
 """
@@ -75,7 +75,7 @@ class SlateTruth(NamedTuple):
 def rehearse(out: Path, organic_share: float | None = None) -> list[Row]:
     """Return the estimated and the true rewards of the challenger; write them, and the estimate's page.
 
-    `organic_share`: the share of purchases of shown items that would have happened without the slot.
+    `organic_share` is the share of purchases of shown items that would have happened without the slot.
     """
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg: dict[str, Any] = dict(compose("train", overrides=["data=simulated"]).data)

@@ -18,7 +18,10 @@ PREDICTIONS = ("click", "purchase", "revenue", "organic revenue", "incremental r
 
 
 class ReplayedSlates(NamedTuple):
-    """Slates of n checkouts. Predictions assume examination; they are NaN if the tier predicts nothing."""
+    """Slates of n checkouts, with predictions for examined items.
+
+    Predictions are NaN if the tier that answered predicts nothing.
+    """
 
     item: Array  # [n, SLOTS] str, None for an empty slot
     predictions: dict[str, Array]  # PREDICTIONS: [n, SLOTS]

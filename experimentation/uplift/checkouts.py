@@ -43,7 +43,7 @@ class Horizon(NamedTuple):
 
 
 class SlotGroups(NamedTuple):
-    """Slots grouped by category or by source: T rows, one per checkout and group."""
+    """The slots of checkouts by category or by source: T rows, one per checkout and group."""
 
     names: list[str]  # [G]
     checkout: NDArray  # [T] int64, row of the checkout

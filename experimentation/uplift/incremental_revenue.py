@@ -186,5 +186,5 @@ def _scale(estimate: Estimate, factor: float) -> Estimate:
 
 
 def revenue_covariates(log: GhostLog) -> NDArray:
-    """The covariates that explain a checkout's revenue: predicted revenue and earlier revenue, [n, 2]."""
+    """Return the covariates [n, 2] of each checkout: predicted revenue and earlier revenue."""
     return np.column_stack([log.predicted, log.revenue_before])
