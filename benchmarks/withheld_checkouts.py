@@ -1,4 +1,4 @@
-"""Simulated shops with organic demand: logs with withheld slates, and A/B tests with all orders.
+"""Simulates shops with organic demand: logs with withheld slates, and A/B tests with all orders.
 
 Users buy the items that they need with or without the slot. A click on such an item credits the slot with a
 purchase that the slot did not add. Every probability is known, so the true increment is known.

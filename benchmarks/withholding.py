@@ -1,14 +1,14 @@
-"""Accuracy of uplift estimates from withheld slates, and of test decisions by orders, in simulations.
+"""Measures errors of uplift estimates from withheld slates, and of test decisions, in simulations.
 
     python -m benchmarks.withholding             1,000 experiments and A/A tests, 300 tests of each arm: some
                                                  minutes on 2 cores
     python -m benchmarks.withholding 100         fewer
 
-The tables have: how often the 95 % intervals of incremental revenue contain the truth; how often a test
-without an effect finds an effect, also if it is read daily; which arms are shipped by slot revenue and by
-order revenue; how often a planned number of checkouts detects the effect; and estimates of the simulated
-market. The functions that analyze a shop's log compute the figures. Writes `reports/bench_withholding.json`,
-a row per figure.
+The tables have the coverage of the 95 % intervals of incremental revenue: how often they contain the truth.
+They have how often a test without an effect finds one, also if the test is read daily. They have which arms
+are shipped by slot revenue and by order revenue, and how often a planned number of checkouts detects the
+effect. The last table has estimates of the simulated market. The functions that analyze a shop's log compute
+the figures. Writes `reports/bench_withholding.json`, a row per figure.
 """
 
 import math
@@ -76,7 +76,10 @@ def estimate_experiment(users: int, adds: bool, seed: int) -> list[IntervalOfExp
 
 
 def interval_rates(experiments: int) -> Iterator[Row]:
-    """Coverage of the 95 % intervals; the truth is the expectation over the checkouts of all experiments."""
+    """Measure the coverage of the 95 % intervals.
+
+    The truth is the expectation over the checkouts of all experiments.
+    """
     seeds = range(experiments)
     results = [
         row for row in parallel_map(partial(estimate_experiment, USERS, True), seeds, "coverage") if row
@@ -120,7 +123,7 @@ def without_orders(log: SessionLog) -> SessionLog:
 
 
 def decide_test(planned_users: int, changes: dict[str, float], seed: int) -> dict[str, bool]:
-    """Outcome of one test by slot revenue and by order revenue: shipped, rejected and warned (bool each)."""
+    """Return whether one test ships, rejects and warns (bool each), by slot and by order revenue."""
     log = simulate_credit_test(seed, POPULATION, **changes)
     outcome = {}
     for metric, read in ((ORDER_REVENUE, log), (REVENUE, without_orders(log))):

@@ -41,7 +41,10 @@ class LoggedSlates(NamedTuple):
 
 
 class Round(NamedTuple):
-    """One order of each of the n users of a block who still order, and their responses right after it."""
+    """One order of each of n users, and their responses right after it.
+
+    The users are those of a block who still order.
+    """
 
     order: Array  # [n] int64
     user: Array  # [n] int64

@@ -1,8 +1,8 @@
 """Organic demand: purchases of simulated users that happen with or without a slot.
 
-Every user has a shopping list of consumables, each with a cycle. A due item is needed in the next order,
-independently of the slot. Users also buy new items by preference, and items that a slot cannot sell. So
-p(bought in the next order | not shown) is known for every item, and a slot adds
+Every user has a shopping list of consumables, each with a cycle. An item that is due is needed in the next
+order, whether or not a slot shows it. Users also buy new items by preference, and items that a slot cannot
+sell. So p(bought in the next order | not shown) is known for every item, and a slot adds
 
     p(bought | shown) - p(bought | not shown) = p(examined) · (1 - p(needed)) · p(click) · p(purchase | click)
 
@@ -81,7 +81,7 @@ def sellable_items(cfg: Mapping[str, Any], n_items: int) -> Array:
 def sample_shopping_lists(
     market: "OrganicMarket", users: SimulatedUsers, rng: np.random.Generator
 ) -> ShoppingList:
-    """Draw the lists of n users from the sellable consumables of the first day, by preference."""
+    """Draw the lists of n users by preference, from the sellable consumables of the first day."""
     items, sellable = market.items, market.sellable
     n, n_items = len(users.user), len(items.price)
     leaves_per_department = len(LEAVES) // len(DEPARTMENTS)
@@ -103,14 +103,14 @@ def sample_shopping_lists(
 
 
 def preference_logits(items: SimulatedItems, users: SimulatedUsers) -> Array:
-    """Logits of every item by preference, price level and appeal [n, I], without habit."""
+    """Return the logits [n, I] of every item by preference, price level and appeal, without habit."""
     price_gap = np.log(items.price) - 2.3 - users.log_price_level[:, None]
     preference = users.leaf_preference[:, items.leaf] + users.brand_preference[:, items.brand]
     return preference + 0.8 * items.appeal - 0.4 * price_gap**2
 
 
 def need_probabilities(lists: ShoppingList, order_number: Array | int) -> Array:
-    """p(needed) in the order of this number (an int or [n]) by the shopping lists alone [n, I]."""
+    """Return p(needed) [n, I] by the shopping lists alone, in the order with this number (an int or [n])."""
     waited = np.reshape(order_number, (-1, 1)).astype(np.float32) - lists.last_order
     is_listed = np.isfinite(lists.cycle)
     periods = np.where(is_listed, waited, 0.0) / np.where(is_listed, lists.cycle, 1.0)
@@ -151,7 +151,7 @@ class NextOrder(NamedTuple):
 
 
 class OrganicMarket(NamedTuple):
-    """Items and demand of a market with organic demand."""
+    """The items and the demand of a market with organic demand."""
 
     demand: OrganicDemand
     items: SimulatedItems
