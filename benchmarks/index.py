@@ -7,9 +7,9 @@
 Unit vectors of 64 dimensions lie in clusters of intrinsic dimension 16, with noise. 500 queries run one by
 one on one thread. Exact search over float32 gives the true neighbours for recall@300. The other libraries are
 installed from PyPI into a separate environment. All systems run one after the other, so keep the machine
-quiet. At the end, the tuner's choice and hnswlib's fastest setting with the target recall take turns, because
-a machine's speed often changes within half an hour. Writes `reports/bench_index.json` (a row per system and
-setting) and the page `reports/bench_index.html`.
+quiet. At the end, the tuner's choice and hnswlib's fastest setting with the target recall run alternately,
+because a machine's speed often changes within half an hour. Writes `reports/bench_index.json` (a row per
+system and setting) and the page `reports/bench_index.html`.
 """
 
 import resource

@@ -77,7 +77,7 @@ class Box(NamedTuple):
 
 
 class PlacedText(NamedTuple):
-    """A text and the pixels that it takes at most."""
+    """A text and the largest area that it can take, in pixels."""
 
     text: str
     area: Box
