@@ -45,7 +45,7 @@ class EncodedRequest(NamedTuple):
 
 
 def measure_latency(root: Path) -> Row:
-    """The row of requests without concurrency, with the floor, the stages and the start-up time."""
+    """Measure requests without concurrency: latency, the floor, the stages and the start-up time."""
     (startup,) = measure_in_subprocess(sys.executable, "-c", STARTUP_SCRIPT, root)
     recommender = Recommender.load(root, root / "store.arrow")
     checkouts = random_checkouts(recommender, N_REQUESTS + WARM_UP)

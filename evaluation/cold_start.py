@@ -196,7 +196,7 @@ def unmodified(query: Query) -> Query:
 
 
 def without_history(query: Query) -> Query:
-    """The query with the user's history and profile removed, as for an unknown user."""
+    """Remove the user's history and profile from the query, as for an unknown user."""
     return mask_users(query, torch.ones_like(query.ts, dtype=torch.bool))
 
 
@@ -270,7 +270,7 @@ def purchased_before_mask(data: protocol.Split, rows: Array) -> Tensor:
 
 
 def top_items(score: Tensor, allowed: Tensor) -> Array:
-    """The allowed items of highest score, best first: [B, RETRIEVAL_DEPTH] int64.
+    """Return the allowed items of highest score, best first: [B, RETRIEVAL_DEPTH] int64.
 
     If fewer items are allowed, -1 fills the rest.
     """

@@ -160,7 +160,7 @@ def _attribute_codes(
 
 
 def _price_codes(price: Array) -> tuple[Array, Values]:
-    """The quintile codes of list prices [N+1]; 0 for an item without a list price."""
+    """Return the quintile code of each list price [N+1]; 0 stands for an item without a list price."""
     has_price = np.isfinite(price)
     shares = np.arange(1, N_NUMBER_GROUPS) / N_NUMBER_GROUPS
     edges = np.unique(np.quantile(price[has_price], shares)) if has_price.any() else np.zeros(0)
@@ -173,7 +173,7 @@ def _number_values(edges: list[float]) -> Values:
 
 
 def _as_numbers(values: Sequence[str]) -> list[float] | None:
-    """The values as numbers; None if one of them is not a number."""
+    """Return the values as numbers, or None if one of them is not a number."""
     try:
         return [float(value) for value in values]
     except ValueError:
@@ -181,7 +181,7 @@ def _as_numbers(values: Sequence[str]) -> list[float] | None:
 
 
 def _group_values(values: Values, counts: Array) -> list[tuple[str, list[int]]]:
-    """(label, codes) of each slice with a count above 0.
+    """Return (label, codes) of each slice with a count above 0.
 
     `counts` [codes] are numbers of checkouts, or of purchases for a column of items.
     """

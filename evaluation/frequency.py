@@ -76,9 +76,9 @@ def replay(checkouts: Checkouts, cap: FrequencyCap | None, memories: dict[str, U
 
 
 def _slate(items: list[int], cap: FrequencyCap | None, memory: UserMemory, ts: int) -> list[int]:
-    """The first six candidates that are not capped, then capped candidates in the slots that are left.
+    """Return the first six candidates that are not capped.
 
-    Of the capped candidates, the least shown comes first.
+    Capped candidates fill the slots that are left. Of these, the least shown comes first.
     """
     if cap is None or not memory.slates:
         return items[:SLOTS]

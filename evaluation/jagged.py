@@ -47,22 +47,22 @@ def mask_offsets(offsets: Array, mask: Array) -> Array:
 
 
 def mask_jagged(jagged: Jagged, mask: Array) -> Jagged:
-    """The values where `mask` [Σ] bool is set, in the same rows."""
+    """Keep the values where `mask` [Σ] bool is set, in the same rows."""
     offsets, *fields = jagged
     return type(jagged)(*(mask_offsets(offsets, mask), *(field[mask] for field in fields)))
 
 
 def concat_jagged(parts: Sequence[Jagged]) -> Jagged:
-    """One jagged array with the rows of all parts, in the order of the parts."""
+    """Concatenate the rows of all parts to one jagged array, in the order of the parts."""
     lengths = np.concatenate([np.diff(part[0]) for part in parts])
     fields = (np.concatenate(field) for field in list(zip(*parts, strict=True))[1:])
     return type(parts[0])(*(to_offsets(lengths), *fields))
 
 
 def find_sorted(sorted_keys: Array, keys: Array) -> Array:
-    """The position [m] int64 of each key [m] in `sorted_keys` [s], which are ascending and distinct.
+    """Return the position [m] int64 of each key [m] in `sorted_keys` [s].
 
-    A key that is not in `sorted_keys` has -1.
+    `sorted_keys` are ascending and distinct. A key that is not in `sorted_keys` has -1.
     """
     if not len(sorted_keys):
         return np.full(len(keys), -1, np.int64)
@@ -86,7 +86,7 @@ def group_sum(row: Array, item: Array, weight: Array, n: int) -> RankedLists:
 
 
 def sort_descending(ranked: RankedLists) -> RankedLists:
-    """The same lists, best first; equal scores keep the given order.
+    """Sort each list, best first; equal scores keep the given order.
 
     Raises ValueError for a NaN score, which would silently sort last.
     """
@@ -97,7 +97,7 @@ def sort_descending(ranked: RankedLists) -> RankedLists:
 
 
 def top_k(ranked: RankedLists, k: int = 6, eligible: Array | None = None) -> Array:
-    """The first k eligible items of each list: [n, k] int64, -1 for an empty slot.
+    """Return the first k eligible items of each list: [n, k] int64, -1 for an empty slot.
 
     The lists must be sorted, best item first. `eligible` is [ΣC] bool; None allows all items.
     """

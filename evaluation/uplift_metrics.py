@@ -23,14 +23,14 @@ class RandomizedPairs(NamedTuple):
 
 
 def inverse_propensity_gains(pairs: RandomizedPairs) -> Array:
-    """Estimated gain [P] of each pair: Y · T / (1 - w) - Y · (1 - T) / w (Horvitz and Thompson 1952)."""
+    """Estimate the gain [P] as Y · T / (1 - w) - Y · (1 - T) / w (Horvitz and Thompson 1952)."""
     weight = np.where(pairs.shown, 1 / (1 - pairs.withhold), -1 / pairs.withhold)
     gains: Array = weight * pairs.outcome
     return gains
 
 
 def doubly_robust_gains(pairs: RandomizedPairs) -> Array:
-    """Estimated gain [P]: predicted gain plus the weighted prediction error in the observed group.
+    """Estimate the gain [P]: predicted gain plus the weighted prediction error in the observed group.
 
     If `withhold` is right, the mean gain is unbiased for any predictions; better predictions reduce its
     variance (Robins, Rotnitzky and Zhao 1994; the pseudo-outcome of Kennedy 2023, section 4).
@@ -42,9 +42,9 @@ def doubly_robust_gains(pairs: RandomizedPairs) -> Array:
 
 
 def uplift_curve(score: Array, gain: Array, points: int = 20) -> Array:
-    """Mean gain per pair if only the share k / points with the highest scores is shown: [points + 1].
+    """Return the mean gain per pair if only the share k / points with the highest scores is shown.
 
-    k runs from 0 to `points`.
+    The result is [points + 1]: k runs from 0 to `points`.
     """
     total = np.concatenate([[0.0], np.cumsum(gain[np.argsort(-score, kind="stable")])])
     cut = np.rint(np.arange(points + 1) / points * len(gain)).astype(np.int64)

@@ -199,7 +199,7 @@ def is_ideal_ranking(row: Row) -> bool:
 
 
 def system_label(report: Row, row: Row) -> str:
-    """A system's name, the trained one capitalized."""
+    """Return a system's name; that of the trained system is capitalized."""
     return row["system"].capitalize() if row["system"] == report["system"] else row["system"]
 
 
@@ -252,12 +252,12 @@ def is_conditional(task: Row) -> bool:
 
 
 def probability_label(task: Row) -> str:
-    """`p(click)`, or `p(return | purchase)` of a conditional task."""
+    """Return `p(click)`, or `p(return | purchase)` for a conditional task."""
     return f"p({task['name']} | {task['given']})" if is_conditional(task) else f"p({task['name']})"
 
 
 def baseline_label(row: Row) -> str:
-    """A baseline's name; an order by price is added to the name."""
+    """Return a baseline's name. An order by price is added to the name."""
     return row["system"] + (" × price" if row["order"] == "price" else "")
 
 
@@ -267,7 +267,7 @@ def has_no_rule(row: Row) -> bool:
 
 
 def policy_label(row: Row) -> str:
-    """`no rule`, `product cap 1`, `cap 2` or `diversity 0.1`."""
+    """Return the policy's name: `no rule`, `product cap 1`, `cap 2` or `diversity 0.1`."""
     if row["product_cap"] is not None:
         return f"product cap {row['product_cap']:g}"
     if row["category_cap"] is not None:
