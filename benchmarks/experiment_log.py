@@ -60,8 +60,7 @@ class SimulatedSlate(NamedTuple):
 def write_shop(folder: Path, users: int = 20_000, planned_users: int | None = None, seed: int = 0) -> None:
     """Write the files of a shop with the given number of users.
 
-    Args:
-        planned_users: planned users of the experiment; by default, three of ten users.
+    `planned_users` is the planned number of users of the experiment: by default, three of ten users.
     """
     (folder / "events").mkdir(parents=True, exist_ok=True)
     path = folder / "experiments.toml"

@@ -32,11 +32,9 @@ def outside_fences(text: str, change: Callable[[str], str]) -> str:
 def site_links(text: str, source: str) -> str:
     """Return the page with links that work on the site.
 
-    Args:
-        source: the page's path in the repository, such as docs/how_to/bring_data.md.
-
-    A link to a page of the site stays relative to the place of `source` on the site. A link to any other file
-    of the repository becomes the file's path as code, because the site contains no source files.
+    `source` is the page's path in the repository, such as docs/how_to/bring_data.md. A link to a page of the
+    site stays relative to the place of `source` on the site. A link to any other file of the repository
+    becomes the file's path as code, because the site contains no source files.
     """
     folder = PurePosixPath(source).parent
 

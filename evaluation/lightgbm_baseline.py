@@ -57,7 +57,9 @@ class FitOptions:
     """Settings of the boosters' training.
 
     Args:
+        seed: seed of both boosters.
         feature_names: [F]; None names the features by their numbers.
+        max_rounds: the largest number of trees of a booster.
         patience: training stops after this number of rounds without improvement on validation.
         eval_period: rounds between printed validation losses; 0 prints none.
     """

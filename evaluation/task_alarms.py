@@ -23,10 +23,7 @@ def task_alarms(
 
     AUC measures a binary task, rank correlation an amount or a count, both with intervals over users. A task
     with fewer than MIN_POSITIVES positives is not measured. If every binary task that the objective reads
-    learned nothing, the model is useless.
-
-    Args:
-        users: [n] user of each checkout.
+    learned nothing, the model is useless. `users` [n] is the user of each checkout.
     """
     known = known_candidates(scored)
     user = users[segment_ids(known.offsets)]

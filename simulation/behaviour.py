@@ -147,10 +147,8 @@ def sample_slate(
     Returns item columns [n, slots], top slot first, and propensities [n, slots].
 
     Each slot is drawn from the remaining items: uniformly with probability `exploration`, else by the softmax
-    of the scores. A propensity is conditional on the items above.
-
-    Args:
-        created_at: [I] Unix seconds, the items' arrivals in rising order.
+    of the scores. A propensity is conditional on the items above. An item is drawn only after its arrival:
+    `created_at` [I] has the arrivals in Unix seconds, in rising order, and `ts` [n] the times of the slates.
     """
     score = np.where(created_at > ts[:, None], -np.inf, score)
     weight = np.exp(score.astype(np.float64))

@@ -166,10 +166,10 @@ def responses_after_orders(
     order_number: Array | int,
     ts: Array,
 ) -> tuple[Responses, NextOrder | None]:
-    """The responses of n users after orders at `ts` [n], and the organic demand for their next orders.
+    """Return the responses of n users after orders at `ts` [n], and the demand for their next orders.
 
-    Args:
-        order_number: number of the next order, an int or [n].
+    The demand is organic; it is None without organic demand. `order_number` is the number of the next order,
+    an int or [n].
     """
     if market is None or lists is None:
         habits = behaviour.habit_features(items, state)

@@ -118,10 +118,9 @@ def need_probabilities(lists: ShoppingList, order_number: Array | int) -> Array:
 
 
 def preference_shares(items: SimulatedItems, users: SimulatedUsers, among: Array, ts: Array) -> Array:
-    """The softmax shares [n, I] of items in the preferences of n users.
+    """Return the softmax shares [n, I] of items in the preferences of n users.
 
-    Args:
-        among: [I] bool; only these items get a share, if they arrived by `ts` [n].
+    Only the items of the mask `among` [I] bool that arrived by `ts` [n] get a share.
     """
     weight = np.exp(preference_logits(items, users))
     weight[~(among & (items.created_at <= ts[:, None]))] = 0.0
@@ -163,10 +162,8 @@ class OrganicMarket(NamedTuple):
         """Return the organic demand for an order, of items that have arrived at `ts` [n].
 
         Each item is needed by the list or bought by preference, independently of all other items. Every order
-        has a line of an item that a slot cannot sell, so no order is empty.
-
-        Args:
-            order_number: number of this order, an int or [n].
+        has a line of an item that a slot cannot sell, so no order is empty. `order_number` is the number of
+        this order, an int or [n].
         """
         scale = self.demand.need_scale
         variety = preference_shares(self.items, users, self.sellable, ts)

@@ -61,6 +61,7 @@ def plan_durations(
         log_span: times of the log's first and last event.
         purchase_window: seconds after a slate in which purchases count. If this time passes the end of the
             log, the slate is left out.
+        target: the uplift that the test should detect.
 
     Raises ValueError if the log covers less than a week, or if the metric is 0.
     """

@@ -74,6 +74,8 @@ def read_session_log(
 
     Args:
         events: folder of an impression log (serving/events/impression_log.py), or one Parquet file of it.
+        window: time of the sessions, and the attribution windows.
+        experiment: name of the experiment; None reads all users.
         items: the shop's items, Parquet or CSV; needed for `categories`.
         orders: the shop's orders, Parquet or CSV; needed for `returned` and `order_revenue`. They also add
             purchases that no feedback reports.

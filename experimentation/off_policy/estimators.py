@@ -164,11 +164,9 @@ def policy_verdict(
 ) -> str:
     """Return the verdict on a difference to the logging policy.
 
-    It is better, worse, no support, or not enough data.
-
-    Args:
-        is_lower_bound: whether the estimate counts unsupported choices as 0, as IPS does. Rewards are not
-            negative, so such an estimate is a lower bound: if the bound is better, the policy is better.
+    It is better, worse, no support, or not enough data. `is_lower_bound` tells whether the estimate counts
+    unsupported choices as 0, as IPS does. Rewards are not negative, so such an estimate is a lower bound: if
+    the bound is better, the policy is better.
     """
     if diagnostics.effective_sample_size < MIN_EFFECTIVE_SESSIONS:
         return "not enough data"

@@ -89,9 +89,8 @@ def evaluate_policy(
     Clicks, purchases and revenue are attributed to the slot and come from shown slates only. Incremental
     revenue is estimated from slates that could have been withheld, if there are any (incremental.py).
 
-    Args:
-        examination_probability: [K] p(examined | slot).
-        max_weight: weights are clipped at this value; None does not clip.
+    `examination_probability` [K] is p(examined | slot). Weights are clipped at `max_weight`; None does not
+    clip.
     """
     is_shown = ~logged.is_withheld
     evaluation = _evaluate_rewards(

@@ -83,10 +83,7 @@ def read_logged_checkouts(
 
     Labels count in the time windows of the bundle's training. Checkouts before the end of the bundle's
     training data are excluded. So are checkouts whose horizon passes the end of the log. The numbers of
-    excluded checkouts are kept.
-
-    Args:
-        logged_version: only slates from this bundle version are kept.
+    excluded checkouts are kept. With `logged_version`, only slates from this bundle version count.
 
     Raises DataError for tables that cannot be used, or if no checkout is left.
     """

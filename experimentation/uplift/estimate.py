@@ -64,10 +64,9 @@ class Contrast(NamedTuple):
 
 
 def contrast(assignment: Assignment, outcome: NDArray, covariates: NDArray | None = None) -> Contrast:
-    """Return the mean outcome of shown and of withheld checkouts, and the difference; `outcome` is [n].
+    """Return the mean outcome of shown and of withheld checkouts, and the difference.
 
-    Args:
-        covariates: [n, k] values that are known before the draw.
+    `outcome` is [n]. `covariates` [n, k] are values that are known before the draw.
     """
     if covariates is None:
         covariates = np.zeros((len(outcome), 0))
