@@ -160,7 +160,7 @@ def revenue_frontier(
 def policy_costs(
     candidates: SlateCandidates, objective: Objective, part: protocol.Slice, items: SlateItems
 ) -> list[dict[str, Any]]:
-    """One row per revenue weight and policy.
+    """Return a row per revenue weight and policy.
 
     The policies are: no rule, each cap, and each diversity. The weights are 0 and 1, or only 1 if the
     objective reads no amount.
@@ -191,7 +191,7 @@ def policy_costs(
 
 
 def slate_items(run: Run) -> SlateItems:
-    """The columns of a run's items that the slate selection reads."""
+    """Read the columns of a run's items that the slate selection needs."""
     title = pq.read_table(run.prepared.folder / "items.parquet", columns=["title"])["title"]
     product = product_codes(title.cast(pa.string()).combine_chunks())
     catalog = run.catalog

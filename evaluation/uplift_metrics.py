@@ -53,22 +53,26 @@ def uplift_curve(score: Array, gain: Array, points: int = 20) -> Array:
 
 
 def area_under_uplift_curve(score: Array, gain: Array) -> float:
-    """AUUC: the mean over k of the mean gain per pair when the best k are shown (Gutierrez and Gérardy 2017,
-    section 4).
+    """Return AUUC (Gutierrez and Gérardy 2017, section 4).
+
+    It is the mean over k of the mean gain per pair if the best k pairs are shown.
     """
     total = np.cumsum(gain[np.argsort(-score, kind="stable")])
     return float(total.mean()) / len(gain) if len(gain) else float("nan")
 
 
 def qini(score: Array, gain: Array) -> float:
-    """Qini coefficient: AUUC minus that of a random order, in gain per pair (Radcliffe 2007, section 3)."""
+    """Return the Qini coefficient: AUUC minus that of a random order, in gain per pair (Radcliffe 2007)."""
     return area_under_uplift_curve(score, gain) - float(gain.mean()) / 2 if len(gain) else float("nan")
 
 
 def bootstrap_qini(
     score: Array, baseline: Array, gain: Array, users: Array, n_resamples: int = 200, seed: int = 0
 ) -> PairedDifference:
-    """Qini of `score` [P] minus Qini of `baseline` [P], with a 95 % interval; users are resampled."""
+    """Return the Qini of `score` [P] minus that of `baseline` [P], with a 95 % interval over users.
+
+    The bootstrap resamples users.
+    """
     _, code = np.unique(users, return_inverse=True)
     n_users = int(code.max()) + 1
     orders = [np.argsort(-each, kind="stable") for each in (score, baseline)]
@@ -83,6 +87,6 @@ def bootstrap_qini(
 
 
 def _weighted_area(gain: Array, count: Array) -> float:
-    """AUUC of pairs in the given order, each repeated `count` times."""
+    """Return the AUUC of pairs in the given order, each repeated `count` times."""
     total, n = np.cumsum(gain * count), count.sum()
     return float((total * count).sum()) / float(n) ** 2

@@ -38,7 +38,7 @@ def validate(folder: str | Path) -> dict[str, float]:
 
 
 def measure_slates(run: Run, split: str) -> dict[str, float]:
-    """The metrics of `validate` on any split; the name of the split is the prefix of each metric."""
+    """Return the metrics of `validate` on any split. The split's name is the prefix of each metric."""
     data = protocol.load_split(run.prepared.folder, split)
     scored, objective = scoring.score_split(run, split), open_objective(run)
     rankings = scoring.rankings_by_order(scored, run.tasks)

@@ -194,7 +194,7 @@ def analyze(options: AnalyzeOptions) -> int:
 
 
 def _result_tables(result: AnalysisResult) -> list[str]:
-    """Metrics, looks and guardrails as text."""
+    """Return metrics, looks and guardrails as text."""
     metrics = [
         {"arm": treatment.arm, "metric": name, "control": effect.control, "treatment": effect.treatment,
          "change": f"{effect.relative:+.2%}", "low": f"{effect.relative_low:+.2%}",

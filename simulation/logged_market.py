@@ -168,8 +168,8 @@ def responses_after_orders(
 ) -> tuple[Responses, NextOrder | None]:
     """Return the responses of n users after orders at `ts` [n], and the demand for their next orders.
 
-    The demand is organic; it is None without organic demand. `order_number` is the number of the next order,
-    an int or [n].
+    The demand is None in a market without organic demand. `order_number` is the number of the next order, an
+    int or [n].
     """
     if market is None or lists is None:
         habits = behaviour.habit_features(items, state)

@@ -36,7 +36,7 @@ def choose_deciding_metric(name: str | None, has_orders: bool) -> Metric:
 
 
 def measured_metrics(deciding: Metric, has_orders: bool) -> list[Metric]:
-    """All metrics that the log measures; the deciding metric comes first."""
+    """Return all metrics that the log measures, the deciding metric first."""
     metrics = [ORDER_REVENUE] * has_orders + [REVENUE, *SECONDARY_METRICS]
     return [deciding, *(metric for metric in metrics if metric != deciding)]
 

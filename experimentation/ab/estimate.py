@@ -120,10 +120,11 @@ def aggregates(metric: Metric, sums: UserSums, cuped: bool) -> Aggregates:
 def users_needed(
     metric: Metric, sums: UserSums, uplift: float, power: float, alpha: float, cuped: bool
 ) -> int:
-    """The number of users in two equal arms that detect a relative uplift with probability `power`.
+    """Return the number of users who detect a relative uplift with probability `power`.
 
-    The number counts both arms. `sums` are the sums of control users. Users who buy more also vary more, so
-    the function assumes that the treatment's variance is 1 + uplift times the variance of the control.
+    The users are in two equal arms, and the number counts both. `sums` are the sums of control users. Users
+    who buy more also vary more, so the function assumes that the treatment's variance is 1 + uplift times the
+    variance of the control.
     """
     ratio = _ratio(metric, cuped, rel_effect_size=uplift, power=power, alpha=alpha)
     result = ratio.solve_power_from_aggregates(aggregates(metric, sums, cuped), "n_obs")
@@ -133,9 +134,9 @@ def users_needed(
 def minimum_detectable_effect(
     metric: Metric, sums: UserSums, users: int, power: float, alpha: float, cuped: bool
 ) -> float:
-    """The relative uplift that `users` in two equal arms together detect with probability `power`.
+    """Return the relative uplift that `users` detect with probability `power`.
 
-    This is the inverse of `users_needed`.
+    `users` counts both of two equal arms. This is the inverse of `users_needed`.
     """
     ratio = _ratio(metric, cuped, n_obs=users, power=power, alpha=alpha)
     result = ratio.solve_power_from_aggregates(aggregates(metric, sums, cuped), "rel_effect_size")

@@ -51,7 +51,10 @@ DEFAULT_MARGINS = ", ".join(f"{guardrail.key}={guardrail.margin:g}" for guardrai
 
 
 class GuardrailResult(NamedTuple):
-    """A guardrail's state; `margin_used` is the used share of the margin, with a 90 % interval."""
+    """A guardrail's state.
+
+    `margin_used` is the share of the margin that the treatment uses, with a 90 % interval.
+    """
 
     name: str
     control: float

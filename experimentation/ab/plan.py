@@ -100,7 +100,7 @@ def plan_durations(
 
 
 def shortest_sufficient_plan(plans: list[DurationPlan], cuped: bool) -> DurationPlan | None:
-    """The shortest plan with enough users for the uplift; None if no plan has enough."""
+    """Return the shortest plan with enough users for the uplift, or None if no plan has enough."""
     for plan in plans:
         needed = plan.users_needed_cuped if cuped else plan.users_needed
         if needed is not None and plan.users >= needed:
