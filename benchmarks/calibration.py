@@ -107,7 +107,7 @@ def measure_shops(options: CalibrationOptions) -> int:
 
 
 def measure_shop(horizon: str, shop: str, options: CalibrationOptions) -> Iterator[Row]:
-    """Rows of one shop: the test split, and the checkouts after the log."""
+    """Measure one shop, on the test split and on the checkouts after the log."""
     outcome_days = horizon_days(horizon) or NEXT_ORDER_DAYS
     log_days = LOG_DAYS + 2 * outcome_days
     test_start, end = log_days - outcome_days - TEST_DAYS, log_days + outcome_days + TEST_DAYS
@@ -143,7 +143,7 @@ def level_shifts_of(run: Run) -> torch.Tensor:
 
 
 def _rows(run: Run, keys: Row, shifts: dict[str, torch.Tensor]) -> Iterator[Row]:
-    """Return rows of predicted / observed on a run's test split, by task and for each of `shifts`."""
+    """Yield rows of predicted / observed on a run's test split, by task and for each of `shifts`."""
     for name, shift in shifts.items():
         with torch.no_grad():
             run.ranker.calibration.shift.copy_(shift)

@@ -113,7 +113,7 @@ def analyze_aa_test(population: int, planned_users: int, seed: int) -> dict[str,
 
 
 def false_positive_rates(tests: int) -> Iterator[Row]:
-    """The share of A/A tests in which each method finds an effect."""
+    """Yield the share of A/A tests in which a method finds an effect, for each method."""
     planned = len(simulate_experiment(-1, POPULATION).arm)
     rejections = parallel_map(partial(analyze_aa_test, POPULATION, planned), range(tests), "A/A")
     for method in rejections[0]:

@@ -94,7 +94,7 @@ def _loss_and_norms(device: torch.device) -> tuple[float, torch.Tensor]:
 
 
 def train_runs(folder: Path, gpus: int) -> dict[str, Metrics]:
-    """The metrics of a small run on the CPU, on one GPU, and sharded over all GPUs."""
+    """Train small runs on the CPU, on one GPU, and sharded over all GPUs; return their metrics."""
     shop = folder / "shop"
     shop.mkdir(parents=True)
     prepare.write_shop(shop, 100_000)

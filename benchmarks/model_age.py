@@ -45,7 +45,7 @@ LEGEND = (("blue", "full training"), ("orange", "incremental training"))
 
 
 def compare_runs(newest: Run, runs: Sequence[Path]) -> list[Row]:
-    """A row per run: its age, training time, quality in the newest run's window, and the difference."""
+    """Return a row per run: age, training time, quality in the newest run's window, and the difference."""
     end = newest.prepared.meta["window"]["end"]
     newest_metrics, rows = evaluate_run(newest), []
     for folder in [newest.folder, *runs]:

@@ -138,7 +138,7 @@ def measure_detection(root: Path, orders_per_day: int = ORDERS_PER_DAY, seed: in
 
 
 def detect_shift(root: Path, shift: Shift, orders_per_day: int = ORDERS_PER_DAY, seed: int = 1) -> Row:
-    """The alarms of the first day on which a shift can be detected."""
+    """Plant a shift, and return the alarms of the first day on which it can be detected."""
     recommender, first_day = load_recommender(root)
     n_days = WARM_UP_DAYS + shift.outcome_delay_days + 1
     day = first_day + n_days - 1
@@ -166,7 +166,7 @@ def detect_shift(root: Path, shift: Shift, orders_per_day: int = ORDERS_PER_DAY,
 
 
 def load_recommender(root: Path) -> tuple[Recommender, int]:
-    """The recommender, and the first day after the data of its bundle."""
+    """Load the recommender; return it and the first day after the data of its bundle."""
     recommender = Recommender.load(root)
     end = int(recommender.bundle.manifest["data"]["window"]["end"])
     return recommender, end // SECONDS_PER_DAY + 1

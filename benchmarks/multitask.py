@@ -113,7 +113,7 @@ def variant_config(variant: str, overrides: list[str]) -> DictConfig:
 
 
 def variant_metrics(run: Run) -> Row:
-    """Quality and calibration of a run, its size, and the training time of its ranker.
+    """Return quality, calibration and size of a run, and the training time of its ranker.
 
     NDCG@6 is of slates by p(purchase), revenue@6 of slates by expected value. Both are means over the
     checkouts with a purchase. ECE is over all candidates of the test split.

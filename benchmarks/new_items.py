@@ -128,7 +128,7 @@ def counted_purchases(towers: Towers, query: Query, outcomes: Outcomes) -> dict[
 
 
 def propose(towers: Towers, split: str) -> Iterator[Proposals]:
-    """Return the proposals of every system for the checkouts of a split.
+    """Yield the proposals of every system for the checkouts of a split.
 
     The system `all sources` fuses the proposals of all sources, as in serving.
     """

@@ -121,7 +121,7 @@ def trained_rows(public: PublicSet, system: str, seed: int, overrides: Sequence[
 
 
 def run_rows(public: PublicSet, run: Path) -> Iterator[Row]:
-    """The rows of a run: of the two towers, and of the whole system if the run has a ranker."""
+    """Yield the rows of a run: one of the two towers, and one of the whole system if it has a ranker."""
     seed = int(load_run_config(run.resolve()).seed)
     for system, lists in run_lists(public, run):
         yield result_row(public, system, lists, seed)

@@ -97,7 +97,7 @@ def read_public_set(file: Path) -> PublicSet:
 
 
 def parse_line(line: str) -> tuple[str, list[list[str]]]:
-    """The user of a line, and the items of each of its orders."""
+    """Return the user of a line, and the items of each of the user's orders."""
     if "\t" in line:
         user, text = line.split("\t")
         return user, [items for order in text.split("|") if (items := order.split())]

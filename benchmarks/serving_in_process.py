@@ -71,7 +71,7 @@ def measure_latency(root: Path) -> Row:
 
 
 def measure_faults(root: Path) -> Iterator[Row]:
-    """Return a row per fault: latencies and tiers during the fault. Each fault has a new recommender."""
+    """Yield a row per fault: latencies and tiers during the fault. Each fault has a new recommender."""
     recommender = Recommender.load(root, root / "store.arrow")
     checkouts = random_checkouts(recommender, FAULT_REQUESTS, seed=1)
     for scenario, (store, bundle) in faulty_parts(recommender).items():
@@ -164,7 +164,7 @@ def random_checkouts(recommender: Recommender, count: int, seed: int = 0) -> lis
 def recommend_timed(
     recommender: Recommender, checkouts: Sequence[Checkout]
 ) -> tuple[list[Slate], list[float]]:
-    """The slates of the checkouts, one after the other, and the milliseconds of each."""
+    """Recommend for one checkout after the other; return the slates, and the milliseconds of each."""
     slates, latencies = [], []
     for checkout in checkouts:
         started = time.perf_counter()
@@ -220,7 +220,7 @@ def stage_percentiles(slates: Sequence[Slate]) -> dict[str, dict[str, float]]:
 
 
 def summary_row(scenario: str, latencies: Sequence[float], slates: Sequence[Slate]) -> Row:
-    """The row of a scenario: latency percentiles in milliseconds, and the tiers of the slates."""
+    """Return the row of a scenario: latency percentiles in milliseconds, and the tiers of the slates."""
     return {
         "scenario": scenario,
         **latency_percentiles(latencies, 3),

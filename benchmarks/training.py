@@ -104,7 +104,7 @@ def _measure_rechub(python: Path, file: Path) -> Row:
 
 
 def summarize_trials(trials: dict[str, list[Row]], large_trial: Row) -> Row:
-    """The row of the report: medians over the trials of each system, and ratios between systems."""
+    """Return the row of the report: each system's median over its trials, and ratios between systems."""
 
     def median(system: str, field: str) -> float:
         return statistics.median(trial[field] for trial in trials[system])

@@ -102,7 +102,7 @@ def interval_rates(experiments: int) -> Iterator[Row]:
 
 
 def uplift_false_positive_rates(experiments: int) -> Iterator[Row]:
-    """The share of experiments with slots that add nothing in which the interval excludes 0."""
+    """Measure in what share of experiments the interval excludes 0 although the slots add nothing."""
     results = parallel_map(
         partial(estimate_experiment, USERS // 4, False), range(experiments), "withheld A/A"
     )
@@ -114,7 +114,7 @@ def uplift_false_positive_rates(experiments: int) -> Iterator[Row]:
 
 
 def without_orders(log: SessionLog) -> SessionLog:
-    """The log as an analysis without --orders reads it."""
+    """Return the log as an analysis without --orders reads it."""
     drop = ("order_revenue",)
     return log._replace(
         sums={name: column for name, column in log.sums.items() if name not in drop},
@@ -141,7 +141,7 @@ def decide_test(planned_users: int, changes: dict[str, float], seed: int) -> dic
 
 
 def decision_rates(experiments: int) -> Iterator[Row]:
-    """A row per arm and deciding metric: the shares of tests that ship the arm, reject, and warn."""
+    """Measure the shares of tests that ship an arm, reject, and warn: a row per arm and deciding metric."""
     planned = len(simulate_credit_test(2**20, POPULATION).arm)
     for arm, changes in ARMS.items():
         tests = min(experiments, MAX_ARM_TESTS) if changes else experiments
@@ -163,7 +163,7 @@ def example_of_credit() -> str:
 
 
 def plan_rates(experiments: int) -> Iterator[Row]:
-    """The share of experiments of the planned size that detect the planned effect."""
+    """Measure the share of experiments of the planned size that detect the planned effect."""
     experiments = min(experiments, MAX_ARM_TESTS)
     shown = simulate_ghost_log(2**20, USERS, withhold=1e-9)  # a log before anything is withheld
     log, truth = shown.log, shown.slate_items

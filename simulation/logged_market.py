@@ -186,7 +186,7 @@ def select_slates(
     ts: Array,
     rng: np.random.Generator,
 ) -> tuple[Array, Array]:
-    """Draw the slates of the shop's policy [n, slots] and their propensities."""
+    """Draw slates [n, slots] of the shop's policy; return them and their propensities."""
     slots, exploration = int(cfg["slots"]), cfg["exploration"]
     if market is not None:
         return market.sample_slate(state, ts, rng, slots, exploration)

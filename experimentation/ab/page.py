@@ -65,9 +65,9 @@ def experiment_page(result: AnalysisResult, decision: ShipDecision, source: str)
 
 
 def _key_figures(result: AnalysisResult) -> list[KeyFigure]:
-    """Return the deciding metric of every treatment.
+    """Return the deciding metric of every treatment, and the number of users.
 
-    If there is only one treatment, the other metrics are also returned.
+    A single treatment also has its other metrics.
     """
     control, is_single = result.experiment.arms[0].name, len(result.treatments) == 1
     users = KeyFigure(
@@ -88,7 +88,7 @@ def _key_figures(result: AnalysisResult) -> list[KeyFigure]:
 
 
 def _currency_note(result: AnalysisResult, metric: str) -> str:
-    """Return the unit of money beside the deciding metric, and an empty text beside all others."""
+    """Return the unit of the deciding metric if it is money, else an empty text."""
     is_money = metric in (ORDER_REVENUE.name, REVENUE.name)
     return " (in the shop's currency)" if is_money and metric == result.deciding.name else ""
 

@@ -121,7 +121,7 @@ def update_beliefs(beliefs: Beliefs, day: Day, items: Array, p_examined: Array) 
 
 
 def _all_available_items(day: Day) -> tuple[Array, Array]:
-    """All available items, each as if it had the first slot."""
+    """Return all available items, each as if it had the first slot."""
     items = np.flatnonzero(day.available)
     return np.broadcast_to(items, (len(day.features), len(items))), np.ones(len(items))
 

@@ -115,7 +115,7 @@ def rehearse(out: Path, organic_share: float | None = None) -> list[Row]:
 
 
 def _mean_rewards(truth: SlateTruth) -> dict[str, float]:
-    """The true mean of each reward per checkout."""
+    """Return the true mean of each reward per checkout."""
     rewards = {"click": truth.click, "revenue": truth.attributed, INCREMENTAL_REVENUE: truth.incremental}
     return {name: float(values.sum(1).mean()) for name, values in rewards.items()}
 
@@ -200,12 +200,12 @@ def _write_log(
 
 
 def _item_numbers(item: Array) -> Array:
-    """Item numbers of item ids [n, K]; -1 for an empty slot."""
+    """Return the item numbers of item ids [n, K]; -1 stands for an empty slot."""
     return np.where(item.astype(bool), item, "-1").astype(np.int64)
 
 
 def _slate_truth(cfg: dict[str, Any], order: Array, item: Array) -> SlateTruth:
-    """The truth of items [n, K] at their slots after the orders [n]."""
+    """Return the truth of items [n, K] at their slots after the orders [n]."""
     number = _item_numbers(item)
     is_filled = number >= 0
     pairs = np.repeat(order, item.shape[1]), number.clip(0).ravel()

@@ -145,7 +145,7 @@ def simulate_log(checkouts: SimulatedCheckouts, shopper: str, rng: np.random.Gen
 def true_rewards(
     checkouts: SimulatedCheckouts, shopper: str, score: Array, rng: np.random.Generator
 ) -> dict[str, Array]:
-    """True expected rewards [n] of one slate for each checkout, drawn by the policy with these scores."""
+    """Return the true expected rewards [n] of one slate per checkout, drawn by the policy of these scores."""
     slate = plackett_luce.sample_slates(score, SLOTS, rng)
     p_click, p_purchase, price = _slate_truth(checkouts, slate)
     p_click = EXAMINATION_PROBABILITY * p_click

@@ -31,7 +31,10 @@ class Measure(NamedTuple):
 
 
 class GroupMeasure(NamedTuple):
-    """Revenue of the slots of a category or source. Rows of sources overlap: a slot may have several."""
+    """Revenue of the slots of a category or source.
+
+    Rows of sources overlap, because a slot may have several sources.
+    """
 
     name: str
     slots: int  # shown and withheld
