@@ -37,9 +37,9 @@ CURVE_SLICES = (
 def calibration_slices(
     scored: ScoredCandidates, data: protocol.Split, catalog: Catalog, sources: Sequence[str] = ()
 ) -> Iterator[tuple[str, str, Array]]:
-    """Yield (group, slice, mask [P] bool) for every slice that has candidates.
+    """Yield (group, slice, mask) for every slice that has candidates.
 
-    The mask selects the slice's candidates. `sources[i]` is the name of the source of bit i of
+    The mask [P] bool selects the slice's candidates. `sources[i]` is the name of the source of bit i of
     `scored.source`.
     """
     row = segment_ids(scored.offsets)

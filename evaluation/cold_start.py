@@ -1,4 +1,4 @@
-"""Recall of the two towers for new users, for new items, and for items that are new to a user.
+"""Measures the two towers' recall for new users, new items, and items that are new to a user.
 
     python -m evaluation.cold_start                          the latest run, on the test split
     python -m evaluation.cold_start RUN --split validation   RUN may hold retrieval only
@@ -78,7 +78,7 @@ class ColdStartSlice(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ColdStartOptions:
-    """Recall of the two towers for new users, for new items, and for items that are new to a user."""
+    """Measure the two towers' recall for new users, new items, and items that are new to a user."""
 
     run: str = argument("run folder; it may hold retrieval only", default="artifacts/runs/latest")
     split: Literal["validation", "test"] = option("test", "split of the run's data to read")
@@ -160,7 +160,7 @@ def _cold_start_slices(towers: Towers, data: protocol.Split) -> list[ColdStartSl
 
 
 def untrained_slice(data: protocol.Split, towers: Towers) -> protocol.Slice:
-    """The slice of purchases of known items that were never a positive in training."""
+    """Return the slice of purchases whose items are known but were never a positive in training."""
     item = data.purchases.item
     is_untrained = (item > 0) & ~towers.trained_mask.numpy()[item]
     purchases = mask_jagged(data.purchases, is_untrained)

@@ -90,7 +90,7 @@ def simulate_orders(cfg: Mapping[str, Any], items: SimulatedItems) -> Iterator[R
 def _first_orders(
     items: SimulatedItems, market: OrganicMarket | None, users: SimulatedUsers, rng: np.random.Generator
 ) -> _Block:
-    """The state of a block before the first orders of its users."""
+    """Return the state of a block before the first orders of its users."""
     shape = (len(users.user), len(items.price))
     gap = rng.uniform(0, 2, shape[0]) * users.order_gap_days * SECONDS_PER_DAY
     ts = SIMULATION_START + gap.astype(np.int64)

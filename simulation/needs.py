@@ -56,7 +56,7 @@ class ShoppingList(NamedTuple):
 
 
 def organic_demand(cfg: Mapping[str, Any]) -> OrganicDemand | None:
-    """The organic demand for `cfg["organic"]["share"]`; None if this share is null.
+    """Return the organic demand for `cfg["organic"]["share"]`, or None if this share is null.
 
     Raises ValueError for a share outside [0, 0.9].
     """
@@ -70,7 +70,7 @@ def organic_demand(cfg: Mapping[str, Any]) -> OrganicDemand | None:
 
 
 def sellable_items(cfg: Mapping[str, Any], n_items: int) -> Array:
-    """Whether a slot can sell each item: [I] bool; True for all items without organic demand."""
+    """Return whether a slot can sell each item: [I] bool. Without organic demand, all items are True."""
     if organic_demand(cfg) is None:
         return np.ones(n_items, bool)
     sellable = np.random.default_rng([cfg["seed"], UNSELLABLE_STREAM]).random(n_items) >= UNSELLABLE_SHARE

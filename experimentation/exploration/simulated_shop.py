@@ -75,12 +75,12 @@ class Day(NamedTuple):
 
 
 def shop_items(shop: ShopConfig) -> SimulatedItems:
-    """The shop's items; 15 % arrive over its days, the warm-up included."""
+    """Return the shop's items. 15 % of them arrive during its days, the warm-up included."""
     return sample_items({"items": shop.items, "days": WARMUP_DAYS + shop.days, "seed": shop.seed})
 
 
 def arrival_days(items: SimulatedItems) -> Array:
-    """The first day [I] on which each item is available; -WARMUP_DAYS for the initial items."""
+    """Return the first day [I] on which each item is available; -WARMUP_DAYS for the initial items."""
     return np.ceil((items.created_at - SIMULATION_START) / SECONDS_PER_DAY).astype(np.int64) - WARMUP_DAYS
 
 
@@ -139,6 +139,6 @@ def _simulate_day(
 
 
 def _shift_logits(probability: Array, logits: Array) -> Array:
-    """The probabilities after `logits` is added to their logits."""
+    """Add `logits` to the logits of the probabilities, and return the new probabilities."""
     odds = probability / (1 - probability) * np.exp(logits)
     return odds / (1 + odds)

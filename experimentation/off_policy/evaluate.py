@@ -117,7 +117,7 @@ def _evaluate_rewards(
     max_weight: float | None,
     rewards: Sequence[str],
 ) -> PolicyEvaluation:
-    """The evaluation of `evaluate_policy`, restricted to `rewards`."""
+    """Return the evaluation of `evaluate_policy` for `rewards` only."""
     unclipped = weights_by_shopper_model(logged, replayed, examination_probability)
     weights = {
         model: importance_weights.clip_weights(weight, max_weight) for model, weight in unclipped.items()
@@ -183,7 +183,7 @@ def _terms_by_estimator(
 
 
 def verdict_lines(evaluation: PolicyEvaluation) -> list[str]:
-    """The verdicts of the primary estimator as text, a line per reward."""
+    """Return the verdicts of the primary estimator as text, a line per reward."""
     lines = []
     for row in evaluation.estimates:
         if (row["estimator"], row["shopper_model"]) == PRIMARY_ESTIMATOR:
