@@ -120,7 +120,7 @@ def aggregates(metric: Metric, sums: UserSums, cuped: bool) -> Aggregates:
 def users_needed(
     metric: Metric, sums: UserSums, uplift: float, power: float, alpha: float, cuped: bool
 ) -> int:
-    """Return the number of users who detect a relative uplift with probability `power`.
+    """Return the number of users with whom a test detects a relative uplift with probability `power`.
 
     The users are in two equal arms, and the number counts both. `sums` are the sums of control users. Users
     who buy more also vary more, so the function assumes that the treatment's variance is 1 + uplift times the
@@ -134,7 +134,7 @@ def users_needed(
 def minimum_detectable_effect(
     metric: Metric, sums: UserSums, users: int, power: float, alpha: float, cuped: bool
 ) -> float:
-    """Return the relative uplift that `users` detect with probability `power`.
+    """Return the relative uplift that a test of `users` users detects with probability `power`.
 
     `users` counts both of two equal arms. This is the inverse of `users_needed`.
     """
