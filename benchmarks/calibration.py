@@ -1,14 +1,14 @@
-"""Predicted / observed in shops with different horizons, with and without a recent drop in purchases.
+"""Measures predicted / observed in shops with different horizons, and after a drop in purchases.
 
     python -m benchmarks.calibration                                      some minutes for each shop
     python -m benchmarks.calibration --horizons 7d,60d --shops halved
 
 The command generates shops. For each shop, `train.py` trains with the default config on the log until some
-day; the run is measured on the test split and on the checkouts after that day. Users join over time, buy with
-the seasons and repeat favourite items. In the shop `halved`, half of the order lines are missing from two
-weeks before the test split on. The table has predicted / observed by task, calibrated on validation alone or
-also with the newest outcomes. For the test split these are the outcomes before the split; for the checkouts
-after the log they are the outcomes at the end of the log.
+day. The run is measured on the test split, and on the checkouts after that day. Users join over time, buy
+with the seasons and repeat favourite items. In the shop `halved`, half of the order lines are missing from
+two weeks before the test split on. The table has predicted / observed by task. Predictions are calibrated on
+validation alone, or also with the newest outcomes. For the test split, the newest outcomes are those before
+the split. For the checkouts after the log, they are those at the end of the log.
 """
 
 import sys
@@ -107,7 +107,7 @@ def measure_shops(options: CalibrationOptions) -> int:
 
 
 def measure_shop(horizon: str, shop: str, options: CalibrationOptions) -> Iterator[Row]:
-    """Rows of one shop: the test split, and the checkouts after the log."""
+    """Measure one shop, on the test split and on the checkouts after the log."""
     outcome_days = horizon_days(horizon) or NEXT_ORDER_DAYS
     log_days = LOG_DAYS + 2 * outcome_days
     test_start, end = log_days - outcome_days - TEST_DAYS, log_days + outcome_days + TEST_DAYS
@@ -143,7 +143,7 @@ def level_shifts_of(run: Run) -> torch.Tensor:
 
 
 def _rows(run: Run, keys: Row, shifts: dict[str, torch.Tensor]) -> Iterator[Row]:
-    """Rows of predicted / observed on the test split of a run, by task and for each of `shifts`."""
+    """Yield rows of predicted / observed on a run's test split, by task and for each of `shifts`."""
     for name, shift in shifts.items():
         with torch.no_grad():
             run.ranker.calibration.shift.copy_(shift)

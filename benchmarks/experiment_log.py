@@ -3,10 +3,10 @@
     python -m benchmarks.experiment_log artifacts/experiment          20,000 users, twelve weeks
 
 Writes `events/`, `items.csv`, `orders.csv` (with returns) and `experiments.toml` into the folder. In the last
-four weeks half of the users are in the experiment `weight`. Its arm `half` sells 1.5 times as often as the
-control, and one in ten slates of these users is withheld. Users buy the items that they need with and without
-a slate: a click on such an item credits the slot with a purchase that the slot did not add. The service's own
-code assigns arms and withheld slates, and makes the rows of the log.
+four weeks half of the users are in the experiment `weight`. The arm `half` sells 1.5 times as often as the
+control. One in ten slates of the users in the experiment is withheld. Users buy the items that they need with
+and without a slate. A click on such an item credits the slot with a purchase that the slot did not add. The
+service's own code assigns arms and withheld slates, and makes the rows of the log.
 """
 
 import csv
@@ -60,8 +60,7 @@ class SimulatedSlate(NamedTuple):
 def write_shop(folder: Path, users: int = 20_000, planned_users: int | None = None, seed: int = 0) -> None:
     """Write the files of a shop with the given number of users.
 
-    Args:
-        planned_users: planned users of the experiment; by default, three of ten users.
+    `planned_users` is the planned number of users of the experiment: by default, three of ten users.
     """
     (folder / "events").mkdir(parents=True, exist_ok=True)
     path = folder / "experiments.toml"

@@ -1,4 +1,6 @@
-"""Error rates of the A/B analysis: false positives, power and sample ratio mismatches of simulated tests.
+"""Measures error rates of the A/B analysis on simulated tests.
+
+The rates are of false positives, of detected uplifts, and of sample ratio mismatches.
 
     python -m benchmarks.experiments             a thousand tests of each kind: some minutes on 2 cores
     python -m benchmarks.experiments 100         fewer tests
@@ -89,7 +91,7 @@ def ab_experiment(users: int) -> Experiment:
 
 
 def analyze_aa_test(population: int, planned_users: int, seed: int) -> dict[str, bool]:
-    """Method of analysis → whether it rejects the true null hypothesis of an A/A test.
+    """Return method of analysis → whether it rejects the true null hypothesis of an A/A test.
 
     In a test with a sample ratio mismatch, the other methods are not run and count as not rejecting.
     """
@@ -111,7 +113,7 @@ def analyze_aa_test(population: int, planned_users: int, seed: int) -> dict[str,
 
 
 def false_positive_rates(tests: int) -> Iterator[Row]:
-    """The share of A/A tests in which each method finds an effect."""
+    """Yield the share of A/A tests in which a method finds an effect, for each method."""
     planned = len(simulate_experiment(-1, POPULATION).arm)
     rejections = parallel_map(partial(analyze_aa_test, POPULATION, planned), range(tests), "A/A")
     for method in rejections[0]:
@@ -160,7 +162,7 @@ def ci_half_width(rate: float, tests: int) -> float:
 
 
 def parallel_map(function: Callable[[int], Any], seeds: Iterable[int], name: str) -> list[Any]:
-    """The results of `function` for all seeds, in the order of the seeds; computed in parallel."""
+    """Compute `function` for all seeds in parallel; return the results in the order of the seeds."""
     seeds = list(seeds)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         return list(tqdm(pool.map(function, seeds, chunksize=5), name, len(seeds), mininterval=5))

@@ -1,14 +1,15 @@
-"""Effect of a frequency cap on the variety of slates, and the time that its memory costs a request.
+"""Measures how a frequency cap changes the variety of slates, and the time that its memory costs.
 
     python -m benchmarks.frequency BUNDLE
 
 Shoppers without a history pay eight baskets, a day apart, and click nothing. The eight baskets are different,
-or all the same. Every slate is recorded in a store, as in the service. A row has the cap, the mean and the
-smallest number of distinct items over the eight slates, and the share of slots with an item of the previous
+or all the same. Every slate is recorded in a store, as in the service. A row has the cap, the number of
+distinct items over the eight slates (mean and smallest), and the share of slots with an item of the previous
 slate. The baskets are those of the bundle's golden requests.
 
-The last row has times of the store (SQLite, users with 200 events) as medians in microseconds: `get` without
-and with 64 slates in memory, the counting for the cap, and the write. No slate waits for the write.
+The last row has median times of the store in microseconds (SQLite, users with 200 events). They are the times
+of `get` without and with 64 slates in memory, of the counting for the cap, and of the write. No slate waits
+for the write.
 """
 
 import math
@@ -38,7 +39,9 @@ TIMED_USERS, TIMED_EVENTS = 500, 200
 
 @dataclass(frozen=True, kw_only=True)
 class FrequencyOptions:
-    """Measure the distinct items that shoppers without clicks get under frequency caps, and store times."""
+    """Count the distinct items that shoppers without clicks get under frequency caps.
+    Measure the read and write times of the event store.
+    """
 
     bundle: Path = argument("bundle root or version folder")
     shoppers: int = option(50, "number of shoppers")

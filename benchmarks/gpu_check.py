@@ -1,4 +1,4 @@
-"""Check that training on GPUs gives the same results as training on the CPU; skipped without a GPU.
+"""Checks that training on GPUs gives the same results as on the CPU. Skipped without a GPU.
 
     make gpu-check
 
@@ -77,14 +77,14 @@ def find_differences(report: Row, metrics: dict[str, Metrics]) -> list[str]:
 
 
 def step_parity(device: torch.device) -> Metrics:
-    """The losses of one step on CPU and GPU, and the largest relative difference of a gradient norm."""
+    """Return a step's loss on CPU and on GPU, and the largest relative difference of a gradient norm."""
     (cpu_loss, cpu_norms), (gpu_loss, gpu_norms) = map(_loss_and_norms, (torch.device("cpu"), device))
     difference = ((cpu_norms - gpu_norms).abs() / cpu_norms.clamp_min(1e-6)).max()
     return {"cpu_loss": cpu_loss, "gpu_loss": gpu_loss, "gradient_difference": float(difference)}
 
 
 def _loss_and_norms(device: torch.device) -> tuple[float, torch.Tensor]:
-    """The loss of a step, and the gradient norm of each parameter on the CPU."""
+    """Return the loss of a step on `device`, and each parameter's gradient norm, moved to the CPU."""
     query, candidates, catalog, labels = request_level.random_batch()
     step = request_level.build_train_step(catalog, labels, device)
     loss = step.loss(to_device(query, device), to_device(candidates, device), LOSS_WEIGHTS)
@@ -94,7 +94,7 @@ def _loss_and_norms(device: torch.device) -> tuple[float, torch.Tensor]:
 
 
 def train_runs(folder: Path, gpus: int) -> dict[str, Metrics]:
-    """The metrics of a small run on the CPU, on one GPU, and sharded over all GPUs."""
+    """Train small runs on the CPU, on one GPU, and sharded over all GPUs; return their metrics."""
     shop = folder / "shop"
     shop.mkdir(parents=True)
     prepare.write_shop(shop, 100_000)

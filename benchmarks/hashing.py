@@ -1,4 +1,6 @@
-"""Retrieval quality by the size of the item id table: a row per item, or fewer rows with several hashes.
+"""Measures retrieval quality by the size of the item id table.
+
+The table has a row per item, or fewer rows with several hashes.
 
     python -m benchmarks.hashing                                  the defaults of configs/
     python -m benchmarks.hashing retrieval.train.share=0.2 …      any override of train.py
@@ -46,7 +48,10 @@ def benchmark(options: HashingOptions) -> int:
 
 
 def measure(overrides: tuple[str, ...], items_per_row: int, hashes: int) -> dict[str, Any]:
-    """Train with one table row per `items_per_row` items; an item's id vector is the sum of `hashes` rows."""
+    """Train with one table row per `items_per_row` items, and return the row of the results.
+
+    An item's id vector is the sum of `hashes` table rows.
+    """
     cfg = compose_config("train", [*overrides, "stage=retrieval"])
     prepared = open_prepared(prepare(cfg))
     rows = max(prepared.table_sizes["items"] // items_per_row, 2)
@@ -65,7 +70,10 @@ def measure(overrides: tuple[str, ...], items_per_row: int, hashes: int) -> dict
 
 
 def table_bytes(rows: int, dim: int, int8: bool) -> int:
-    """Bytes of a table: 4 per value, or 1 per value and 8 per row for its scale and offset."""
+    """Return the bytes of a table.
+
+    A float32 value has 4 bytes. An int8 value has 1 byte, and each row 8 more for its scale and offset.
+    """
     return rows * (dim + 8) if int8 else rows * dim * 4
 
 

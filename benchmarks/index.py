@@ -1,4 +1,4 @@
-"""Comparison of the retrieval index with hnswlib, usearch and voyager: recall, time, bytes and updates.
+"""Compares the retrieval index with hnswlib, usearch and voyager: recall, time, bytes and updates.
 
     python -m benchmarks.index                       a million vectors: about 25 minutes on 2 cores
     python -m benchmarks.index 100_000               fewer vectors
@@ -7,9 +7,9 @@
 Unit vectors of 64 dimensions lie in clusters of intrinsic dimension 16, with noise. 500 queries run one by
 one on one thread. Exact search over float32 gives the true neighbours for recall@300. The other libraries are
 installed from PyPI into a separate environment. All systems run one after the other, so keep the machine
-quiet. At the end, the tuner's choice and hnswlib's fastest setting with the target recall take turns, because
-a machine's speed often changes within half an hour. Writes `reports/bench_index.json` (a row per system and
-setting) and the page `reports/bench_index.html`.
+quiet. At the end, the tuner's choice and hnswlib's fastest setting with the target recall run alternately,
+because a machine's speed often changes within half an hour. Writes `reports/bench_index.json` (a row per
+system and setting) and the page `reports/bench_index.html`.
 """
 
 import resource
@@ -74,7 +74,7 @@ ROUNDS = 5  # of the comparison with hnswlib
 class IndexOptions:
     """Compare the retrieval index with hnswlib, usearch and voyager: recall, time, bytes and updates.
 
-    `build` with the numbers of vectors and shards, in place of `vectors`, measures only one build.
+    `build`, with the numbers of vectors and shards, takes the place of `vectors` and measures only one build.
     """
 
     vectors: int = argument("number of vectors", default=N_VECTORS)
@@ -135,7 +135,7 @@ def vector_sampler(seed: int = 0) -> Callable[[int], NDArray]:
 
 
 def exact_neighbours(vectors: NDArray, queries: NDArray) -> NDArray:
-    """[N_QUERIES, K] rows of the vectors with the largest inner products, computed in float32."""
+    """Return the rows [N_QUERIES, K] of the vectors with the largest inner products, computed in float32."""
     return exact_search(lambda rows: vectors[rows], np.arange(len(vectors)), queries, K)
 
 
@@ -160,7 +160,7 @@ def sweep_rows(tuned: tuning.TuningResult) -> list[Row]:
 
 
 def measure_baseline(python: Path, system: str, *ef_search: str) -> list[Row]:
-    """The rows of a library: a new index at every search effort, or the saved index at one `ef_search`."""
+    """Measure a library: a new index at every search effort, or the saved index at one `ef_search`."""
     script = ROOT / "benchmarks" / "index_peers.py"
     return measure_in_subprocess(python, script, system, FOLDER, *ef_search)
 
@@ -171,8 +171,8 @@ def compare_with_hnswlib(
 ) -> list[Row]:  # fmt: skip
     """Rows that compare the tuner's choice with hnswlib's fastest setting that reaches the recall target.
 
-    The two indexes take ROUNDS turns. Each index has a row with its medians and the ratio of the two times.
-    If no setting of hnswlib reaches the target, there are no rows.
+    The two indexes run alternately, ROUNDS times each. Each index has a row with its medians and the ratio of
+    the two times. If no setting of hnswlib reaches the target, there are no rows.
     """
     eligible = [row for row in rows if row["system"] == "hnswlib" and row["recall"] >= TARGETS["recall"]]
     if not eligible:
@@ -202,10 +202,11 @@ def compare_with_hnswlib(
 
 
 def measure_updates(tuned: tuning.TuningResult, vectors: NDArray, queries: NDArray) -> Row:
-    """Speed and effect of changes: N_CHANGES items are removed, N_CHANGES moved and N_CHANGES added.
+    """Measure the speed and the effect of changes.
 
-    `recall` is relative to exact search over the changed items. `recall_rebuilt` is the recall of an index
-    that is newly built over the changed items and searched with the same effort.
+    N_CHANGES items are removed, N_CHANGES moved and N_CHANGES added. `recall` is relative to exact search
+    over the changed items. `recall_rebuilt` is the recall of an index that is newly built over the changed
+    items and searched with the same effort.
     """
 
     def read_vectors(rows: NDArray) -> NDArray:
@@ -245,7 +246,7 @@ def measure_updates(tuned: tuning.TuningResult, vectors: NDArray, queries: NDArr
 
 
 def measure_build(count: int, shards: int = 1) -> Row:
-    """Seconds and peak memory of building an index of `count` int8 vectors in `shards` files.
+    """Measure seconds and peak memory of building an index of `count` int8 vectors in `shards` files.
 
     The row also has the search parameters that reach the recall target, and their latency.
     """

@@ -1,4 +1,6 @@
-"""The time that item vectors add to a request: the exported ranker with and without them, in turns.
+"""Measures the time that item vectors add to a request.
+
+The exported ranker runs alternately with and without them.
 
     OMP_NUM_THREADS=1 python -m benchmarks.item_vectors
 
@@ -51,7 +53,10 @@ def benchmark(options: ItemVectorOptions) -> int:
 
 @torch.inference_mode()
 def measure() -> list[dict[str, float]]:
-    """Milliseconds of the ranker by width: the median time and the mean CPU time; the widths take turns."""
+    """Measure the ranker's median time and mean CPU time in milliseconds, by width of the vectors.
+
+    The widths are measured alternately.
+    """
     query, candidates, catalog = random_request()
     vector = torch.zeros(1, 64)
     calls: dict[int, Callable[[], Any]] = {}
@@ -78,7 +83,7 @@ def measure() -> list[dict[str, float]]:
 
 
 def random_request() -> tuple[Query, Candidates, Catalog]:
-    """One checkout of `random_batch`, with CANDIDATES pairs of the batch as its candidates."""
+    """Return one checkout of `random_batch` with CANDIDATES pairs of the batch as its candidates."""
     query, candidates, catalog, _ = random_batch()
     fields = {}
     for name, values in query._asdict().items():

@@ -1,4 +1,4 @@
-"""Latency and memory that live items cost: 10,000 changes of a bundle.
+"""Measures the latency and the memory that live items cost, with 10,000 changes of a bundle.
 
     python -m benchmarks.live_items artifacts/bench_serving/bundle    any bundle root with a store
 

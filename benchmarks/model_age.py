@@ -1,11 +1,11 @@
-"""Quality of older models, and of incremental compared with full training, on one shop's log.
+"""Measures how quality falls with a model's age, and compares incremental with full training.
 
     python -m benchmarks.model_age NEWEST RUN RUN …         runs of train.py, all on one shop's log
 
 Every run is evaluated on the test window of NEWEST's log. The run's weights are combined with that day's
-prices, popularity and neighbours (training/catalog_refresh.py), as when retraining evaluates a champion. So
-only the weights are old. The log of a run ends at `data.until`; docs/explanation/retraining.md has the
-commands. The evaluation of a run takes a minute.
+prices, popularity and neighbours (training/catalog_refresh.py). Retraining evaluates a champion in the same
+way. So only the weights are old. The log of a run ends at `data.until`; docs/explanation/retraining.md has
+the commands. The evaluation of a run takes a minute.
 """
 
 import sys
@@ -45,7 +45,7 @@ LEGEND = (("blue", "full training"), ("orange", "incremental training"))
 
 
 def compare_runs(newest: Run, runs: Sequence[Path]) -> list[Row]:
-    """A row per run: its age, training time, quality in the newest run's window, and the difference."""
+    """Return a row per run: age, training time, quality in the newest run's window, and the difference."""
     end = newest.prepared.meta["window"]["end"]
     newest_metrics, rows = evaluate_run(newest), []
     for folder in [newest.folder, *runs]:

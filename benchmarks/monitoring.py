@@ -1,12 +1,12 @@
-"""Error rates of the monitor: alarms on quiet days, and planted shifts that it must detect.
+"""Measures error rates of the monitor: alarms on quiet days, and planted shifts that it misses.
 
     python -m benchmarks.monitoring            100 quiet days and 14 shifts: about 10 minutes on 2 cores
     python -m benchmarks.monitoring 400        more quiet days
 
-Trains on a shop of 5,000 items for a minute and exports a bundle (kept in artifacts/bench_monitoring), then
-simulates 1,000 live orders a day (benchmarks/simulated_live_log.py). Every quiet day is compared with the 28
-days before it. A shift begins on one day and stays; the test is on the first day with complete outcomes of
-the shift. Writes `reports/bench_monitoring.json`.
+Trains on a shop of 5,000 items for a minute, and exports a bundle (kept in artifacts/bench_monitoring). Then
+it simulates 1,000 live orders a day (benchmarks/simulated_live_log.py). Every quiet day is compared with the
+28 days before it. A shift begins on one day and stays. The test is on the first day on which the outcomes of
+the shift are complete. Writes `reports/bench_monitoring.json`.
 """
 
 import shutil
@@ -93,7 +93,7 @@ def benchmark(options: MonitoringOptions) -> int:
 
 
 def build_bundle() -> Path:
-    """The root of a bundle over a shop whose orders have a device; a bundle of an earlier call is kept."""
+    """Build a bundle over a shop whose orders have a device, unless it exists; return the bundle's root."""
     if (FOLDER / "bundle" / "current").exists():
         return FOLDER / "bundle"
     shop = large_shop.write_shop(ITEMS, FOLDER / "shop")
@@ -109,7 +109,7 @@ def build_bundle() -> Path:
 def measure_false_alarms(
     root: Path, quiet_days: int, orders_per_day: int = ORDERS_PER_DAY, seed: int = 0
 ) -> Row:
-    """The row of the quiet days: number of days with an alarm, and the metrics that raised an alarm."""
+    """Return the row of the quiet days: the number of days with an alarm, and the metrics that raised one."""
     recommender, first_day = load_recommender(root)
     n_days = WARM_UP_DAYS + quiet_days
     days = LogDays(first_day, n_days, n_days)
@@ -130,7 +130,7 @@ def measure_false_alarms(
 
 
 def measure_detection(root: Path, orders_per_day: int = ORDERS_PER_DAY, seed: int = 1) -> list[Row]:
-    """A row per planted shift: whether the shift was detected, and all metrics that raised an alarm."""
+    """Return a row per planted shift: whether it was detected, and all metrics that raised an alarm."""
     return [
         {"scenario": name, **detect_shift(root, shift, orders_per_day, seed)}
         for name, shift in tqdm(SHIFTS.items(), desc="shifts")
@@ -138,7 +138,7 @@ def measure_detection(root: Path, orders_per_day: int = ORDERS_PER_DAY, seed: in
 
 
 def detect_shift(root: Path, shift: Shift, orders_per_day: int = ORDERS_PER_DAY, seed: int = 1) -> Row:
-    """The alarms of the first day on which a shift can be detected."""
+    """Plant a shift, and return the alarms of the first day on which it can be detected."""
     recommender, first_day = load_recommender(root)
     n_days = WARM_UP_DAYS + shift.outcome_delay_days + 1
     day = first_day + n_days - 1
@@ -166,7 +166,7 @@ def detect_shift(root: Path, shift: Shift, orders_per_day: int = ORDERS_PER_DAY,
 
 
 def load_recommender(root: Path) -> tuple[Recommender, int]:
-    """The recommender, and the first day after the data of its bundle."""
+    """Load the recommender; return it and the first day after the data of its bundle."""
     recommender = Recommender.load(root)
     end = int(recommender.bundle.manifest["data"]["window"]["end"])
     return recommender, end // SECONDS_PER_DAY + 1

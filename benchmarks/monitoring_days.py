@@ -1,4 +1,4 @@
-"""A monitored metric day by day: its reference band, a planted fall, and the days that raise an alarm.
+"""Measures the click rate day by day with its reference band, and finds the days that raise an alarm.
 
     python -m benchmarks.monitoring_days            14 quiet days, then 4 with 20 % fewer clicks
     python -m benchmarks.monitoring_days 28         more quiet days

@@ -1,14 +1,14 @@
-"""Comparison of the multi-task variants: quality, calibration, training time and serving latency.
+"""Compares the multi-task variants: quality, calibration, training time and serving latency.
 
     python -m benchmarks.multitask                                         every variant of configs/ranker
     python -m benchmarks.multitask mmoe ple seed=1 ranker.train.epochs=1   two, with overrides of train.py
     python -m benchmarks.multitask cascade esmm esmm:escm2_dr experiment=simulated --seeds 0,1,2
 
-A variant is a network of configs/ranker, or `network:loss` with a loss of p(purchase | click), or
-`network:loss:weight` with the weight of the counterfactual risk in this loss. All variants are trained.
-Finished runs are reused, and runs of one seed share retrieval and candidates. Writes
-`reports/multitask.json` and prints the table in Markdown; on simulated data, a second table compares with the
-truth. Use the validation columns to choose a variant, and report the test columns.
+A variant is the name of a network of configs/ranker. `network:loss` also names a loss of p(purchase | click).
+`network:loss:weight` also has the weight of the counterfactual risk in this loss. All variants are trained.
+Finished runs are reused, and runs of one seed share retrieval and candidates. Writes `reports/multitask.json`
+and prints the table in Markdown; on simulated data, a second table compares with the truth. Use the
+validation columns to choose a variant, and report the test columns.
 """
 
 import sys
@@ -113,10 +113,10 @@ def variant_config(variant: str, overrides: list[str]) -> DictConfig:
 
 
 def variant_metrics(run: Run) -> Row:
-    """Quality and calibration of a run, its size, and the training time of its ranker.
+    """Return quality, calibration and size of a run, and the training time of its ranker.
 
-    NDCG@6 is that of slates by p(purchase), revenue@6 that of slates by expected value; both are means over
-    the checkouts with a purchase. ECE is over all candidates of the test split.
+    NDCG@6 is of slates by p(purchase), revenue@6 of slates by expected value. Both are means over the
+    checkouts with a purchase. ECE is over all candidates of the test split.
     """
     row: Row = {"seed": run.cfg.seed}
     for split in ("validation", "test"):
@@ -139,7 +139,7 @@ def variant_metrics(run: Run) -> Row:
 def measure_latencies(runs: list[Run]) -> list[float]:
     """The median milliseconds of each run's exported ranker for one request, in one thread.
 
-    The rankers take turns on the same requests, so that other load on the machine affects them equally.
+    The rankers run alternately on the same requests, so that other load on the machine affects them equally.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -165,7 +165,10 @@ def measure_latencies(runs: list[Run]) -> list[float]:
 
 @torch.no_grad()
 def ranker_inputs(run: Run) -> list[tuple[Any, ...]]:
-    """Test checkouts with N_CANDIDATES candidates each; if there are none, those with the most candidates."""
+    """Return test checkouts with N_CANDIDATES candidates each.
+
+    If there are none, the result has the checkouts with the most candidates.
+    """
     examples = pq.read_table(run.candidates_folder / "test.parquet")
     lengths = pc.list_value_length(examples["candidate_item"]).to_numpy()
     rows = np.flatnonzero(lengths >= min(N_CANDIDATES, lengths.max()))[:N_REQUESTS]

@@ -26,12 +26,12 @@ COLUMNS = {
 
 
 def truth_metrics(run: Run, split: str) -> Row:
-    """AUC, calibration and slate value of a run on simulated data, beside those of the oracle.
+    """Return AUC, calibration and slate value of a run on simulated data, beside those of the oracle.
 
-    AUC is that of sampled outcomes of the shown items, at their positions. The predictions p(purchase) and
-    p(purchase | click) of an examined item are compared with the true probabilities, over all candidates
-    unless the name has `shown` or `clicked`. The slate value is the true expected value of the six items of
-    highest predicted value.
+    AUC is over sampled outcomes of the shown items, at their positions. The predictions p(purchase) and
+    p(purchase | click) of an examined item are compared with the true probabilities. They are compared over
+    all candidates, unless the metric's name has `shown` or `clicked`. The slate value is the true expected
+    value of the six items of highest predicted value.
     """
     comparison = compare_with_truth(run, split)
     predictions, shown = comparison.predictions, comparison.scored.has_outcome
@@ -60,7 +60,7 @@ def truth_metrics(run: Run, split: str) -> Row:
 
 
 def truth_table(rows: list[Row]) -> str:
-    """A table in Markdown: means over the seeds of every variant, ± the largest distance of a seed."""
+    """Return a Markdown table with each variant's means over the seeds, ± the largest distance of a seed."""
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     lines: list[list[Any]] = [["variant", *COLUMNS], ["---", *["---:"] * len(COLUMNS)]]
     for variant in variants:

@@ -1,13 +1,13 @@
-"""Recall of items that were never sold before, in two simulated shops: with and without item vectors.
+"""Measures the recall of items that were never sold before, with and without item vectors.
 
     OMP_NUM_THREADS=1 python -m benchmarks.new_items                     one shop of each kind
     OMP_NUM_THREADS=1 python -m benchmarks.new_items --shops 3           three of each, with seeds 0, 1, 2
     OMP_NUM_THREADS=1 python -m benchmarks.new_items data.users=600 …    any override of train.py
 
-The item lists have no titles and no categories. A vector encodes the kind and the hidden appeal of an item,
-with noise. The command trains retrieval for each shop (finished stages are reused), prints a table and writes
-`reports/new_items.json`. Recall@100 is the share of purchases of validation and test whose item is among the
-100 proposed items of the whole catalog:
+In both simulated shops, the item lists have no titles and no categories. In one of them, items have vectors:
+a vector encodes the kind and the hidden appeal of an item, with noise. The command trains retrieval for each
+shop (finished stages are reused), prints a table and writes `reports/new_items.json`. Recall@100 is the share
+of purchases of validation and test whose item is among the 100 proposed items of the whole catalog:
 
 | items | purchases that count |
 |---|---|
@@ -91,7 +91,7 @@ def train_towers(overrides: tuple[str, ...], seed: int, dim: int) -> Towers:
 
 @torch.no_grad()
 def recall_rows(towers: Towers) -> list[dict[str, Any]]:
-    """A row per kind of items and system: its recall, and the number of purchases that count."""
+    """Return a row per kind of items and system: the recall, and the number of purchases that count."""
     hits: dict[tuple[str, str], int] = defaultdict(int)
     purchases: dict[str, int] = defaultdict(int)
     n_items = towers.catalog.leaf.numel()
@@ -117,7 +117,7 @@ def _kind(row: dict[str, Any]) -> str:
 
 
 def counted_purchases(towers: Towers, query: Query, outcomes: Outcomes) -> dict[str, Tensor]:
-    """Kind of items → the outcomes that count, [ΣO] bool."""
+    """Return kind of items → mask [ΣO] bool of the outcomes that count."""
     item, bought = outcomes.item, outcomes.purchase & (outcomes.item > 0)
     is_unsold = towers.catalog.first_sold[item] > query.ts[segment_ids(outcomes.offsets)]
     return {
@@ -128,7 +128,10 @@ def counted_purchases(towers: Towers, query: Query, outcomes: Outcomes) -> dict[
 
 
 def propose(towers: Towers, split: str) -> Iterator[Proposals]:
-    """The proposals for the checkouts of a split; the system `all sources` fuses them as in serving."""
+    """Yield the proposals of every system for the checkouts of a split.
+
+    The system `all sources` fuses the proposals of all sources, as in serving.
+    """
     catalog = towers.catalog
     file = towers.prepared.folder / "examples" / f"{split}.parquet"
     scores, n_items = ItemScores(catalog, towers.tower.n_sales), catalog.leaf.numel()
@@ -151,7 +154,7 @@ def propose(towers: Towers, split: str) -> Iterator[Proposals]:
 
 
 def item_keys(items: Tensor, n_items: int) -> Tensor:
-    """The keys `checkout · n_items + item` of item rows [B, K], in which -1 stands for no item."""
+    """Return the keys `checkout · n_items + item` of `items` [B, K]; -1 stands for no item."""
     checkout = torch.arange(len(items)).unsqueeze(1)
     return (checkout * n_items + items)[items >= 0]
 

@@ -1,4 +1,4 @@
-"""An open-loop HTTP client: it sends requests when they are due, so waiting time counts as latency.
+"""An HTTP client that sends requests when they are due (open loop), so waiting time counts as latency.
 
 A closed-loop client sends fewer requests to a slow server and so counts few slow responses (coordinated
 omission). This client shares the machine with the server, so it parses responses only at the end, and records

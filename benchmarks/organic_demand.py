@@ -1,10 +1,10 @@
-"""The simulated market with organic demand: shares of purchases, and the increment of several slates.
+"""Measures shares of purchases and increments of slates in the simulated market with organic demand.
 
     python -m benchmarks.organic_demand              the default market: some minutes
     python -m benchmarks.organic_demand 3 256        three seeds, 256 users each
 
 A row per setting of `data.organic.share`, means over the seeds. Slates hold sellable items that were not just
-paid, at their positions. Writes `reports/bench_organic_demand.json`.
+paid. Each item counts at its position. Writes `reports/bench_organic_demand.json`.
 
     organic_share   true share of the purchases of shown items that also happen without the slot
     no_click        drawn share of the purchases of shown items that have no click
@@ -77,7 +77,7 @@ def measure_market(cfg: Mapping[str, Any]) -> Row:
 
 
 def _policy_sums(step: Round, p_examined: Array) -> Row:
-    """Sums of p(bought | not shown) and of the added purchases over the slates of the shop's policy."""
+    """Sum p(bought | not shown), and the added purchases, over the slates of the shop's policy."""
     organic = step.responses.organic
     if organic is None:
         return {}
@@ -88,7 +88,7 @@ def _policy_sums(step: Round, p_examined: Array) -> Row:
 
 
 def _slate_sums(step: Round, items: catalog.SimulatedItems, sellable: Array, p_examined: Array) -> Row:
-    """Sums of the spend that three kinds of slates add, and of p(bought | not shown) for two kinds."""
+    """Sum the spend that three kinds of slates add, and p(bought | not shown) for two of them."""
     responses = step.responses
     if responses.organic is None:
         return {}

@@ -9,7 +9,7 @@ from pathlib import Path
 def create_environment(
     folder: Path, packages: list[str], imports: str, inherit_packages: bool = False
 ) -> Path | None:
-    """The Python of an environment with `packages`; None if they cannot be installed.
+    """Create an environment with `packages`; return its Python, or None if they cannot be installed.
 
     Args:
         imports: modules, separated by commas; if all can be imported, a failed installation counts as done.

@@ -1,12 +1,12 @@
-"""How preparation scales: rows per second and peak memory over simulated order lines, on DuckDB.
+"""Measures how preparation scales on DuckDB: rows per second and peak memory.
 
     python -m benchmarks.prepare                              1, 10 and 100 million lines
     python -m benchmarks.prepare 1_000_000 10_000_000         these sizes
 
 Users buy 500 lines a year in orders of eight lines, from 50,000 items; few items make most of the sales. Each
-size is prepared in a separate process with `prepare.memory_limit` 4 GB and a history of MAX_HISTORY events;
-then its files are removed. A size that needs more disk space than is free is skipped with a message. Writes
-`reports/bench_prepare.json`.
+size is prepared in a separate process with `prepare.memory_limit` 4 GB and a history of MAX_HISTORY events.
+Afterwards its files are removed. A size that needs more disk space than is free is skipped with a message.
+Writes `reports/bench_prepare.json`.
 """
 
 import resource

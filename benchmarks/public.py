@@ -1,4 +1,4 @@
-"""Comparison of this system, counting baselines and other libraries on public purchase sequences.
+"""Compares this system, counting baselines and other libraries on public purchase sequences.
 
     python -m benchmarks.public --data DIR                                every set, three seeds
     python -m benchmarks.public --data DIR --sets Toys_and_Games --systems counting
@@ -7,8 +7,8 @@
 
 DIR holds Toys_and_Games.txt, Sports_and_Outdoors.txt and tafeng_half.txt (benchmarks/public_data.py); a set
 without its file is skipped. Each becomes a shop's tables, and `train.py data=tables` trains on them. The last
-order of a user is the target; every item is a candidate. Rows: recall@10, NDCG@10 and hit@10 over all users
-(hit@10 is HR@10 of leave-one-out data and PHR@10 of baskets). Prints a table and writes
+order of a user is the target; every item is a candidate. A row has recall@10, NDCG@10 and hit@10 over all
+users. hit@10 is called HR@10 for leave-one-out data and PHR@10 for baskets. Prints a table and writes
 `reports/bench_public.json`. A run that is stopped continues from its finished stages.
 """
 
@@ -121,7 +121,7 @@ def trained_rows(public: PublicSet, system: str, seed: int, overrides: Sequence[
 
 
 def run_rows(public: PublicSet, run: Path) -> Iterator[Row]:
-    """The rows of a run: of the two towers, and of the whole system if the run has a ranker."""
+    """Yield the rows of a run: one of the two towers, and one of the whole system if it has a ranker."""
     seed = int(load_run_config(run.resolve()).seed)
     for system, lists in run_lists(public, run):
         yield result_row(public, system, lists, seed)
@@ -146,7 +146,7 @@ def train(public: PublicSet, seed: int, overrides: Sequence[str]) -> Path:
 
 
 def public_table(rows: Sequence[Row]) -> str:
-    """The table of docs/results/public_data.md: a line per set and system, mean ± sd over seeds."""
+    """Return the table of docs/results/public_data.md: a line per set and system, mean ± sd over seeds."""
     lines = [
         [str(row["data"]), str(row["system"]), *(format_metric(row, name) for name in METRICS)]
         for row in aggregate_seeds(rows, ("data", "system"))

@@ -1,4 +1,4 @@
-"""Counting baselines on public sequences: popularity, the user's item frequency, TIFU-KNN, co-occurrence.
+"""Baselines that count items, on public sequences: popularity, own frequency, TIFU-KNN, co-occurrence.
 
 Each baseline takes the known orders and returns a list of ten items for every user.
 """
@@ -38,8 +38,9 @@ def own_frequency(public: PublicSet) -> Array:
 def tifu_knn(public: PublicSet) -> Array:
     """Lists [U, 10] of TIFU-KNN (Hu et al., SIGIR 2020, section 3).
 
-    A user's vector holds decayed item frequencies. Orders are in groups; weights decay over the orders of a
-    group and over the groups. The score mixes the user's vector and the mean of the nearest users' vectors.
+    A user's vector holds decayed item frequencies. Orders are in groups. Weights decay over the orders of a
+    group and over the groups. The score is a weighted mean of the user's vector and the mean vector of the
+    nearest users.
     """
     known = known_lines(public)
     vectors = user_item_matrix(public, known, group_weights(public.n_orders[known.user] - 1, known.order))
@@ -61,11 +62,11 @@ def tifu_knn(public: PublicSet) -> Array:
 
 
 def co_occurrence(public: PublicSet) -> Array:
-    """Lists [U, 10] by co-occurrence: pairs up to three orders apart count 1 / distance.
+    """Return item lists [U, 10] by co-occurrence: pairs up to three orders apart count 1 / distance.
 
-    Pairs are counted in all orders but the last two. A user's score of an item is the sum of the item's pairs
-    with the known orders, with a factor .7 for each order back, divided by the root of the item's count plus
-    3.
+    Pairs are counted in all orders but the last two. A user's score of an item is the sum over the item's
+    pairs with the user's known orders. Each order further back multiplies a pair by .7. The sum is divided by
+    the root of the item's count plus 3.
     """
     train = known_lines(public, n_held_out=2)
     pairs = co_occurrence_counts(public, train)
@@ -78,7 +79,7 @@ def co_occurrence(public: PublicSet) -> Array:
 
 
 def co_occurrence_counts(public: PublicSet, train: Lines) -> sparse.csr_matrix:
-    """Σ 1 / distance over item pairs of different orders that are up to CO_OCCURRENCE_STEPS apart: [I, I]."""
+    """Sum 1 / distance over the item pairs of orders up to CO_OCCURRENCE_STEPS apart: [I, I]."""
     n_items = len(public.item_ids)
     first = to_offsets(public.n_orders)[:-1]
     orders = first[train.user] + train.order  # row among all orders of all users
@@ -95,8 +96,8 @@ def co_occurrence_counts(public: PublicSet, train: Lines) -> sparse.csr_matrix:
 def group_weights(n_known: Array, order: Array) -> Array:
     """The weight of each order line in its user's vector; all arrays are [M].
 
-    Groups have equal sizes, but later groups may have one order more. The n orders of a group count 1 / n
-    each, times a decay; so do the groups.
+    Groups have equal sizes, but later groups may have one order more. Each of the n orders of a group counts
+    1 / n, times a decay. Groups are weighted in the same way.
     """
     n_groups = np.minimum(n_known, GROUPS)
     size, n_longer = n_known // n_groups, n_known % n_groups

@@ -1,6 +1,6 @@
 """Public purchase sequences: their files, their canonical tables, and the rules of their protocols.
 
-A line of a file is a user, oldest purchase first:
+Each line of a file has one user's purchases, oldest first:
 
 | file | line | protocol |
 |---|---|---|
@@ -97,7 +97,7 @@ def read_public_set(file: Path) -> PublicSet:
 
 
 def parse_line(line: str) -> tuple[str, list[list[str]]]:
-    """The user of a line, and the items of each of its orders."""
+    """Return the user of a line, and the items of each of the user's orders."""
     if "\t" in line:
         user, text = line.split("\t")
         return user, [items for order in text.split("|") if (items := order.split())]
@@ -111,7 +111,7 @@ def _id_order(item: str) -> tuple[int, str]:
 
 
 def known_lines(public: PublicSet, n_held_out: int = 1) -> Lines:
-    """The lines of all but the last `n_held_out` orders of each user."""
+    """Return the lines of each user's orders, without the last `n_held_out` orders."""
     mask = public.order < (public.n_orders - n_held_out)[public.user]
     return Lines(public.user[mask], public.order[mask], public.item[mask])
 
@@ -179,7 +179,7 @@ def training_settings(folder: Path) -> list[str]:
 
 
 def find_file(folder: Path, name: str) -> Path | None:
-    """The file of a set; None if the folder lacks the file. Then a message tells where to get the file."""
+    """Return the file of a set. If the folder lacks it, print where to get it, and return None."""
     file = folder / f"{name}.txt"
     if file.is_file():
         return file

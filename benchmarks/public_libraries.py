@@ -1,4 +1,6 @@
-"""Item lists of other libraries on public sequences: SASRec of RecTools; ALS, BPR and ItemKNN of implicit.
+"""Item lists of other libraries on public sequences.
+
+They are those of SASRec of RecTools, and of ALS, BPR and ItemKNN of implicit.
 
 The libraries are installed in a separate environment (benchmarks/peer_environments.py). Each system trains in
 a separate process (benchmarks/public_peers.py) on the known orders. Finished lists are kept.

@@ -24,7 +24,7 @@ def top_columns(scores: Array) -> Array:
 
 
 def list_metrics(public: PublicSet, lists: Array) -> dict[str, float]:
-    """Means over all users of recall@10, NDCG@10 (ideal cut at ten) and hit@10.
+    """Return the means over all users of recall@10, NDCG@10 (ideal cut at ten) and hit@10.
 
     hit@10 is HR@10 of leave-one-out data, where it equals recall@10, and PHR@10 of baskets.
 

@@ -64,7 +64,10 @@ def sasrec(user, item, order, drop_bought, folder, seed):
 
 
 def implicit_lists(build):
-    """A system of implicit, trained on the users' item counts; `build` returns the model for a seed."""
+    """Return a function that trains a model of implicit on the users' item counts, and ranks items.
+
+    `build` returns the model for a seed.
+    """
 
     def lists(user, item, order, drop_bought, folder, seed):
         from scipy import sparse

@@ -1,4 +1,7 @@
-"""Item lists of a run of train.py on public sequences: of the two towers alone, and of the whole system."""
+"""Item lists of a run of train.py on public sequences.
+
+The lists are those of the two towers alone, and those of the whole system.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +60,7 @@ class RunRows:
             )
 
     def excluded_items(self) -> tuple[Array, Array]:
-        """The items that lists may not contain: test rows [X], ascending, and their catalog rows [X]."""
+        """The items that lists may not contain, as test rows [X], ascending, and catalog rows [X]."""
         if not self.public.is_leave_one_out:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         known = known_lines(self.public)
@@ -68,9 +71,9 @@ class RunRows:
         return row[order], row_of_item[known.item][order]
 
     def lists(self, catalog_rows: Array) -> Array:
-        """Item lists [U, 10] by user as rows of item_ids, from lists of catalog rows by test row.
+        """Return item lists [U, 10] by user, as rows of item_ids.
 
-        -1 stands for no item.
+        `catalog_rows` are the lists by test row, as rows of the catalog. -1 stands for no item.
         """
         lists = np.full((len(self.user), DEPTH), -1, np.int64)
         lists[self.user] = np.where(catalog_rows >= 0, self.item[catalog_rows], -1)

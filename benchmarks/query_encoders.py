@@ -1,4 +1,4 @@
-"""Comparison of query encoders: recall on validation and the latency of the exported query tower.
+"""Compares query encoders: recall on validation, and latency of the exported query tower.
 
     python -m benchmarks.query_encoders RUN RUN RUN         folders of finished retrieval stages
 
@@ -60,7 +60,7 @@ def benchmark(options: QueryEncoderOptions) -> int:
 
 @torch.inference_mode()
 def measure_latencies(module: torch.nn.Module, towers: Towers) -> list[float]:
-    """Milliseconds for each of CHECKOUTS validation checkouts with whole histories, evenly spread."""
+    """Measure milliseconds for each of CHECKOUTS evenly spread validation checkouts with whole histories."""
     examples = pq.read_table(towers.prepared.folder / "examples" / "validation.parquet")
     rows = np.linspace(0, len(examples) - 1, CHECKOUTS).astype(int)
     queries: list[Query] = [to_batch(examples.slice(row, 1)).query for row in rows]

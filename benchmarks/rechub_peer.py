@@ -1,4 +1,6 @@
-"""Training speed of torch-rechub's own model, loader and trainer on the rows of benchmarks/workload.py.
+"""Measures the training speed of torch-rechub's own model, loader and trainer.
+
+The data are the rows of benchmarks/workload.py.
 
     <environment>/bin/python benchmarks/rechub_peer.py FILE ROWS      prints samples per second of one epoch
 

@@ -1,4 +1,4 @@
-"""Speed of a training step of the ranker over requests (many candidates per query) and over rows (one each).
+"""Compares a training step of the ranker over requests (many candidates per query) and over rows (one).
 
     python -m benchmarks.request_level
 
@@ -50,7 +50,10 @@ def benchmark(options: RequestLevelOptions) -> int:
 
 
 def measure() -> dict[str, float]:
-    """Candidates per second of a whole step by requests and by rows, which take turns; and both losses."""
+    """Measure candidates per second of a whole step by requests and by rows; return both losses too.
+
+    The two steps run alternately.
+    """
     query, candidates, catalog, labels = random_batch()
     batches = {"request": (query, candidates), "flat": flatten_requests(query, candidates)}
     steps = {name: build_train_step(catalog, labels) for name in batches}
@@ -108,7 +111,7 @@ class TrainStep:
 
 
 def build_train_step(catalog: Catalog, labels: Labels, device: torch.device = CPU) -> TrainStep:
-    """A training step of the default ranker, which has the same weights at every call."""
+    """Return a training step of the default ranker. The initial weights are the same at every call."""
     cfg = compose_config()
     sizes = {
         "items": ITEMS + 1, "categories": CATEGORIES, "category_levels": 3, "brands": BRANDS, "tokens": 100,
@@ -142,8 +145,8 @@ def flatten_requests(query: Query, candidates: Candidates) -> tuple[Query, Candi
 def random_batch() -> tuple[Query, Candidates, Catalog, Labels]:
     """A random batch: queries, candidates, catalog and labels.
 
-    All scores of a checkout are equal. Two features compare a candidate with the best of its list, and a row
-    with one candidate lacks the rest of the list.
+    All scores of a checkout are equal. The reason: two features compare a candidate with the best of its
+    list, and a row with one candidate lacks the rest of the list.
     """
     g = torch.Generator().manual_seed(0)
     events, lines, pairs = CHECKOUTS * HISTORY, CHECKOUTS * BASKET, CHECKOUTS * CANDIDATES

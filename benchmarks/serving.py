@@ -1,4 +1,4 @@
-"""Latency of serving a million items: by stage, with failing stages, and over HTTP under load.
+"""Measures latency of serving a million items: by stage, with failing stages, and over HTTP under load.
 
     python -m benchmarks.serving                   a million items: about 12 minutes on 2 cores
     python -m benchmarks.serving 100_000           fewer items
@@ -37,7 +37,8 @@ REPORT = REPORTS / "bench_serving.json"
 class ServingOptions:
     """Measure the latency of serving a large shop: by stage, with failing stages, and over HTTP under load.
 
-    `measure`, `faults` or `loading`, with a bundle root in place of the items, measures only this part.
+    `measure`, `faults` or `loading` with a bundle root, in place of the number of items, measures only this
+    part.
     """
 
     items: int = argument("items of the shop", default=1_000_000)

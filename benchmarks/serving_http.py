@@ -1,7 +1,7 @@
-"""The HTTP scenarios of benchmarks/serving.py: open-loop request rates, a bundle swap, and overload.
+"""The HTTP scenarios of benchmarks/serving.py: constant request rates, a bundle swap, and overload.
 
-The client shares the cores with the server and may send late. So a row also has the client's send delay, and
-under overload the share of responses that were on time by the server's clock.
+The client shares the cores with the server and may send late. So a row also has the client's send delay.
+Under overload it has the share of responses that were on time by the server's clock.
 """
 
 import json
@@ -51,7 +51,7 @@ class LoadedService(NamedTuple):
 
 
 def measure_scenarios(root: Path, users: int) -> list[Row]:
-    """The rows of one server: one per rate, one with a bundle swap, and two per overload."""
+    """Measure one server: a row per rate, one with a bundle swap, and two per overload."""
     rows = []
     with running_server(root) as (port, process):
         service = LoadedService(port, process, root, users)
@@ -79,7 +79,7 @@ def measure_swap(service: LoadedService) -> Row:
 def measure_capacity(
     port: int, bodies: Sequence[bytes], seconds: float = 5, clients: int = 8 * WORKERS
 ) -> float:
-    """The capacity: ranked requests per second when each client sends a request after each response."""
+    """Measure the capacity: ranked requests per second if clients wait for each response before they send."""
     remaining, started = iter(bodies), time.perf_counter()
 
     def run_client(_: int) -> int:
@@ -98,7 +98,7 @@ def measure_capacity(
 
 
 def measure_overload(service: LoadedService, capacity: float, multiple: int, seconds: float) -> list[Row]:
-    """The rows of an overload of some seconds at a multiple of the capacity, and of the time after it.
+    """Measure an overload of some seconds at a multiple of the capacity, and the time after it.
 
     Before and after the overload, the rate is a third of the capacity. The second row begins one second after
     the end of the overload.
@@ -127,7 +127,7 @@ def measure_overload(service: LoadedService, capacity: float, multiple: int, sec
 
 
 def server_latency_buckets(port: int) -> dict[str, float]:
-    """The server's latency histogram: upper bound in seconds → number of responses up to it."""
+    """Return the server's latency histogram as upper bound in seconds → number of responses up to it."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as page:
         lines = page.read().decode().splitlines()
     prefix = "sextet_request_seconds_bucket{"
@@ -187,7 +187,7 @@ def swap_bundle(root: Path, delay: float) -> Iterator[None]:
 
 
 def request_bodies(root: Path, users: int, count: int, seed: int) -> list[bytes]:
-    """Checkouts of random users with five items that sell, at the end of the data."""
+    """Return checkouts of random users with five items that sell, at the end of the data."""
     rng = np.random.default_rng(seed)
     items = pa.ipc.open_file(pa.memory_map(str(root / "current" / "items.arrow"))).read_all()
     rows = np.flatnonzero(np.array(items["orders_28d"].to_numpy()) > 0)
@@ -234,7 +234,7 @@ def max_in_flight(responses: Sequence[TimedResponse]) -> int:
 
 
 def per_second_stats(responses: Sequence[TimedResponse]) -> list[dict[str, float]]:
-    """Per second: latencies of the requests due in it, and the shares that were ranked and refused."""
+    """Return the latencies of the requests due in each second, and the shares ranked and refused."""
     by_second: dict[int, list[TimedResponse]] = {}
     for response in responses:
         by_second.setdefault(int(response.due), []).append(response)

@@ -45,7 +45,7 @@ class EncodedRequest(NamedTuple):
 
 
 def measure_latency(root: Path) -> Row:
-    """The row of requests without concurrency, with the floor, the stages and the start-up time."""
+    """Measure requests without concurrency: latency, the floor, the stages and the start-up time."""
     (startup,) = measure_in_subprocess(sys.executable, "-c", STARTUP_SCRIPT, root)
     recommender = Recommender.load(root, root / "store.arrow")
     checkouts = random_checkouts(recommender, N_REQUESTS + WARM_UP)
@@ -71,7 +71,7 @@ def measure_latency(root: Path) -> Row:
 
 
 def measure_faults(root: Path) -> Iterator[Row]:
-    """A row per fault: latencies and tiers during the fault, each with a new recommender."""
+    """Yield a row per fault: latencies and tiers during the fault. Each fault has a new recommender."""
     recommender = Recommender.load(root, root / "store.arrow")
     checkouts = random_checkouts(recommender, FAULT_REQUESTS, seed=1)
     for scenario, (store, bundle) in faulty_parts(recommender).items():
@@ -82,7 +82,7 @@ def measure_faults(root: Path) -> Iterator[Row]:
 
 
 def faulty_parts(recommender: Recommender) -> dict[str, tuple[Any, Any]]:
-    """Scenario → (store, bundle), one of which fails."""
+    """Return scenario → (store, bundle). In each pair, the store or a part of the bundle fails."""
     bundle, store = recommender.bundle, recommender.store
 
     def stall(*_: Any) -> Any:
@@ -115,7 +115,7 @@ def faulty_parts(recommender: Recommender) -> dict[str, tuple[Any, Any]]:
 
 
 def measure_loading(root: Path) -> Row:
-    """The row of a version that is loaded while another version serves: the delays of a waiting thread.
+    """Measure how loading a version delays a waiting thread, while another version serves.
 
     The waiting thread tries to run every millisecond.
     """
@@ -164,7 +164,7 @@ def random_checkouts(recommender: Recommender, count: int, seed: int = 0) -> lis
 def recommend_timed(
     recommender: Recommender, checkouts: Sequence[Checkout]
 ) -> tuple[list[Slate], list[float]]:
-    """The slates of the checkouts, one after the other, and the milliseconds of each."""
+    """Recommend for one checkout after the other; return the slates, and the milliseconds of each."""
     slates, latencies = [], []
     for checkout in checkouts:
         started = time.perf_counter()
@@ -208,7 +208,7 @@ def floor_latencies(recommender: Recommender, encoded: Sequence[EncodedRequest])
 
 
 def stage_percentiles(slates: Sequence[Slate]) -> dict[str, dict[str, float]]:
-    """Stage → median and 99th percentile of its milliseconds, over the slates that ran the stage."""
+    """Return stage → median and 99th percentile of its milliseconds, over the slates that ran the stage."""
     by_stage: dict[str, list[float]] = {}
     for slate in slates:
         for stage, milliseconds in slate.timings.items():
@@ -220,7 +220,7 @@ def stage_percentiles(slates: Sequence[Slate]) -> dict[str, dict[str, float]]:
 
 
 def summary_row(scenario: str, latencies: Sequence[float], slates: Sequence[Slate]) -> Row:
-    """The row of a scenario: latency percentiles in milliseconds, and the tiers of the slates."""
+    """Return the row of a scenario: latency percentiles in milliseconds, and the tiers of the slates."""
     return {
         "scenario": scenario,
         **latency_percentiles(latencies, 3),

@@ -1,9 +1,10 @@
-"""TorchRec's sharding plan of a table with a billion rows; the command runs without a GPU.
+"""Prints TorchRec's sharding plan of a table with a billion rows. The command needs no GPU.
 
     python -m benchmarks.sharding_plan
 
-Prints, per number of GPUs (80 GB of memory each, eight to a machine), how the planner shards the tables, the
-memory of the fullest GPU, and the planner's estimate of a step's time for lookups and their communication.
+There is a row per number of GPUs (80 GB of memory each, eight to a machine). It has the shards of the tables,
+the memory of the fullest GPU, and the planner's estimate of a step's time for lookups and their
+communication.
 """
 
 import sys

@@ -1,4 +1,7 @@
-"""A bundle for a benchmark's shop after a minute of training: realistic in cost, but not in quality."""
+"""Makes a bundle for a benchmark's shop with a minute of training.
+
+The bundle has the latency of a real one, but not its quality.
+"""
 
 from pathlib import Path
 

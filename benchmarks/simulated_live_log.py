@@ -1,7 +1,7 @@
 """Simulated weeks of a live shop for any bundle: orders and the impression log, with natural variation.
 
-Weekends have more and later orders, a few users make many of the orders, each user has favourite items and a
-device, and every day has a random effect. Items are clicked and bought with the logged probabilities; orders
+Weekends have more and later orders. A few users make many of the orders. Each user has favourite items and a
+device. Every day has a random effect. Items are clicked and bought with the logged probabilities. Orders
 without a slate are added. `DayConfig` plants shifts.
 """
 

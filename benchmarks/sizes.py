@@ -1,4 +1,4 @@
-"""The sizes of the models compared: quality, training time and serving latency.
+"""Compares the sizes of the models: quality, training time and serving latency.
 
     python -m benchmarks.sizes                                   every size of configs/size
     python -m benchmarks.sizes s m seed=1 data=tables data.root=SHOP  two, with overrides of train.py
@@ -39,7 +39,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class SizesOptions:
-    """The sizes of the models compared: quality, training time and serving latency."""
+    """Compare the sizes of the models: quality, training time and serving latency."""
 
     words: tuple[str, ...] = argument("sizes (default: all) and overrides of train.py", default=())
     out: Path = option(Path("reports"), "folder of sizes.json")

@@ -10,7 +10,7 @@ PERCENTILES = {"p50_ms": 50, "p95_ms": 95, "p99_ms": 99, "p999_ms": 99.9}
 
 
 def latency_percentiles(latencies_ms: Sequence[float], digits: int) -> dict[str, float]:
-    """Column name → latency percentile; NaN without requests."""
+    """Return column name → latency percentile; NaN without requests."""
     values = latencies_ms or [float("nan")]
     return {name: round(float(np.percentile(values, q)), digits) for name, q in PERCENTILES.items()}
 
@@ -21,10 +21,10 @@ def six_item_share(slates: Sequence[Collection[str]]) -> float:
 
 
 def memory_mb(pid: int) -> dict[str, int]:
-    """Resident MB of a process and its children.
+    """Return the resident MB of a process and its children.
 
-    `rss_mb` counts a shared page for each process, `pss_mb` once: each of n processes has 1/n of it (Linux,
-    smaps_rollup).
+    `rss_mb` counts a shared page once for each process. `pss_mb` counts it once in total: each of n processes
+    has 1/n of it (Linux, smaps_rollup).
     """
     pids = [pid]
     for task in Path(f"/proc/{pid}/task").iterdir():

@@ -1,4 +1,4 @@
-"""Training speed of Sextet, a bare loop (the machine's limit) and torch-rechub on one synthetic workload.
+"""Compares the training speed of Sextet, a bare loop (the machine's limit) and torch-rechub.
 
     python -m benchmarks.training        about 10 minutes on 2 cores; writes reports/bench_training.json
 
@@ -8,9 +8,10 @@
     rechub     trains the model of torch-rechub with that library's loader and trainer on data in memory; the
                command installs torch-rechub from PyPI into a separate environment
 
-The model and the data are in benchmarks/workload.py. The systems take turns, and each trial runs in a
-separate process. The figures are medians over the trials. Memory is measured for the sextet process, over
-ROWS rows and over ten times as many. The report also has the rows of benchmarks/request_level.py.
+The model and the synthetic data are in benchmarks/workload.py. The systems run alternately, and each trial
+runs in a separate process. The figures are medians over the trials. Memory is measured for the sextet
+process, over ROWS rows and over ten times as many. The report also has the rows of
+benchmarks/request_level.py.
 """
 
 import resource
@@ -103,7 +104,7 @@ def _measure_rechub(python: Path, file: Path) -> Row:
 
 
 def summarize_trials(trials: dict[str, list[Row]], large_trial: Row) -> Row:
-    """The row of the report: medians over the trials of each system, and ratios between systems."""
+    """Return the row of the report: each system's median over its trials, and ratios between systems."""
 
     def median(system: str, field: str) -> float:
         return statistics.median(trial[field] for trial in trials[system])

@@ -1,4 +1,6 @@
-"""Incremental revenue of slates by three orders, in simulated markets with more and less organic demand.
+"""Compares the incremental revenue of slates by three orders.
+
+The simulated markets have different organic demand.
 
     python -m benchmarks.uplift                                  shares 0, .3, .6 and .9 of organic purchases
     python -m benchmarks.uplift share=.6 seed=1 data.users=700   one share, with overrides of train.py
@@ -75,7 +77,7 @@ def market_config(share: float, overrides: list[str]) -> DictConfig:
 
 
 def summary(tables: dict[str, Any]) -> Row:
-    """The row of a share: true incremental revenue of each order per checkout, and ratios of orders."""
+    """Return the row of a share: each order's true incremental revenue per checkout, and ratios of orders."""
     slates = {row["order"]: row for row in tables["Slates"]}
     qinis = {row["order"]: row["of_truth"] for row in tables["Truth"]}
     increment, value = slates["objective"], slates["value"]

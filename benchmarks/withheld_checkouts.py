@@ -1,4 +1,4 @@
-"""Simulated shops with organic demand: logs with withheld slates, and A/B tests with all orders.
+"""Simulates shops with organic demand: logs with withheld slates, and A/B tests with all orders.
 
 Users buy the items that they need with or without the slot. A click on such an item credits the slot with a
 purchase that the slot did not add. Every probability is known, so the true increment is known.
@@ -44,7 +44,10 @@ class SimulatedGhostLog(NamedTuple):
 def simulate_ghost_log(
     seed: int, users: int = 2500, withhold: float = 0.1, demand: Demand = DEMAND
 ) -> SimulatedGhostLog:
-    """The log of four weeks; users come 1 to about 10 times, and some spend ten times as much as others."""
+    """Simulate the log of four weeks.
+
+    Users come 1 to about 10 times, and some spend ten times as much as others.
+    """
     rng = np.random.default_rng((19, seed))
     user_row = np.repeat(np.arange(users), 1 + rng.poisson(rng.gamma(1.0, 1.4, users)))
     n = len(user_row)
@@ -91,7 +94,9 @@ def simulate_ghost_log(
 def simulate_credit_test(
     seed: int, population: int = 4000, moved: float = 0.0, added: float = 0.0
 ) -> SessionLog:
-    """The log of an A/B test with all orders; users also make organic purchases in and between sessions.
+    """Simulate the log of an A/B test with all orders.
+
+    Users also make organic purchases in and between sessions.
 
     Args:
         moved: share of the treatment's sessions in which an organic purchase is made through the slot, in
@@ -152,7 +157,7 @@ def _spend(rng: np.random.Generator, count: NDArray, median: NDArray) -> NDArray
 
 
 def _slot_groups(is_habit: NDArray, bought: NDArray, predicted: NDArray) -> SlotGroups:
-    """The slots of two sources: items that users buy anyway, and all other items."""
+    """Return the slots of two sources: items that users buy anyway, and all other items."""
     n = len(is_habit)
     masks = is_habit, ~is_habit
     return SlotGroups(

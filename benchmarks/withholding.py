@@ -1,14 +1,14 @@
-"""Accuracy of uplift estimates from withheld slates, and of test decisions by orders, in simulations.
+"""Measures errors of uplift estimates from withheld slates, and of test decisions, in simulations.
 
     python -m benchmarks.withholding             1,000 experiments and A/A tests, 300 tests of each arm: some
                                                  minutes on 2 cores
     python -m benchmarks.withholding 100         fewer
 
-The tables have: how often the 95 % intervals of incremental revenue contain the truth; how often a test
-without an effect finds an effect, also if it is read daily; which arms are shipped by slot revenue and by
-order revenue; how often a planned number of checkouts detects the effect; and estimates of the simulated
-market. The functions that analyze a shop's log compute the figures. Writes `reports/bench_withholding.json`,
-a row per figure.
+The tables have the coverage of the 95 % intervals of incremental revenue: how often they contain the truth.
+They have how often a test without an effect finds one, also if the test is read daily. They have which arms
+are shipped by slot revenue and by order revenue, and how often a planned number of checkouts detects the
+effect. The last table has estimates of the simulated market. The functions that analyze a shop's log compute
+the figures. Writes `reports/bench_withholding.json`, a row per figure.
 """
 
 import math
@@ -76,7 +76,10 @@ def estimate_experiment(users: int, adds: bool, seed: int) -> list[IntervalOfExp
 
 
 def interval_rates(experiments: int) -> Iterator[Row]:
-    """Coverage of the 95 % intervals; the truth is the expectation over the checkouts of all experiments."""
+    """Measure the coverage of the 95 % intervals.
+
+    The truth is the expectation over the checkouts of all experiments.
+    """
     seeds = range(experiments)
     results = [
         row for row in parallel_map(partial(estimate_experiment, USERS, True), seeds, "coverage") if row
@@ -99,7 +102,7 @@ def interval_rates(experiments: int) -> Iterator[Row]:
 
 
 def uplift_false_positive_rates(experiments: int) -> Iterator[Row]:
-    """The share of experiments with slots that add nothing in which the interval excludes 0."""
+    """Measure in what share of experiments the interval excludes 0 although the slots add nothing."""
     results = parallel_map(
         partial(estimate_experiment, USERS // 4, False), range(experiments), "withheld A/A"
     )
@@ -111,7 +114,7 @@ def uplift_false_positive_rates(experiments: int) -> Iterator[Row]:
 
 
 def without_orders(log: SessionLog) -> SessionLog:
-    """The log as an analysis without --orders reads it."""
+    """Return the log as an analysis without --orders reads it."""
     drop = ("order_revenue",)
     return log._replace(
         sums={name: column for name, column in log.sums.items() if name not in drop},
@@ -120,7 +123,7 @@ def without_orders(log: SessionLog) -> SessionLog:
 
 
 def decide_test(planned_users: int, changes: dict[str, float], seed: int) -> dict[str, bool]:
-    """Outcome of one test by slot revenue and by order revenue: shipped, rejected and warned (bool each)."""
+    """Return whether one test ships, rejects and warns (bool each), by slot and by order revenue."""
     log = simulate_credit_test(seed, POPULATION, **changes)
     outcome = {}
     for metric, read in ((ORDER_REVENUE, log), (REVENUE, without_orders(log))):
@@ -138,7 +141,7 @@ def decide_test(planned_users: int, changes: dict[str, float], seed: int) -> dic
 
 
 def decision_rates(experiments: int) -> Iterator[Row]:
-    """A row per arm and deciding metric: the shares of tests that ship the arm, reject, and warn."""
+    """Measure the shares of tests that ship an arm, reject, and warn: a row per arm and deciding metric."""
     planned = len(simulate_credit_test(2**20, POPULATION).arm)
     for arm, changes in ARMS.items():
         tests = min(experiments, MAX_ARM_TESTS) if changes else experiments
@@ -160,7 +163,7 @@ def example_of_credit() -> str:
 
 
 def plan_rates(experiments: int) -> Iterator[Row]:
-    """The share of experiments of the planned size that detect the planned effect."""
+    """Measure the share of experiments of the planned size that detect the planned effect."""
     experiments = min(experiments, MAX_ARM_TESTS)
     shown = simulate_ghost_log(2**20, USERS, withhold=1e-9)  # a log before anything is withheld
     log, truth = shown.log, shown.slate_items

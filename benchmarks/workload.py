@@ -1,4 +1,4 @@
-"""The workload of the training benchmark: rows of 20 categorical features with two labels, and an MMoE.
+"""The workload of the training benchmark: an MMoE, and rows of 20 categorical features with two labels.
 
     features   2 vocabularies of 1,000,000 ids, 5 of 100,000 and 13 of 1,000; one id per feature and row
     model      embeddings of dimension 16; MMoE with 8 experts [256, 128] and two heads [64]
@@ -36,7 +36,7 @@ LabelledBatch = tuple[Tensor, Tensor]  # ids [20, B] int64, labels [B, 2] float3
 
 
 def write_rows(path: Path, rows: int, seed: int = 0) -> None:
-    """Write a Parquet file of random rows, a chunk at a time."""
+    """Write a Parquet file of random rows, part by part."""
     rng = np.random.default_rng(seed)
     fields = [*((name, pa.int32()) for name in FEATURES), *((name, pa.int8()) for name in LABELS)]
     with pq.ParquetWriter(path, pa.schema(fields), compression="zstd", write_page_checksum=True) as writer:
@@ -79,7 +79,7 @@ class WorkloadMMoE(nn.Module):
         )
 
     def forward(self, ids: Tensor) -> Tensor:
-        """ids [20, B] → logits [B, 2]."""
+        """Return logits [B, 2] for ids [20, B]."""
         lengths = torch.ones(ids.numel(), dtype=torch.int32)
         x = self.tables(KeyedJaggedTensor(FEATURES, ids.reshape(-1), lengths=lengths)).values()  # [B, 320]
         experts = [self.expert_outputs(layer(x).relu_(), e) for e, layer in enumerate(self.expert_inputs)]

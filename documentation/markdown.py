@@ -21,7 +21,7 @@ LIST_ITEM = re.compile(r"(?:[-*]|\d+\.) ")
 
 
 def outside_fences(text: str, change: Callable[[str], str]) -> str:
-    """The text with `change` applied to everything outside fenced blocks."""
+    """Apply `change` to everything outside fenced blocks, and return the text."""
     parts, end = [], 0
     for fence in FENCE.finditer(text):
         parts += [change(text[end : fence.start()]), fence[0]]
@@ -30,13 +30,11 @@ def outside_fences(text: str, change: Callable[[str], str]) -> str:
 
 
 def site_links(text: str, source: str) -> str:
-    """The page with links that work on the site.
+    """Return the page with links that work on the site.
 
-    Args:
-        source: the page's path in the repository, such as docs/how_to/bring_data.md.
-
-    A link to a page of the site stays relative to the place of `source` on the site. A link to any other file
-    of the repository becomes the file's path as code, because the site contains no source files.
+    `source` is the page's path in the repository, such as docs/how_to/bring_data.md. A link to a page of the
+    site stays relative to the place of `source` on the site. A link to any other file of the repository
+    becomes the file's path as code, because the site contains no source files.
     """
     folder = PurePosixPath(source).parent
 
@@ -60,7 +58,10 @@ def site_links(text: str, source: str) -> str:
 
 
 def site_place(file: PurePosixPath) -> PurePosixPath | None:
-    """The path on the site of a file of the repository, from the site's root; None if it is not there."""
+    """Return the path of a repository file on the site, from the site's root.
+
+    Returns None if the site does not have the file.
+    """
     if str(file) in ROOT_PAGES:
         return file
     if file.parts[0] != "docs":
@@ -77,7 +78,7 @@ def _relative(place: PurePosixPath, source: str) -> str:
 
 
 def github_lists(text: str) -> str:
-    """The page with lists in the form of Python-Markdown: a blank line before, four spaces for each level."""
+    """Write lists in the form of Python-Markdown: a blank line before, four spaces for each level."""
 
     def change(prose: str) -> str:
         lines: list[str] = []
@@ -95,7 +96,7 @@ def github_lists(text: str) -> str:
 
 
 def table_bars(text: str) -> str:
-    """The page without backslashes before bars inside code in tables; Python-Markdown would display them."""
+    """Remove backslashes before bars inside code in tables, which Python-Markdown would display."""
 
     def change(prose: str) -> str:
         return TABLE_ROW.sub(lambda row: CODE.sub(lambda span: span[0].replace("\\|", "|"), row[0]), prose)
@@ -104,7 +105,7 @@ def table_bars(text: str) -> str:
 
 
 def inline_pictures(text: str, source: str) -> str:
-    """The page with its SVG pictures inlined, so that the pictures use the site's light or dark mode."""
+    """Inline the SVG pictures of the page, so that they use the site's light or dark mode."""
     folder = (ROOT / source).parent
 
     def replace(match: re.Match[str]) -> str:

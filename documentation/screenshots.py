@@ -1,9 +1,9 @@
 """`python -m documentation.screenshots`: make the pages of the commands on small data and photograph them.
 
 The command of each page writes the page. Pictures of the first screen, 1280 pixels wide, are saved in
-`docs/pictures/screens/`; whole pages at 1280 and 390 pixels, light and dark, in `reports/screens/`. The
-evaluation page needs a run (`train.py experiment=quick`), and the shop page a bundle of this run
-(`export.py`). All pages need a browser: apt install chromium chromium-driver.
+`docs/pictures/screens/`. Pictures of whole pages are saved in `reports/screens/`, at 1280 and 390 pixels,
+light and dark. The evaluation page needs a run (`train.py experiment=quick`), and the shop page a bundle of
+this run (`export.py`). All pages need a browser: apt install chromium chromium-driver.
 """
 
 import io
@@ -160,8 +160,8 @@ NAMES = (*QUICK_PAGES, SHOP, *FURTHER_PAGES)
 class ScreenshotOptions:
     """Make pages and photograph them.
 
-    Without names, five pages are left out: shop_check, which shows paths of this machine, and off_policy,
-    loop, serving and retrieval_index, which take up to half an hour.
+    Without names, five pages are left out. shop_check shows paths of this machine. off_policy, loop, serving
+    and retrieval_index take up to half an hour.
     """
 
     names: tuple[str, ...] = argument(", ".join(NAMES), default=())

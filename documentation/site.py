@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: they add pages that are not files of docs/, and convert all pages for the site."""
+"""Hooks of MkDocs that add pages from outside docs/, and convert all pages for the site."""
 
 from pathlib import PurePosixPath
 from typing import Any
@@ -54,7 +54,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """The Markdown of a page, converted for the site."""
+    """Convert the Markdown of a page for the site."""
     name = page.file.src_uri
     if name == "reference/index.md":
         markdown += "\n\n" + reference_table()
@@ -65,10 +65,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """The page without scripts from other hosts."""
+    """Remove scripts from other hosts from the page."""
     return output.replace(WORKER_URL, get_relative_url(WORKER_FILE, page.url))
 
 
 def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:
-    """A page of the theme, such as 404.html, without scripts from other hosts."""
+    """Remove scripts from other hosts from a page of the theme, such as 404.html."""
     return output_content.replace(WORKER_URL, WORKER_FILE)

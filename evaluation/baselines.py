@@ -65,10 +65,10 @@ def load_order_lines(folder: Path, name: str) -> OrderLines:
 def personal_frequency(
     lines: OrderLines, n: int, decay_days: float | None = None, weight_by_price: bool = False
 ) -> RankedLists:
-    """The purchases of each item by each of n users, each line weighted exp(-age / decay_days).
+    """Count each user's purchases of each item; a line has the weight exp(-age / decay_days).
 
-    Without `decay_days` every line counts 1, and a tie is won by the later purchase. `weight_by_price`
-    multiplies each count by the mean unit price paid: a simple but weak order by revenue.
+    Without `decay_days` every line counts 1, and the later purchase wins a tie. `weight_by_price` multiplies
+    each count by the mean unit price paid: a simple but weak order by revenue.
     """
     # The unknown item (row 0) cannot be in a slate.
     row, item, age, price = (column[lines.item > 0] for column in lines)
@@ -146,7 +146,7 @@ def copurchased_items(folder: Path, split: Split) -> RankedLists:
 
 
 def backfill(ranked: RankedLists, filler: RankedLists) -> RankedLists:
-    """The lists `ranked`, each followed by those items of `filler` that the list lacks.
+    """Append to each list of `ranked` the items of `filler` that the list lacks.
 
     Both arguments are over the same n checkouts. The added items keep the order of `filler`.
     """

@@ -37,9 +37,9 @@ CURVE_SLICES = (
 def calibration_slices(
     scored: ScoredCandidates, data: protocol.Split, catalog: Catalog, sources: Sequence[str] = ()
 ) -> Iterator[tuple[str, str, Array]]:
-    """Yield (group, slice, mask [P] bool) for every slice that has candidates.
+    """Yield (group, slice, mask) for every slice that has candidates.
 
-    The mask selects the slice's candidates. `sources[i]` is the name of the source of bit i of
+    The mask [P] bool selects the slice's candidates. `sources[i]` is the name of the source of bit i of
     `scored.source`.
     """
     row = segment_ids(scored.offsets)
@@ -60,7 +60,10 @@ def calibration_slices(
 
 
 def decile_edges(values: Array) -> Array:
-    """The inner edges of ten bins of about equal mass; fewer bins if many values are equal."""
+    """Return the inner edges of ten bins with about equally many values.
+
+    If many values are equal, there are fewer bins.
+    """
     return np.unique(np.quantile(values, np.arange(1, 10) / 10, method="higher")) if len(values) else values
 
 
@@ -81,7 +84,7 @@ def calibration_rows(
     catalog: Catalog,
     sources: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """One row per task and slice, if the slice has candidates on which the task is measured.
+    """Return a row for each task and slice that has candidates on which the task is measured.
 
     `predicted` and `observed` are means over these candidates (task_outputs.measured_rows). `ratio` is
     predicted / observed, NaN if nothing was observed. `ece` is the expected calibration error (metrics.ece);
@@ -115,10 +118,10 @@ def _predicted_and_observed(label: Array, prediction: Array) -> dict[str, Any]:
 def reliability_curves(
     scored: ScoredCandidates, tasks: Sequence[Task], data: protocol.Split, catalog: Catalog
 ) -> list[dict[str, Any]]:
-    """Reliability curves of the binary tasks: for all items, for items bought before, and for other items.
+    """Return the reliability curves of the binary tasks.
 
-    `predicted`, `observed` and `pairs` are lists over 15 bins of equal mass. A slice without positives has no
-    curve.
+    A task has a curve for all items, one for items bought before, and one for other items. `predicted`,
+    `observed` and `pairs` are lists over 15 bins of equal mass. A slice without positives has no curve.
     """
     rows = []
     for group, name, mask in calibration_slices(scored, data, catalog):

@@ -1,4 +1,4 @@
-"""Recall of the two towers for new users, for new items, and for items that are new to a user.
+"""Measures the two towers' recall for new users, new items, and items that are new to a user.
 
     python -m evaluation.cold_start                          the latest run, on the test split
     python -m evaluation.cold_start RUN --split validation   RUN may hold retrieval only
@@ -78,7 +78,7 @@ class ColdStartSlice(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ColdStartOptions:
-    """Recall of the two towers for new users, for new items, and for items that are new to a user."""
+    """Measure the two towers' recall for new users, new items, and items that are new to a user."""
 
     run: str = argument("run folder; it may hold retrieval only", default="artifacts/runs/latest")
     split: Literal["validation", "test"] = option("test", "split of the run's data to read")
@@ -112,7 +112,10 @@ def open_towers(folder: str | Path, split: str = "test") -> Towers:
 
 @torch.no_grad()
 def cold_start_rows(towers: Towers, split: str) -> list[dict[str, Any]]:
-    """One row per slice and system: mean recall@100, recall@300 and NDCG@6 over the slice's checkouts."""
+    """Return a row per slice and system with mean recall@100, recall@300 and NDCG@6.
+
+    The means are over the slice's checkouts.
+    """
     data = protocol.load_split(towers.prepared.folder, split)
     file = towers.prepared.folder / "examples" / f"{split}.parquet"
     rows: list[dict[str, Any]] = []
@@ -157,7 +160,7 @@ def _cold_start_slices(towers: Towers, data: protocol.Split) -> list[ColdStartSl
 
 
 def untrained_slice(data: protocol.Split, towers: Towers) -> protocol.Slice:
-    """The slice of purchases of known items that were never a positive in training."""
+    """Return the slice of purchases whose items are known but were never a positive in training."""
     item = data.purchases.item
     is_untrained = (item > 0) & ~towers.trained_mask.numpy()[item]
     purchases = mask_jagged(data.purchases, is_untrained)
@@ -166,7 +169,7 @@ def untrained_slice(data: protocol.Split, towers: Towers) -> protocol.Slice:
 
 
 def _retrieve(part: ColdStartSlice, file: Path, n: int) -> tuple[dict[str, Array], Array]:
-    """The best items of every system [n, RETRIEVAL_DEPTH], and the number of allowed items [n].
+    """Return system → its best items [n, RETRIEVAL_DEPTH], and the number of allowed items [n].
 
     Checkouts outside the slice may be skipped. A skipped checkout has items -1 and 0 allowed items.
     """
@@ -193,23 +196,29 @@ def unmodified(query: Query) -> Query:
 
 
 def without_history(query: Query) -> Query:
-    """The query with the user's history and profile removed, as for an unknown user."""
+    """Remove the user's history and profile from the query, as for an unknown user."""
     return mask_users(query, torch.ones_like(query.ts, dtype=torch.bool))
 
 
 def two_tower_scorer(tower: QueryTower, catalog: Catalog) -> ItemScorer:
-    """A scorer by inner product with item vectors, which use the sales of each checkout's snapshot."""
+    """Return a scorer: the inner product of query and item vector.
+
+    The item vectors use the sales of each checkout's snapshot.
+    """
     scores = ItemScores(catalog, tower.n_sales)
     return lambda query: scores(tower(query, catalog.vectors), query.snapshot)
 
 
 def popularity_scorer(catalog: Catalog) -> ItemScorer:
-    """A scorer by the item's orders in the 28 days before the checkout's snapshot."""
+    """Return a scorer: an item's number of orders in the 28 days before the checkout's snapshot."""
     return lambda query: mask_unproposed(catalog.orders_28d[query.snapshot])
 
 
 def copurchase_scorer(tables: dict[int, ItemNeighbours], items: int) -> ItemScorer:
-    """A scorer by the sum of co-purchase scores with the basket, from the latest table at the snapshot."""
+    """Return a scorer: the sum of an item's co-purchase scores with the items of the basket.
+
+    The scores come from the latest table at or before the checkout's snapshot.
+    """
     table_snapshots = sorted(tables)
 
     def score(query: Query) -> Tensor:
@@ -230,7 +239,7 @@ def copurchase_scorer(tables: dict[int, ItemNeighbours], items: int) -> ItemScor
 
 
 def mask_unproposed(score: Tensor) -> Tensor:
-    """The scores with -inf in place of 0: the system does not propose items with score 0."""
+    """Replace scores of 0 by -inf: the system does not propose items with score 0."""
     return score.masked_fill(score <= 0, -torch.inf)
 
 
@@ -261,7 +270,7 @@ def purchased_before_mask(data: protocol.Split, rows: Array) -> Tensor:
 
 
 def top_items(score: Tensor, allowed: Tensor) -> Array:
-    """The allowed items of highest score, best first: [B, RETRIEVAL_DEPTH] int64.
+    """Return the allowed items of highest score, best first: [B, RETRIEVAL_DEPTH] int64.
 
     If fewer items are allowed, -1 fills the rest.
     """
@@ -271,7 +280,10 @@ def top_items(score: Tensor, allowed: Tensor) -> Array:
 
 
 def retrieval_metrics(items: Array, purchases: Purchases, rows: Array) -> dict[str, Any]:
-    """Mean recall and NDCG over checkouts `rows`; lists [n, RETRIEVAL_DEPTH], best first, padded with -1."""
+    """Return the means of recall and NDCG over the checkouts `rows`.
+
+    `items` [n, RETRIEVAL_DEPTH] are lists of items, best first; -1 fills short lists.
+    """
     is_item = items >= 0
     offsets = to_offsets(is_item.sum(1))
     metrics = {f"recall{k}": recall_at(offsets, items[is_item], purchases, k)[rows] for k in RECALL_DEPTHS}
@@ -280,7 +292,7 @@ def retrieval_metrics(items: Array, purchases: Purchases, rows: Array) -> dict[s
 
 
 def random_recall(n_allowed: Array) -> dict[str, Any]:
-    """Expected recall of a random order of `n_allowed` [m] items each."""
+    """Return the mean recall that m random orders of `n_allowed` [m] items can expect."""
     recalls = {f"recall{k}": np.minimum(1.0, k / np.maximum(n_allowed, 1)) for k in RECALL_DEPTHS}
     return protocol.mean_metrics(recalls) | {"checkouts": len(n_allowed)}
 

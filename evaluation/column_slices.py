@@ -71,7 +71,7 @@ class ColumnMetrics:
         self.metrics_by_seed.append(of_slices)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row per column and value: `checkouts`, means over seeds, and 95 % intervals (`ndcg6_low`).
+        """Return a row per column and value with `checkouts`, metrics, and 95 % intervals (`ndcg6_low`).
 
         The value of a checkout is its mean over the seeds. The bootstrap resamples users.
         """
@@ -120,7 +120,7 @@ def column_slices(folder: Path, split: str, data: protocol.Split, column: str) -
 def _checkout_codes(
     folder: Path, split: str, schema: FeatureSchema, table: str, name: str
 ) -> tuple[Array, Values]:
-    """The codes [n] of a column of orders or users, by checkout of the split."""
+    """Return each checkout's code [n] in a column of orders or users."""
     attributes = schema.profile if table == "users" else schema.context
     column = "profile" if table == "users" else "context"
     examples = pq.read_table(folder / "examples" / f"{split}.parquet", columns=[column])
@@ -128,7 +128,7 @@ def _checkout_codes(
 
 
 def _item_codes(folder: Path, schema: FeatureSchema, name: str) -> tuple[Array, Values]:
-    """The codes [N+1] of a column of items, by item row. A category path counts as its first level."""
+    """Return each item's code [N+1] in a column of items. A category path counts as its first level."""
     if name in [attribute.name for attribute in schema.item_attributes]:
         items = pq.read_table(folder / "items.parquet", columns=["attribute_codes"])
         return _attribute_codes(items, "attribute_codes", schema.item_attributes, name)
@@ -160,7 +160,7 @@ def _attribute_codes(
 
 
 def _price_codes(price: Array) -> tuple[Array, Values]:
-    """The quintile codes of list prices [N+1]; 0 for an item without a list price."""
+    """Return the quintile code of each list price [N+1]; 0 stands for an item without a list price."""
     has_price = np.isfinite(price)
     shares = np.arange(1, N_NUMBER_GROUPS) / N_NUMBER_GROUPS
     edges = np.unique(np.quantile(price[has_price], shares)) if has_price.any() else np.zeros(0)
@@ -173,7 +173,7 @@ def _number_values(edges: list[float]) -> Values:
 
 
 def _as_numbers(values: Sequence[str]) -> list[float] | None:
-    """The values as numbers; None if one of them is not a number."""
+    """Return the values as numbers, or None if one of them is not a number."""
     try:
         return [float(value) for value in values]
     except ValueError:
@@ -181,7 +181,7 @@ def _as_numbers(values: Sequence[str]) -> list[float] | None:
 
 
 def _group_values(values: Values, counts: Array) -> list[tuple[str, list[int]]]:
-    """(label, codes) of each slice with a count above 0.
+    """Return (label, codes) of each slice with a count above 0.
 
     `counts` [codes] are numbers of checkouts, or of purchases for a column of items.
     """

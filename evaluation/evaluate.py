@@ -54,9 +54,9 @@ def evaluate(
 
 
 def read_metrics(folder: Path, split: str = "test") -> dict[str, float]:
-    """Slate metrics from the report of `evaluate`: name, such as `test/ndcg6`, → mean over all checkouts.
+    """Return the slate metrics from the report of `evaluate`, as name → mean over all checkouts.
 
-    The slates are in the order of the run's objective.
+    A name is, for example, `test/ndcg6`. The slates are in the order of the run's objective.
     """
     manifest = read_stage_manifest(folder / f"evaluation-{split}")
     prefix = f"{split}/all/{manifest.get('order', 'purchase')}/"
@@ -66,7 +66,7 @@ def read_metrics(folder: Path, split: str = "test") -> dict[str, float]:
 
 
 def slate_order(folder: Path, split: str = "test") -> str:
-    """The name on pages of the order of the run's slates: `expected value`, `p(purchase)`, …"""
+    """Return the name that pages give to the order of the run's slates, such as `expected value`."""
     report = json.loads((folder / f"evaluation-{split}" / REPORT_FILE).read_text())
     return order_name(report, report["objective"]["order"])
 

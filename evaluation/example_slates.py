@@ -58,7 +58,7 @@ class ExampleData(NamedTuple):
 def select_examples(
     run: Run, objective: Objective, scored: ScoredCandidates, data: protocol.Split, split: str
 ) -> list[dict[str, Any]]:
-    """The selected checkouts, as a report has them; a kind without a checkout is left out."""
+    """Return the selected checkouts as the report shows them. A kind without a checkout is left out."""
     items = pq.read_table(run.prepared.folder / "items.parquet", columns=["item_id", "title"]).to_pylist()
     titles = np.array([item["title"] or f"item {item['item_id']}" for item in items])
     has_title = np.array([bool(item["title"]) for item in items])
@@ -114,7 +114,7 @@ def _readable_checkouts(data: protocol.Split, has_title: Array) -> Array:
 
 
 def _example(source: ExampleData, row: int, slate: Array) -> dict[str, Any]:
-    """One checkout for the report: the paid lines, the slate, and the purchases in and outside the slate."""
+    """Describe a checkout: the paid lines, the slate, and the purchases in and outside the slate."""
     data, titles = source.data, source.titles
     columns = ["basket_item", "basket_quantity", "basket_price", "user_id"]
     file = source.run.prepared.folder / "examples" / f"{source.split}.parquet"
@@ -174,7 +174,7 @@ def _slate_items(
 
 
 def _candidate_ranks(source: ExampleData, row: int) -> dict[int, int]:
-    """Item → its rank among the candidates of a checkout by the objective; the best rank is 1."""
+    """Return item → rank by the objective among a checkout's candidates. The best rank is 1."""
     scored, objective = source.scored, source.objective
     pairs = slice(*scored.offsets[row : row + 2])
     item = scored.item[pairs]

@@ -1,12 +1,12 @@
-"""The cost of a frequency cap, from a replay of a split's checkouts in time with a memory of earlier slates.
+"""The cost of a frequency cap, measured by a replay of a split's checkouts.
 
     python -m evaluation.frequency                         the latest run, on validation: to choose a cap
     python -m evaluation.frequency RUN --split test        the figures of the documentation
 
-The replay of each cap remembers the slates that this cap allowed. A purchase of an item resets the item's
-count; clicks are unknown. For the test split, the memory starts with the slates of the validation split. The
-cost is an upper bound: a shopper might have bought the item that the capped slate shows instead, and the log
-does not contain that purchase.
+The checkouts are replayed in order of time. The replay of each cap remembers the slates that this cap
+allowed. A purchase of an item resets the item's count; clicks are unknown. For the test split, the memory
+starts with the slates of the validation split. The cost is an upper bound: a shopper might have bought the
+item that the capped slate shows instead, and the log does not contain that purchase.
 """
 
 import sys
@@ -59,7 +59,7 @@ class UserMemory:
 
 
 def replay(checkouts: Checkouts, cap: FrequencyCap | None, memories: dict[str, UserMemory]) -> Array:
-    """The slates [n, 6] under the cap, -1 for an empty slot. Reads and extends `memories`."""
+    """Return the slates [n, 6] under the cap; -1 is an empty slot. Reads and extends `memories`."""
     split, ranked = checkouts
     slates = np.full((len(split.ts), SLOTS), -1, np.int64)
     for row, (order, user, ts) in enumerate(
@@ -76,9 +76,9 @@ def replay(checkouts: Checkouts, cap: FrequencyCap | None, memories: dict[str, U
 
 
 def _slate(items: list[int], cap: FrequencyCap | None, memory: UserMemory, ts: int) -> list[int]:
-    """The first six candidates that are not capped, then capped candidates in the slots that are left.
+    """Return the first six candidates that are not capped.
 
-    Of the capped candidates, the least shown comes first.
+    Capped candidates fill the slots that are left. Of these, the least shown comes first.
     """
     if cap is None or not memory.slates:
         return items[:SLOTS]
@@ -90,7 +90,9 @@ def _slate(items: list[int], cap: FrequencyCap | None, memory: UserMemory, ts: i
 
 
 def distinct_items(slates: Array, user: Array) -> dict[str, float]:
-    """The variety of users' slates: `distinct8` and `new_share` of `slates` [n, 6] by time and `user` [n].
+    """Measure the variety of each user's slates as `distinct8` and `new_share`.
+
+    `slates` [n, 6] are in order of time; `user` [n] is the user of each slate.
 
     `distinct8` is the mean number of distinct items over 8 consecutive checkouts of a user; NaN if no user
     has 8. `new_share` is the share of slots with an item that the user was not shown before, from the user's
@@ -112,7 +114,7 @@ def distinct_items(slates: Array, user: Array) -> dict[str, float]:
 
 
 def cap_costs(earlier: Checkouts | None, checkouts: Checkouts) -> list[dict[str, Any]]:
-    """One row without a cap and one per cap, over the checkouts with a purchase that counts.
+    """Return one row without a cap and one per cap, over the checkouts with a purchase that counts.
 
     The memory starts with the slates of the split `earlier`. Changes are relative to slates without a cap and
     have a 95 % interval over users.

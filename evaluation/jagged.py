@@ -26,43 +26,43 @@ class RankedLists(NamedTuple):
 
 
 def segment_ids(offsets: Array) -> Array:
-    """The row of every flat value: offsets [n+1] -> [Σ] int64."""
+    """Return the row [Σ] int64 of every flat value, from offsets [n+1]."""
     return np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
 
 
 def to_offsets(lengths: Array) -> Array:
-    """Row lengths [n] -> offsets [n+1] int64."""
+    """Return the offsets [n+1] int64 of rows with these lengths [n]."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
 def concat_ranges(starts: Array, lengths: Array) -> Array:
-    """The positions starts[i] .. starts[i] + lengths[i] - 1 for i = 0, 1, …, concatenated: [Σ lengths]."""
+    """Concatenate the ranges starts[i] .. starts[i] + lengths[i] - 1 for i = 0, 1, …: [Σ lengths]."""
     offsets = to_offsets(lengths)
     return np.arange(offsets[-1], dtype=np.int64) + np.repeat(starts - offsets[:-1], lengths)
 
 
 def mask_offsets(offsets: Array, mask: Array) -> Array:
-    """The offsets [n+1] of a jagged array whose values are reduced to `values[mask]`; mask [Σ] bool."""
+    """Return the offsets [n+1] that remain if only `values[mask]` are kept; `mask` is [Σ] bool."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(mask, dtype=np.int64)])[offsets]
 
 
 def mask_jagged(jagged: Jagged, mask: Array) -> Jagged:
-    """The values where `mask` [Σ] bool is set, in the same rows."""
+    """Keep the values where `mask` [Σ] bool is set, in the same rows."""
     offsets, *fields = jagged
     return type(jagged)(*(mask_offsets(offsets, mask), *(field[mask] for field in fields)))
 
 
 def concat_jagged(parts: Sequence[Jagged]) -> Jagged:
-    """One jagged array with the rows of all parts, in the order of the parts."""
+    """Concatenate the rows of all parts to one jagged array, in the order of the parts."""
     lengths = np.concatenate([np.diff(part[0]) for part in parts])
     fields = (np.concatenate(field) for field in list(zip(*parts, strict=True))[1:])
     return type(parts[0])(*(to_offsets(lengths), *fields))
 
 
 def find_sorted(sorted_keys: Array, keys: Array) -> Array:
-    """The position [m] int64 of each key [m] in `sorted_keys` [s], which are ascending and distinct.
+    """Return the position [m] int64 of each key [m] in `sorted_keys` [s].
 
-    A key that is not in `sorted_keys` has -1.
+    `sorted_keys` are ascending and distinct. A key that is not in `sorted_keys` has -1.
     """
     if not len(sorted_keys):
         return np.full(len(keys), -1, np.int64)
@@ -71,7 +71,10 @@ def find_sorted(sorted_keys: Array, keys: Array) -> Array:
 
 
 def group_sum(row: Array, item: Array, weight: Array, n: int) -> RankedLists:
-    """n lists of distinct items with summed weights, items ascending; `row`, `item` and `weight` are [m]."""
+    """Sum the weights of equal items in each of n rows; return lists of distinct items, ascending.
+
+    `row`, `item` and `weight` are [m].
+    """
     stride = int(item.max(initial=0)) + 1
     key = row * stride + item
     order = np.argsort(key, kind="stable")
@@ -83,7 +86,7 @@ def group_sum(row: Array, item: Array, weight: Array, n: int) -> RankedLists:
 
 
 def sort_descending(ranked: RankedLists) -> RankedLists:
-    """The same lists, best first; equal scores keep the given order.
+    """Sort each list, best first; equal scores keep the given order.
 
     Raises ValueError for a NaN score, which would silently sort last.
     """
@@ -94,7 +97,7 @@ def sort_descending(ranked: RankedLists) -> RankedLists:
 
 
 def top_k(ranked: RankedLists, k: int = 6, eligible: Array | None = None) -> Array:
-    """The first k eligible items of each list: [n, k] int64, -1 for an empty slot.
+    """Return the first k eligible items of each list: [n, k] int64, -1 for an empty slot.
 
     The lists must be sorted, best item first. `eligible` is [ΣC] bool; None allows all items.
     """

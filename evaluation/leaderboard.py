@@ -87,9 +87,9 @@ def compare_runs(options: LeaderboardOptions) -> int:
 
 
 def seed_mismatch(runs: list[Run]) -> str | None:
-    """The reason why the runs are not seeds of one system; None if they are.
+    """Return why the runs are not seeds of one system, or None if they are.
 
-    A mean over runs is formed only for seeds of one system.
+    Means over runs need seeds of one system.
     """
     if len({run.prepared.folder for run in runs}) > 1:
         return "the runs were made from different data; compare them one by one"
@@ -133,7 +133,7 @@ class Leaderboard:
         return best["system"], best["order"]
 
     def paired_differences(self, baseline: System, order: str) -> Rows:
-        """This system minus a baseline, by slice, for the metric of `order`.
+        """Return this system's value minus the baseline's in the metric of `order`, for each slice.
 
         The value of a checkout is its mean over the seeds. The 95 % interval is from a bootstrap over users.
         """
@@ -254,7 +254,7 @@ def _tag_rows(system: str, seed: int, rows: Iterable[dict[str, Any]]) -> Rows:
 
 
 def two_tower_recall(run: Run, split: str, data: protocol.Split) -> Rows:
-    """Recall of the two towers alone, by exact search over the catalog and in the order of the scores."""
+    """Measure recall of the two towers alone, by exact search over the catalog."""
     nearest = scoring.nearest_items(run, split)
     source = np.ones(len(nearest.item), np.int64)
     rows = protocol.recall_by_source(nearest, source, ("two towers alone",), data)

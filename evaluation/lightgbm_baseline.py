@@ -57,7 +57,9 @@ class FitOptions:
     """Settings of the boosters' training.
 
     Args:
+        seed: seed of both boosters.
         feature_names: [F]; None names the features by their numbers.
+        max_rounds: the largest number of trees of a booster.
         patience: training stops after this number of rounds without improvement on validation.
         eval_period: rounds between printed validation losses; 0 prints none.
     """
@@ -125,12 +127,18 @@ def _train_booster(
 
 
 def predict(model: GbdtModels, features: Array) -> tuple[Array, Array]:
-    """p(purchase) [P] and E[spend | purchase] [P], in the shop's currency, of features [P, F]."""
+    """Predict p(purchase) [P] and E[spend | purchase] [P] from features [P, F].
+
+    Spend is in the shop's currency.
+    """
     return np.asarray(model.purchase.predict(features)), np.asarray(model.spend.predict(features))
 
 
 def rankings_by_order(pairs: LabeledPairs, probability: Array, spend: Array) -> dict[str, RankedLists]:
-    """Order → the sorted candidates: `purchase` by p(purchase), `value` by p · E[spend | purchase]."""
+    """Return order → sorted candidates.
+
+    `purchase` sorts by p(purchase), `value` by p(purchase) · E[spend | purchase].
+    """
     return {
         "purchase": RankedLists(pairs.offsets, pairs.item, probability),
         "value": RankedLists(pairs.offsets, pairs.item, probability * spend),

@@ -1,4 +1,7 @@
-"""Evaluation of LightGBM on a run's candidates and features; its targets are always purchases and spend."""
+"""Evaluation of LightGBM on a run's candidates and features.
+
+The targets of LightGBM are always purchases and spend.
+"""
 
 from typing import Any, NamedTuple
 
@@ -25,7 +28,10 @@ class Results(NamedTuple):
 
 
 def evaluate(run: Run, split: str) -> Results:
-    """LightGBM trained on the ranker's training candidates, with early stopping on validation."""
+    """Train LightGBM on the ranker's training candidates, and evaluate it on `split`.
+
+    Training stops early by the loss on validation.
+    """
     model = lightgbm_baseline.fit(
         scoring.training_pairs(run, "train"),
         scoring.training_pairs(run, "validation"),

@@ -41,7 +41,7 @@ class PairedDifference(NamedTuple):
 
 
 def match_purchases(row: Array, item: Array, purchases: Purchases) -> tuple[Array, Array]:
-    """Whether each (row, item) pair [m] was bought, and the spend on the pair: ([m] bool, [m] float64).
+    """Return whether each (row, item) pair was bought [m] bool, and the spend on it [m] float64.
 
     Item -1 was never bought. Raises ValueError when an item occurs twice among a checkout's purchases.
     """
@@ -60,7 +60,7 @@ def match_purchases(row: Array, item: Array, purchases: Purchases) -> tuple[Arra
 
 
 def _match_slates(slates: Array, purchases: Purchases, k: int) -> tuple[Array, Array]:
-    """Whether the items of the first k slots were bought [n, k] bool, and the spend on them [n, k].
+    """Return whether the items of the first k slots were bought [n, k] bool, and their spend [n, k].
 
     Raises ValueError for a slate that repeats an item, because the item would count twice.
     """
@@ -77,9 +77,9 @@ def _match_slates(slates: Array, purchases: Purchases, k: int) -> tuple[Array, A
 
 
 def ndcg_at(slates: Array, purchases: Purchases, k: int = 6) -> Array:
-    """Binary NDCG with the ideal cut at k (Järvelin and Kekäläinen 2002, discount 1 / log2(1 + rank)): [n].
+    """Return the binary NDCG [n] with the ideal cut at k (Järvelin and Kekäläinen 2002).
 
-    NaN for a checkout without purchases.
+    The discount is 1 / log2(1 + rank). The value is NaN for a checkout without purchases.
     """
     is_bought, _ = _match_slates(slates, purchases, k)
     discount = ndcg_discount(k)
@@ -88,30 +88,31 @@ def ndcg_at(slates: Array, purchases: Purchases, k: int = 6) -> Array:
 
 
 def ndcg_discount(k: int) -> Array:
-    """1 / log2(1 + rank) of the first k ranks: [k]."""
+    """Return the discount 1 / log2(1 + rank) of the first k ranks: [k]."""
     discount: Array = 1.0 / np.log2(np.arange(2, k + 2))
     return discount
 
 
 def hit_at(slates: Array, purchases: Purchases, k: int = 6) -> Array:
-    """1 if at least one of the first k items was bought, else 0: [n]."""
+    """Return 1 if at least one of the first k items was bought, else 0: [n]."""
     return _match_slates(slates, purchases, k)[0].any(1).astype(float)
 
 
 def precision_at(slates: Array, purchases: Purchases, k: int = 6) -> Array:
-    """Share of the k slots whose item was bought; an empty slot counts as not bought: [n]."""
+    """Return the share [n] of the k slots whose item was bought. An empty slot counts as not bought."""
     return _match_slates(slates, purchases, k)[0].mean(1)
 
 
 def revenue_at(slates: Array, purchases: Purchases, k: int = 6) -> Array:
-    """The user's spend on the first k items inside the horizon, in the shop's currency: [n]."""
+    """Return the user's spend [n] on the first k items inside the horizon, in the shop's currency."""
     return _match_slates(slates, purchases, k)[1].sum(1)
 
 
 def recall_at(offsets: Array, item: Array, purchases: Purchases, k: int) -> Array:
-    """Share of a checkout's purchases among the first k of its candidates: [n], NaN without purchases.
+    """Return the share [n] of a checkout's purchases that are among its first k candidates.
 
-    The candidates are jagged (offsets [n+1], item [ΣC]), best first, distinct within a checkout.
+    The value is NaN without purchases. The candidates are jagged (offsets [n+1], item [ΣC]), best first,
+    distinct within a checkout.
     """
     row = segment_ids(offsets)
     in_first_k = np.arange(len(row)) - offsets[row] < k
@@ -125,7 +126,7 @@ def recall_at(offsets: Array, item: Array, purchases: Purchases, k: int) -> Arra
 def calibration_curve(
     label: Array, probability: Array, bins: int = 15, equal_mass: bool = True
 ) -> CalibrationCurve:
-    """Mean prediction and observed frequency by bin, without empty bins.
+    """Return mean prediction and observed frequency by bin, without empty bins.
 
     Equal-mass bins hold about the same number of pairs; equal predictions share a bin, so the order of the
     input has no effect. Equal-mass bins are the default because most purchase probabilities are near zero:
@@ -145,22 +146,23 @@ def calibration_curve(
 
 
 def ece(label: Array, probability: Array, bins: int = 15, equal_mass: bool = True) -> float:
-    """Expected calibration error: mean |predicted - observed| over the bins, weighted by their size.
+    """Return the expected calibration error (Guo et al. 2017, section 2).
 
-    Guo et al. 2017, section 2, with equal-mass bins unless `equal_mass` is false (see `calibration_curve`).
+    It is the mean of |predicted - observed| over the bins, weighted by their size. The bins have equal mass,
+    unless `equal_mass` is false (see `calibration_curve`).
     """
     curve = calibration_curve(label, probability, bins, equal_mass)
     return float((np.abs(curve.predicted - curve.observed) * curve.pairs).sum() / curve.pairs.sum())
 
 
 def predicted_over_observed(label: Array, predicted: Array) -> float:
-    """Sum of the predictions over the sum of the outcomes (probabilities or money); 1 is unbiased."""
+    """Return the sum of predictions / the sum of outcomes (probabilities or money); 1 is unbiased."""
     observed = float(np.asarray(label, np.float64).sum())
     return float(np.asarray(predicted, np.float64).sum()) / observed if observed else float("nan")
 
 
 def log_loss(label: Array, probability: Array, floor: float = 1e-7) -> float:
-    """Mean negative log likelihood in nats; predictions are clipped to [floor, 1 - floor]."""
+    """Return the mean negative log likelihood in nats. Predictions are clipped to [floor, 1 - floor]."""
     p = np.clip(np.asarray(probability, np.float64), floor, 1 - floor)
     return float(-np.where(np.asarray(label, bool), np.log(p), np.log1p(-p)).mean())
 
@@ -173,7 +175,7 @@ class Slope(NamedTuple):
 
 
 def calibration_slope(label: Array, probability: Array, floor: float = 1e-7) -> Slope:
-    """Slope of the logistic regression of the outcome on the predicted logit (Cox 1958).
+    """Return the slope of the logistic regression of outcomes on predicted logits (Cox 1958).
 
     The slope is 1 for calibrated predictions and 0 for outcomes that are independent of the predictions.
     Unlike AUC, the slope does not depend on the choice of the shown cases if the prediction alone made the
@@ -198,7 +200,7 @@ def calibration_slope(label: Array, probability: Array, floor: float = 1e-7) -> 
 
 
 def probability_quality(label: Array, probability: Array) -> dict[str, float]:
-    """AUC, ECE, predicted / observed and log loss of probabilities [m] for labels [m]."""
+    """Return AUC, ECE, predicted / observed and log loss of probabilities [m] for labels [m]."""
     return {
         "auc": auc(label, probability),
         "ece": ece(label, probability),
@@ -216,10 +218,10 @@ class Interval(NamedTuple):
 
 
 def auc_interval(label: Array, score: Array, users: Array) -> Interval:
-    """AUC with an interval clustered by user; all arguments are [m] (Obuchowski 1997, clustered DeLong).
+    """Return AUC with an interval clustered by user (Obuchowski 1997, clustered DeLong).
 
-    The interval is clustered because pairs of one user are dependent. The AUC is NaN if all labels are equal.
-    The limits are NaN if there is only one user.
+    All arguments are [m]. The interval is clustered because pairs of one user are dependent. The AUC is NaN
+    if all labels are equal. The limits are NaN if there is only one user.
     """
     is_positive = np.asarray(label, bool)
     n, n_positive = len(is_positive), int(is_positive.sum())
@@ -238,9 +240,9 @@ def auc_interval(label: Array, score: Array, users: Array) -> Interval:
 
 
 def rank_correlation(label: Array, prediction: Array, users: Array) -> Interval:
-    """Spearman's rank correlation of labels and predictions, with an interval over users; all are [m].
+    """Return Spearman's rank correlation of labels and predictions, with an interval over users.
 
-    The correlation is NaN if all labels or all predictions are equal.
+    All arguments are [m]. The correlation is NaN if all labels or all predictions are equal.
     """
     x, y = (midranks(values) - (len(values) + 1) / 2 for values in (label, prediction))
     scale = math.sqrt((x @ x) * (y @ y))
@@ -254,9 +256,10 @@ def rank_correlation(label: Array, prediction: Array, users: Array) -> Interval:
 
 
 def clustered_stderr(influence: Array, users: Array) -> float:
-    """Standard error of a sum of influences [m], which may depend on each other within a user.
+    """Return the standard error of a sum of influences [m].
 
-    NaN if there is only one user. `users` is [m].
+    The influences of one user may depend on each other. The error is NaN if there is only one user. `users`
+    is [m].
     """
     _, code = np.unique(users, return_inverse=True)
     sums = np.bincount(code, influence)
@@ -267,11 +270,11 @@ def clustered_stderr(influence: Array, users: Array) -> float:
 def paired_bootstrap(
     a: Array, b: Array, users: Array, n_resamples: int = 2000, seed: int = 0
 ) -> PairedDifference:
-    """Mean of a - b over the same checkouts with a 95 % percentile interval; a, b, users are [m].
+    """Return the mean of a - b over the same checkouts, with a 95 % percentile interval.
 
-    The bootstrap resamples users, because checkouts of one user are dependent and an interval that ignores
-    the dependence is too narrow (Efron and Tibshirani 1993, chapter 8). Raises ValueError for NaN, because
-    each checkout needs a value of both systems.
+    `a`, `b` and `users` are [m]. The bootstrap resamples users, because checkouts of one user are dependent.
+    An interval that ignores the dependence is too narrow (Efron and Tibshirani 1993, chapter 8). Raises
+    ValueError for NaN, because each checkout needs a value of both systems.
     """
     delta = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     if not len(delta) or np.isnan(delta).any() or len(delta) != len(users):

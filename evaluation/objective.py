@@ -36,12 +36,12 @@ class Objective:
         return any(self.tasks.get(name) == "amount" for name in names)
 
     def item_values(self, item: Array, snapshot: Array) -> Array:
-        """The values [P, K] of the columns for P pairs of `item` [P] and `snapshot` [P]."""
+        """Return the values [P, K] of the columns for P pairs of `item` [P] and `snapshot` [P]."""
         values = [column[snapshot, item] for column in self.item_columns.values()]
         return np.stack(values, axis=1) if values else np.zeros((len(item), 0))
 
     def scores(self, policy: SlatePolicy, outputs: Array, item_values: Array) -> Array:
-        """Logarithms [P] of the policy's objective, from `outputs` [P, T] and `item_values` [P, K]."""
+        """Return logarithms [P] of the policy's objective, from `outputs` [P, T] and `item_values` [P, K]."""
         columns = dict(zip(self.item_columns, item_values.T, strict=True))
         return score_candidates(policy, self.tasks, outputs.T, columns)
 
@@ -56,7 +56,7 @@ def open_objective(run: Run) -> Objective:
 
 
 def objective_order(expression: str, tasks: tuple[Task, ...]) -> str:
-    """The name of the objective's order: `purchase`, `value`, or `objective` for any other order.
+    """Return the name of the objective's order: `purchase`, `value`, or `objective` for any other.
 
     scoring.rankings_by_order defines the first two orders.
     """
@@ -73,7 +73,7 @@ def objective_order(expression: str, tasks: tuple[Task, ...]) -> str:
 
 
 def objective_ranking(scored: ScoredCandidates, objective: Objective, snapshot: Array) -> RankedLists:
-    """The proposed candidates, scored by the objective; `snapshot` [n] is the snapshot of each checkout."""
+    """Score the proposed candidates by the objective; `snapshot` [n] is the snapshot of each checkout."""
     proposed = proposed_candidates(scored)
     values = objective.item_values(proposed.item, snapshot[segment_ids(proposed.offsets)])
     policy = SlatePolicy(objective=objective.expression)

@@ -74,12 +74,12 @@ class Slice(NamedTuple):
 
 
 def int64_column(table: pa.Table, name: str) -> Array:
-    """An integer column as int64 [n], because products of codes overflow 32 bits."""
+    """Return an integer column as int64 [n], because products of codes overflow 32 bits."""
     return table[name].to_numpy().astype(np.int64)
 
 
 def list_column(table: pa.Table, name: str) -> tuple[Array, Array]:
-    """A list column as (offsets [n+1] int64, values [Σ]); integers become int64.
+    """Return a list column as (offsets [n+1] int64, values [Σ]). Integers become int64.
 
     Raises ValueError for a null list.
     """
@@ -152,7 +152,7 @@ def may_be_shown(ranked: RankedLists, split: Split) -> Array:
 
 
 def drop_excluded(ranked: RankedLists, split: Split) -> RankedLists:
-    """The lists without items that their checkout's slate may not show."""
+    """Drop the items that their checkout's slate may not show."""
     return mask_jagged(ranked, may_be_shown(ranked, split))
 
 
@@ -204,7 +204,7 @@ def slices(split: Split) -> list[Slice]:
 def metrics_per_checkout(
     ranked: RankedLists, split: Split, parts: list[Slice]
 ) -> dict[str, dict[str, Array]]:
-    """Slice name → metric → one value per checkout of that slice, in the order of `Slice.rows`.
+    """Return slice name → metric → a value for each checkout of the slice, in the order of `Slice.rows`.
 
     `metrics.paired_bootstrap` compares the values of two systems, with `split.user[part.rows]` as users.
     `filled` is the share of the six slots that the list can fill.
@@ -237,9 +237,10 @@ def metrics_per_checkout(
 def leaderboard_rows(
     ranked: RankedLists, split: Split, parts: list[Slice], system: str, order: str, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """One leaderboard row per slice: the means of `metrics_per_checkout`, NaN for a slice without checkouts.
+    """Return a leaderboard row per slice with the means of `metrics_per_checkout`.
 
-    `order` is the name of the lists' sort key: `purchase` (probability) or `value` (expected spend).
+    The means are NaN for a slice without checkouts. `order` is the name of the lists' sort key: `purchase`
+    (probability) or `value` (expected spend).
     """
     return mean_rows(metrics_per_checkout(ranked, split, parts), system, order, seed)
 
@@ -257,7 +258,7 @@ def mean_rows(
 
 
 def mean_metrics(values: dict[str, Array]) -> dict[str, float]:
-    """The mean of each array; NaN for an empty one."""
+    """Return the mean of each array; NaN for an empty one."""
     return {name: float(array.mean()) if len(array) else float("nan") for name, array in values.items()}
 
 
@@ -268,7 +269,7 @@ def recall_by_source(
     split: Split,
     ks: tuple[int, ...] = (100, 300, 500),
 ) -> list[dict[str, Any]]:
-    """Candidate recall by source and for the union, over the checkouts with a purchase.
+    """Return the candidate recall of each source and of their union, over checkouts with a purchase.
 
     `source` [ΣC] int64 has bit i set if `names[i]` proposed the candidate. Candidates are sorted by score, so
     recall at k holds for a ranker that gets the k best candidates. `recall` is the recall of the whole lists

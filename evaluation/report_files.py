@@ -28,7 +28,7 @@ def write_report(out: Path, report: dict[str, Any], prints_tables: bool = True) 
 
 
 def report_text(report: dict[str, Any]) -> str:
-    """The tables of a report as text; a table without rows is left out."""
+    """Return the tables of a report as text. A table without rows is left out."""
     tables = {
         "Differences, this system minus the other": report["differences"],
         "Tasks": aggregate_seeds(report["task_metrics"], ("system", "task")),

@@ -96,7 +96,10 @@ def known_candidates(scored: ScoredCandidates) -> ScoredCandidates:
 
 
 def rankings_by_order(scored: ScoredCandidates, tasks: Sequence[Task]) -> dict[str, RankedLists]:
-    """Order → the proposed candidates: by p(purchase) and, with a spend task, also by expected value."""
+    """Return order → proposed candidates with their scores.
+
+    The order `purchase` scores by p(purchase). With a spend task, `value` scores by expected value.
+    """
     proposed = proposed_candidates(scored)
     scores = {
         "purchase": purchase_probability(proposed.outputs, tasks),
@@ -150,7 +153,8 @@ def proposed_pairs(run: Run, split: str) -> LabeledPairs:
 def _build_pairs(run: Run, split: str, negative_sampling_rate: float | None) -> LabeledPairs:
     """Candidates with their feature matrix.
 
-    With a sampling rate, they are a sample of the candidates with an outcome; else all proposed candidates.
+    With a sampling rate, they are a sample of the candidates with an outcome. Without a rate, they are all
+    proposed candidates.
     """
     policy = label_policy_from_meta(run.prepared.meta)
     generator = torch.Generator().manual_seed(run.cfg.seed)

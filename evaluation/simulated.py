@@ -219,7 +219,7 @@ def _truth_agreement(task: str, true: Array, predicted: Array) -> Row:
 
 
 def conversion_bias(comparison: TruthComparison) -> list[Row]:
-    """True mean p(purchase | click) and the mean that the run implies, over three sets of pairs."""
+    """Compare the true mean of p(purchase | click) with the run's mean, over three sets of pairs."""
     predictions, shown = comparison.predictions, comparison.scored.has_outcome
     implied = predictions.purchase.if_seen / np.maximum(predictions.click.if_seen, 1e-9)
     everywhere = np.ones(len(shown), bool)
@@ -244,7 +244,7 @@ def oracle_comparison(comparison: TruthComparison) -> TruthComparison:
 
 
 def metrics_per_checkout(comparison: TruthComparison) -> dict[str, Array]:
-    """Metric → its true value for the first six proposed candidates of each checkout [n].
+    """Return metric → true value [n] of the first six proposed candidates of each checkout.
 
     `ndcg6` is the NDCG of the run's order by value; the gains are true expected values. `value6` is the true
     expected value of the six items, each as if in the first slot. `purchase6` is the true p(purchase) of the
@@ -276,7 +276,10 @@ def mean_slate_metrics(comparison: TruthComparison) -> Row:
 
 
 def paired_differences(comparison: TruthComparison, reference: TruthComparison) -> list[Row]:
-    """`reference` minus `comparison` over the same checkouts, with a 95 % bootstrap interval over users."""
+    """Return `reference` minus `comparison` in each metric, over the same checkouts.
+
+    The 95 % intervals are from a bootstrap over users.
+    """
     metrics, reference_metrics = metrics_per_checkout(comparison), metrics_per_checkout(reference)
     return [
         {"metric": name, **paired_bootstrap(values, metrics[name], reference.user)._asdict()}

@@ -61,7 +61,9 @@ def slate_increments(truth: CandidateTruth, score: Array) -> tuple[Array, Array]
 
 
 def incremental_rows(run: Run, scored: ScoredCandidates, data: Split, truth: GroundTruth) -> list[Row]:
-    """One row per order of the run, and rows of orders by the truth; no rows without organic demand.
+    """Return a row per order of the run, and rows of orders by the truth.
+
+    Without organic demand there are no rows.
 
     | column | meaning |
     |---|---|
@@ -92,7 +94,10 @@ def incremental_rows(run: Run, scored: ScoredCandidates, data: Split, truth: Gro
 
 
 def run_scores(run: Run, scored: ScoredCandidates, data: Split) -> dict[str, Array]:
-    """Order → scores of the proposed candidates: purchase, value, and the objective if it differs."""
+    """Return order → scores of the proposed candidates.
+
+    The orders are those of `rankings_by_order`, and the objective if it differs from them.
+    """
     scores = {order: lists.score for order, lists in rankings_by_order(scored, run.tasks).items()}
     objective = open_objective(run)
     if objective_order(objective.expression, run.tasks) == "objective":

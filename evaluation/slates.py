@@ -1,6 +1,6 @@
-"""Gains and costs of slate policies by a run's objective, measured with the functions of serving.
+"""Gains and costs of slate policies, measured with the functions of serving.
 
-serving/pipeline/slate_policy.py defines the policies.
+serving/pipeline/slate_policy.py defines the policies. The slates are ordered by the run's objective.
 
     python -m evaluation.slates                            the latest run, on validation: to choose a policy
     python -m evaluation.slates RUN --split test           the figures of the report
@@ -160,7 +160,7 @@ def revenue_frontier(
 def policy_costs(
     candidates: SlateCandidates, objective: Objective, part: protocol.Slice, items: SlateItems
 ) -> list[dict[str, Any]]:
-    """One row per revenue weight and policy.
+    """Return a row per revenue weight and policy.
 
     The policies are: no rule, each cap, and each diversity. The weights are 0 and 1, or only 1 if the
     objective reads no amount.
@@ -191,7 +191,7 @@ def policy_costs(
 
 
 def slate_items(run: Run) -> SlateItems:
-    """The columns of a run's items that the slate selection reads."""
+    """Read the columns of a run's items that the slate selection needs."""
     title = pq.read_table(run.prepared.folder / "items.parquet", columns=["title"])["title"]
     product = product_codes(title.cast(pa.string()).combine_chunks())
     catalog = run.catalog

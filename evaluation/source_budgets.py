@@ -49,7 +49,7 @@ class BudgetOptions:
 
 
 class RankedProposals(NamedTuple):
-    """n items, each proposed by a source for a checkout, with their ranks."""
+    """Proposals of n items: each is proposed by a source for a checkout, with a rank."""
 
     source: Array  # [n] int64, position of the source
     rank: Array  # [n] int64, in the source's list of the checkout, 0 first
@@ -68,7 +68,7 @@ class Budget(NamedTuple):
 def allocate(
     proposals: RankedProposals, n_sources: int, n_checkouts: int, step: int, max_candidates: float
 ) -> list[Budget]:
-    """The budgets after each step of the greedy search, in rising order.
+    """Return the budget after each step of the greedy search, in rising order.
 
     A block of `step` items without a new candidate costs nothing and is added at once.
     """
@@ -105,7 +105,7 @@ def allocate(
 
 
 def reach(proposals: RankedProposals, limits: Sequence[int], n_checkouts: int) -> Budget:
-    """The budget of `limits`, which are given by the position of the source."""
+    """Return the budget that `limits` give; `limits[i]` is the limit of source i."""
     kept = proposals.rank < np.asarray(limits)[proposals.source]
     pairs = np.unique(proposals.pair[kept])
     return Budget(tuple(limits), len(pairs) / n_checkouts, float(proposals.value[pairs].sum()))
@@ -114,7 +114,7 @@ def reach(proposals: RankedProposals, limits: Sequence[int], n_checkouts: int) -
 def budget_rows(
     proposals: RankedProposals, names: Sequence[str], limits: Mapping[str, int], chosen: Budget, n: int
 ) -> list[dict[str, Any]]:
-    """A row per source, and a row of the union of all sources.
+    """Return a row per source, and a row of the union of all sources.
 
     `limits` are the limits of the run's config; `n` is the number of checkouts.
     """
@@ -139,7 +139,7 @@ def budget_rows(
 
 @torch.no_grad()
 def ranked_proposals(towers: Towers, depth: int, n_checkouts: int) -> tuple[RankedProposals, int]:
-    """The proposals for a sample of the validation split, and the number of checkouts.
+    """Return the proposals for a sample of the validation split, and the number of checkouts.
 
     Checkouts without purchases do not count. Items that the slate policy excludes are not candidates.
     """
@@ -175,7 +175,7 @@ def ranked_proposals(towers: Towers, depth: int, n_checkouts: int) -> tuple[Rank
 
 
 def _merge(parts: Sequence[Array], n_checkouts: int) -> RankedProposals:
-    """The proposals of all chunks in one array, with the (checkout, item) pairs numbered."""
+    """Join the proposals of all parts, and number the (checkout, item) pairs."""
     source, rank, key, share = np.concatenate(parts, axis=1)
     pairs, pair = np.unique(key, return_inverse=True)
     value = np.zeros(len(pairs))

@@ -19,14 +19,11 @@ MIN_POSITIVES = 30  # of a task, to say whether it learned
 def task_alarms(
     scored: ScoredCandidates, tasks: Sequence[Task], users: Array, objective: str
 ) -> list[dict[str, Any]]:
-    """The tasks whose predictions do not distinguish candidates better than chance.
+    """Return an alarm for each task whose predictions are no better than chance.
 
-    A binary task is measured by AUC, an amount or count by rank correlation, both with intervals over users.
-    A task with fewer than MIN_POSITIVES positives is not measured. If every binary task that the objective
-    reads learned nothing, the model is useless.
-
-    Args:
-        users: [n] user of each checkout.
+    AUC measures a binary task, rank correlation an amount or a count, both with intervals over users. A task
+    with fewer than MIN_POSITIVES positives is not measured. If every binary task that the objective reads
+    learned nothing, the model is useless. `users` [n] is the user of each checkout.
     """
     known = known_candidates(scored)
     user = users[segment_ids(known.offsets)]

@@ -9,7 +9,7 @@ from models.ranking.tasks import Task, parent_indices
 
 
 def purchase_task(tasks: Sequence[Task]) -> int:
-    """The position of the task whose probability is used as p(purchase).
+    """Return the position of the task whose probability is used as p(purchase).
 
     This is the binary task with the label `purchase` and without a window, else the last joint binary task.
     """
@@ -20,24 +20,27 @@ def purchase_task(tasks: Sequence[Task]) -> int:
 
 
 def spend_task(tasks: Sequence[Task]) -> int | None:
-    """The position of the task that predicts the spend inside the horizon; None if no task does."""
+    """Return the position of the task that predicts the spend inside the horizon, or None."""
     return next((t for t, task in enumerate(tasks) if task.label_key == "spend"), None)
 
 
 def joint_probability(outputs: Array, tasks: Sequence[Task], t: int) -> Array:
-    """p(binary task t and all its ancestors) [P], from outputs [P, T]."""
+    """Return p(binary task t and all its ancestors) [P], from outputs [P, T]."""
     parent = parent_indices(tasks)[t]
     own: Array = outputs[:, t]
     return own if parent < 0 or tasks[t].joint else own * joint_probability(outputs, tasks, parent)
 
 
 def purchase_probability(outputs: Array, tasks: Sequence[Task]) -> Array:
-    """p(purchase) [P] by the task `purchase_task`, from outputs [P, T]."""
+    """Return p(purchase) [P] by the task `purchase_task`, from outputs [P, T]."""
     return joint_probability(outputs, tasks, purchase_task(tasks))
 
 
 def expected_value(outputs: Array, tasks: Sequence[Task]) -> Array | None:
-    """Expected spend [P] = p(parent) · E[spend | parent], from outputs [P, T]; None without a spend task."""
+    """Return the expected spend [P] = p(parent) · E[spend | parent], or None without a spend task.
+
+    `outputs` are [P, T].
+    """
     t = spend_task(tasks)
     if t is None:
         return None
@@ -47,7 +50,7 @@ def expected_value(outputs: Array, tasks: Sequence[Task]) -> Array | None:
 
 
 def measured_rows(labels: Array, tasks: Sequence[Task], t: int) -> Array:
-    """Whether task t is measured on each candidate: [P] bool, from the labels [P, T].
+    """Return whether task t is measured on each candidate: [P] bool, from the labels [P, T].
 
     A joint probability is measured on all candidates. A conditional probability, an amount and a count are
     measured only on candidates for which the parent's event happened.

@@ -13,7 +13,7 @@ from models.ranking.tasks import Task
 
 
 def task_metrics(scored: ScoredCandidates, tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    """A row per task, over the candidates on which it is measured (`task_outputs.measured_rows`).
+    """Return a row per task over the candidates on which it is measured (`task_outputs.measured_rows`).
 
     A binary task has AUC, ECE, predicted / observed and log loss. An amount or a count has predicted /
     observed and the correlation. `positives` is the number of labels above 0; if it is 0, the row has no
@@ -30,14 +30,14 @@ def task_metrics(scored: ScoredCandidates, tasks: Sequence[Task]) -> list[dict[s
 
 
 def binary_quality(label: Array, probability: Array) -> dict[str, Any]:
-    """`pairs`, `positives` and, if there are positives, the metrics of probabilities [m]."""
+    """Return `pairs` and `positives`. If there are positives, add the metrics of probabilities [m]."""
     is_positive = label > 0
     counts = {"pairs": len(label), "positives": int(is_positive.sum())}
     return counts | (probability_quality(is_positive, probability) if is_positive.any() else {})
 
 
 def amount_quality(label: Array, prediction: Array) -> dict[str, Any]:
-    """`pairs`, `positives` and, if there are positives, the metrics of predicted means [m]."""
+    """Return `pairs` and `positives`. If there are positives, add the metrics of predicted means [m]."""
     counts = {"pairs": len(label), "positives": int((label > 0).sum())}
     if not counts["positives"]:
         return counts

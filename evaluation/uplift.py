@@ -86,7 +86,7 @@ def evaluate_uplift(options: UpliftOptions) -> int:
 
 
 def uplift_tables(run: Run, split: str) -> dict[str, list[Row]]:
-    """The rows of every table. Raises ConfigError for a run without a task that reports an uplift."""
+    """Return the rows of every table. Raises ConfigError if no task of the run reports an uplift."""
     uplift_task(run)  # before minutes of scoring
     scored, data = scoring.score_split(run, split), protocol.load_split(run.prepared.folder, split)
     tables = logged_tables(run, split, scored, data)
@@ -102,7 +102,7 @@ def uplift_tables(run: Run, split: str) -> dict[str, list[Row]]:
 
 
 def uplift_task(run: Run) -> int:
-    """The position of the last task that reports an uplift. Raises ConfigError if no task does."""
+    """Return the position of the last task that reports an uplift. Raises ConfigError if none does."""
     positions = [t for t, task in enumerate(run.tasks) if task.control is not None]
     if not positions:
         raise ConfigError(
@@ -113,7 +113,10 @@ def uplift_task(run: Run) -> int:
 
 
 def order_scores(outputs: Array, tasks: Sequence[Task]) -> dict[str, Array]:
-    """Order → its scores [P], from outputs [P, T]: predicted increment, expected value and p(purchase)."""
+    """Return order → scores [P], from outputs [P, T].
+
+    The orders are by predicted increment, by expected value and by p(purchase).
+    """
     t = next(t for t in reversed(range(len(tasks))) if tasks[t].control is not None)
     scores = {"increment": outputs[:, t] * _mean_spend(outputs, tasks)}
     value = expected_value(outputs, tasks)
@@ -122,7 +125,10 @@ def order_scores(outputs: Array, tasks: Sequence[Task]) -> dict[str, Array]:
 
 
 def _mean_spend(outputs: Array, tasks: Sequence[Task]) -> Array:
-    """E[spend | purchase] [P]; 1 without a spend task, so that revenue is the number of purchases."""
+    """Return E[spend | purchase] [P].
+
+    It is 1 without a spend task, so that revenue is the number of purchases.
+    """
     t = spend_task(tasks)
     return np.ones(len(outputs)) if t is None else outputs[:, t].astype(np.float64)
 
@@ -153,7 +159,7 @@ def logged_items(run: Run, split: str, scored: scoring.ScoredCandidates) -> Logg
 def logged_tables(
     run: Run, split: str, scored: scoring.ScoredCandidates, data: protocol.Split
 ) -> dict[str, list[Row]]:
-    """The tables of the log; they are empty if no slate was withheld."""
+    """Return the tables of the log. They are empty if no slate was withheld."""
     items = logged_items(run, split, scored)
     if items.shown.all():
         return {"Log": [], "Orders": [], "Calibration": []}
@@ -212,10 +218,10 @@ def _calibration_rows(predicted: Array, gains: Array, users: Array) -> list[Row]
 
 
 def truth_rows(tasks: Sequence[Task], scored: scoring.ScoredCandidates, increment: Array) -> list[Row]:
-    """One row per order: its Qini over the proposed candidates, by their true increments [P].
+    """Return a row per order with its Qini over the proposed candidates.
 
-    `of_truth` is the Qini as a share of the Qini of the true order. Without organic demand the result is
-    empty.
+    `increment` [P] is the true increment of each candidate. `of_truth` is the Qini as a share of the Qini of
+    the true order. Without organic demand the result is empty.
     """
     if np.isnan(increment).all():
         return []

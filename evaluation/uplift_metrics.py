@@ -23,14 +23,14 @@ class RandomizedPairs(NamedTuple):
 
 
 def inverse_propensity_gains(pairs: RandomizedPairs) -> Array:
-    """Estimated gain [P] of each pair: Y · T / (1 - w) - Y · (1 - T) / w (Horvitz and Thompson 1952)."""
+    """Estimate the gain [P] as Y · T / (1 - w) - Y · (1 - T) / w (Horvitz and Thompson 1952)."""
     weight = np.where(pairs.shown, 1 / (1 - pairs.withhold), -1 / pairs.withhold)
     gains: Array = weight * pairs.outcome
     return gains
 
 
 def doubly_robust_gains(pairs: RandomizedPairs) -> Array:
-    """Estimated gain [P]: predicted gain plus the weighted prediction error in the observed group.
+    """Estimate the gain [P]: predicted gain plus the weighted prediction error in the observed group.
 
     If `withhold` is right, the mean gain is unbiased for any predictions; better predictions reduce its
     variance (Robins, Rotnitzky and Zhao 1994; the pseudo-outcome of Kennedy 2023, section 4).
@@ -42,9 +42,9 @@ def doubly_robust_gains(pairs: RandomizedPairs) -> Array:
 
 
 def uplift_curve(score: Array, gain: Array, points: int = 20) -> Array:
-    """Mean gain per pair if only the share k / points with the highest scores is shown: [points + 1].
+    """Return the mean gain per pair if only the share k / points with the highest scores is shown.
 
-    k runs from 0 to `points`.
+    The result is [points + 1]: k runs from 0 to `points`.
     """
     total = np.concatenate([[0.0], np.cumsum(gain[np.argsort(-score, kind="stable")])])
     cut = np.rint(np.arange(points + 1) / points * len(gain)).astype(np.int64)
@@ -53,22 +53,26 @@ def uplift_curve(score: Array, gain: Array, points: int = 20) -> Array:
 
 
 def area_under_uplift_curve(score: Array, gain: Array) -> float:
-    """AUUC: the mean over k of the mean gain per pair when the best k are shown (Gutierrez and Gérardy 2017,
-    section 4).
+    """Return AUUC (Gutierrez and Gérardy 2017, section 4).
+
+    It is the mean over k of the mean gain per pair if the best k pairs are shown.
     """
     total = np.cumsum(gain[np.argsort(-score, kind="stable")])
     return float(total.mean()) / len(gain) if len(gain) else float("nan")
 
 
 def qini(score: Array, gain: Array) -> float:
-    """Qini coefficient: AUUC minus that of a random order, in gain per pair (Radcliffe 2007, section 3)."""
+    """Return the Qini coefficient: AUUC minus that of a random order, in gain per pair (Radcliffe 2007)."""
     return area_under_uplift_curve(score, gain) - float(gain.mean()) / 2 if len(gain) else float("nan")
 
 
 def bootstrap_qini(
     score: Array, baseline: Array, gain: Array, users: Array, n_resamples: int = 200, seed: int = 0
 ) -> PairedDifference:
-    """Qini of `score` [P] minus Qini of `baseline` [P], with a 95 % interval; users are resampled."""
+    """Return the Qini of `score` [P] minus that of `baseline` [P], with a 95 % interval over users.
+
+    The bootstrap resamples users.
+    """
     _, code = np.unique(users, return_inverse=True)
     n_users = int(code.max()) + 1
     orders = [np.argsort(-each, kind="stable") for each in (score, baseline)]
@@ -83,6 +87,6 @@ def bootstrap_qini(
 
 
 def _weighted_area(gain: Array, count: Array) -> float:
-    """AUUC of pairs in the given order, each repeated `count` times."""
+    """Return the AUUC of pairs in the given order, each repeated `count` times."""
     total, n = np.cumsum(gain * count), count.sum()
     return float((total * count).sum()) / float(n) ** 2

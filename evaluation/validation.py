@@ -16,7 +16,9 @@ CUTOFF = 300  # candidates whose recall is a metric
 
 
 def validate(folder: str | Path) -> dict[str, float]:
-    """The metrics of a run's slates on validation, by name; measured once and logged to MLflow.
+    """Return the metrics of a run's slates on validation, by name.
+
+    They are measured once and logged to MLflow.
 
     `validation/ndcg6`, `hit6`, `precision6` and `revenue6` are means over the checkouts with an outcome, in
     the order of the run's objective; `validation/discovery_ndcg6` counts only items that are new to the user.
@@ -36,7 +38,7 @@ def validate(folder: str | Path) -> dict[str, float]:
 
 
 def measure_slates(run: Run, split: str) -> dict[str, float]:
-    """The metrics of `validate` on any split; the name of the split is the prefix of each metric."""
+    """Return the metrics of `validate` on any split. The split's name is the prefix of each metric."""
     data = protocol.load_split(run.prepared.folder, split)
     scored, objective = scoring.score_split(run, split), open_objective(run)
     rankings = scoring.rankings_by_order(scored, run.tasks)

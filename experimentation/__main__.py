@@ -71,7 +71,7 @@ class LogOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(LogOptions):
-    """Plan a test: the users and weeks that it needs, and the uplift that it can detect.
+    """Plan a test: how many users and weeks it needs, and which uplift it can detect.
 
     example: python -m experimentation plan --events shop/events --uplift 0.05
     """
@@ -194,7 +194,7 @@ def analyze(options: AnalyzeOptions) -> int:
 
 
 def _result_tables(result: AnalysisResult) -> list[str]:
-    """Metrics, looks and guardrails as text."""
+    """Return metrics, looks and guardrails as text."""
     metrics = [
         {"arm": treatment.arm, "metric": name, "control": effect.control, "treatment": effect.treatment,
          "change": f"{effect.relative:+.2%}", "low": f"{effect.relative_low:+.2%}",

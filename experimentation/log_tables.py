@@ -134,7 +134,10 @@ def _no_number(name: str) -> str:
 def _reject_bad_rows(
     con: duckdb.DuckDBPyConnection, view: str, table: TableFile, conditions: Mapping[str, str]
 ) -> None:
-    """Raise ValueError with file and row for rows that meet one of the `conditions` (reason → SQL)."""
+    """Raise ValueError, with the file and the row, for a row that meets a condition.
+
+    `conditions` maps a reason to an SQL condition.
+    """
     if not conditions:
         return
     sums = ", ".join(f"count(*) FILTER ({condition})" for condition in conditions.values())

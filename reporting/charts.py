@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Axis(NamedTuple):
-    """A scale with a name; `log` makes it logarithmic, for ratios and probabilities."""
+    """A scale with a name. `log` makes it logarithmic, for ratios and probabilities."""
 
     name: str
     low: float
@@ -43,7 +43,7 @@ class Axis(NamedTuple):
 
 
 def linear_axis(name: str, values: Iterable[float], from_zero: bool = False, signed: bool = False) -> Axis:
-    """An axis around all values with about five round ticks; `from_zero` makes it include 0."""
+    """Return an axis around all values with about five round ticks; `from_zero` makes it include 0."""
     values = list(values)
     low, high = (min(0.0, *values) if from_zero else min(values)), max(values)
     margin = 0.06 * (high - low or abs(high) or 1.0)
@@ -98,7 +98,7 @@ class Chart:
         self.elements.append(svg.path("reference", f"M{svg.join_points(pixels)}"))
 
     def band(self, points: Sequence[tuple[float, float, float]]) -> None:
-        """Fill the area between low and high of (x, low, high) values."""
+        """Fill the area between the low and the high values of (x, low, high) points."""
         corners = [(x, high) for x, _, high in points] + [(x, low) for x, low, _ in reversed(points)]
         pixels = [(self.x_pixel(x), self.y_pixel(y)) for x, y in corners]
         self.elements.append(svg.path("band", f"M{svg.join_points(pixels)}Z"))
@@ -166,7 +166,7 @@ class Chart:
         self.elements.append(svg.text(14, centre[1], self.y.name, "axis", "middle", upwards))
 
     def _overlap_area(self, box: Box) -> float:
-        """Area that a label shares with marks and labels, plus a penalty outside the frame."""
+        """Return the area that a label shares with marks and labels, plus a penalty outside the frame."""
         overlap = sum(_overlap(box, occupied) for occupied in self.occupied_boxes)
         return overlap + OUTSIDE_PENALTY * self._is_outside(box)
 

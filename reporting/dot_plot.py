@@ -17,7 +17,10 @@ BAR_LEFT, BAR_ROW_HEIGHT = 110, 30
 
 
 class Interval(NamedTuple):
-    """A dot of a dot plot; its interval is drawn if low < high. A dot with a NaN value is not drawn."""
+    """A dot of a dot plot, and its interval.
+
+    The interval is drawn if low < high. A dot with a NaN value is not drawn.
+    """
 
     value: float
     low: float
@@ -37,7 +40,7 @@ def dot_plot(
     width: int = 600,
     left: int = 190,
 ) -> Markup:
-    """A chart of named rows of dots below a heading per group, with a dashed line at `reference`.
+    """Draw named rows of dots below a heading per group, with a dashed line at `reference`.
 
     On a narrow chart, the name of a row is above its dots.
     """
@@ -95,7 +98,7 @@ def _group_height(lines: Sequence[str]) -> int:
 def stacked_bars(
     rows: Sequence[tuple[str, Sequence[float]]], part: str, name: str, width: int = 600
 ) -> Markup:
-    """A chart with a bar per row, divided into the row's shares; the shade shows the position of a share.
+    """Draw a bar per row, divided into the row's shares; the shade shows the position of a share.
 
     The tips name the shares `<part> 1`, `<part> 2`, ….
     """

@@ -49,7 +49,7 @@ class Head(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of a table; a fold below the table explains it, unless `description` is empty."""
+    """A column of a table. If it has a `description`, a fold below the table shows it."""
 
     name: str
     cell: Callable[[Row], str]
@@ -60,7 +60,7 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Columns and rows; the first column names the row; `row_class` gives the CSS class of a row."""
+    """Columns and rows. The first column names the row; `row_class` gives the CSS class of a row."""
 
     columns: Sequence[Column]
     rows: Iterable[Row]
@@ -89,5 +89,8 @@ def notices(
 
 
 def verdict(low: float, high: float) -> str:
-    """Return `better`, `worse` or `not significant` for the interval of a difference; more is better."""
+    """Return `better`, `worse` or `not significant` for the interval of a difference.
+
+    A positive difference is better.
+    """
     return "better" if low > 0 else "worse" if high < 0 else "not significant"

@@ -11,7 +11,7 @@ MAX_YEARS_WITH_DAYS = 2  # from here on a duration is in whole years
 
 
 def format_number(value: float, digits: int = 6, sign: bool = False) -> str:
-    """`12,345.6`: at most `digits` significant digits, never a power of ten; `–` for NaN."""
+    """Format as `12,345.6`: at most `digits` significant digits, never a power of ten; `–` for NaN."""
     if not math.isfinite(value):
         return MISSING
     rounded = Decimal(f"{value:.{digits}g}")
@@ -20,49 +20,52 @@ def format_number(value: float, digits: int = 6, sign: bool = False) -> str:
 
 
 def format_count(value: float) -> str:
-    """`1,234`."""
+    """Format as `1,234`."""
     return MISSING if not math.isfinite(value) else _with_minus(f"{value:,.0f}")
 
 
 def format_money(value: float) -> str:
-    """`1,234.50`: money with two digits after the point, without a sign of the currency."""
+    """Format money as `1,234.50`: two digits after the point, no sign of the currency."""
     return MISSING if not math.isfinite(value) else _with_minus(f"{value:,.2f}")
 
 
 def format_percent(value: float, digits: int = 1) -> str:
-    """`12.3%` of a share."""
+    """Format a share as `12.3%`."""
     return MISSING if not math.isfinite(value) else _with_minus(f"{value:,.{digits}%}")
 
 
 def format_signed(value: float, digits: int = 2) -> str:
-    """`+1,234.50` or `−0.09`: a difference."""
+    """Format a difference as `+1,234.50` or `−0.09`."""
     return MISSING if not math.isfinite(value) else _with_minus(f"{value:+,.{digits}f}")
 
 
 def format_signed_percent(value: float, digits: int = 1) -> str:
-    """`+12.3%` or `−0.9%` of a share."""
+    """Format a difference of shares as `+12.3%` or `−0.9%`."""
     return MISSING if not math.isfinite(100 * value) else _with_minus(f"{value:+,.{digits}%}")
 
 
 def format_interval(low: float, high: float, digits: int = 2) -> str:
-    """`−0.09 to +0.23`: the interval of a difference."""
+    """Format the interval of a difference as `−0.09 to +0.23`."""
     return f"{format_signed(low, digits)} to {format_signed(high, digits)}"
 
 
 def format_p_value(value: float) -> str:
-    """`0.012`, or `< 0.001`."""
+    """Format a p-value as `0.012`, or as `< 0.001`."""
     if not math.isfinite(value):
         return MISSING
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def format_date(timestamp: float) -> str:
-    """`3 December 2017` of Unix seconds, in UTC."""
+    """Format Unix seconds as `3 December 2017`, in UTC."""
     return datetime.fromtimestamp(timestamp, UTC).strftime("%-d %B %Y")
 
 
 def format_dates(first: float, last: float) -> str:
-    """`1 to 16 December 2017` of two times in Unix seconds, in UTC; a shared month or year occurs once."""
+    """Format two times in Unix seconds as `1 to 16 December 2017`, in UTC.
+
+    A month or year that both share occurs once.
+    """
     start, end = (datetime.fromtimestamp(timestamp, UTC) for timestamp in (first, last))
     if start.date() == end.date():
         return format_date(last)
@@ -73,14 +76,14 @@ def format_dates(first: float, last: float) -> str:
 
 
 def format_time(timestamp: float) -> str:
-    """`3 December 2017, 14:50 UTC` of Unix seconds."""
+    """Format Unix seconds as `3 December 2017, 14:50 UTC`."""
     return datetime.fromtimestamp(timestamp, UTC).strftime("%-d %B %Y, %H:%M UTC")
 
 
 def format_duration(seconds: float) -> str:
-    """`8 years`, `71 days`, `3 h 20 min`, `36 s` or `5 ms`: one unit, or two if the first count is small.
+    """Format as `8 years`, `71 days`, `3 h 20 min`, `36 s` or `5 ms`.
 
-    A negative duration starts with a minus sign.
+    The text has one unit, or two if the first count is small. A negative duration starts with a minus sign.
     """
     if not math.isfinite(seconds):
         return MISSING
@@ -103,7 +106,10 @@ def format_duration(seconds: float) -> str:
 
 
 def _with_minus(text: str) -> str:
-    """A number with a minus sign as wide as a plus sign; a number that rounds to zero has no sign."""
+    """Replace the minus sign by one as wide as a plus sign.
+
+    A number that rounds to zero has no sign.
+    """
     text = text.replace("-", MINUS)
     return text.removeprefix(MINUS) if text.startswith(MINUS) and not text.strip(f"{MINUS}0,.%") else text
 

@@ -49,7 +49,7 @@ def _chosen_row(rows: Sequence[Row]) -> Row | None:
 
 
 def _fastest_baseline(rows: Sequence[Row], chosen: Row) -> Row | None:
-    """The fastest setting of another library whose recall is at least that of the row `chosen`."""
+    """Return the fastest setting of another library that reaches at least the recall of the row `chosen`."""
     baselines = [row for row in rows if "chosen" not in row and row["recall"] >= chosen["recall"]]
     return min(baselines, key=lambda row: row["p50_ms"], default=None)
 
@@ -94,7 +94,7 @@ def _milliseconds(value: float) -> str:
 
 
 def recall_latency_chart(rows: Sequence[Row], width: int) -> Markup:
-    """A chart of median latency by recall, for recalls from MIN_RECALL on."""
+    """Draw median latency by recall, for recalls from MIN_RECALL on."""
     rows = [row for row in rows if row["recall"] >= MIN_RECALL]
     times = [row["p50_ms"] for row in rows] or [1.0]
     low, high = 0.8 * min(times), 1.25 * max(times)
@@ -120,7 +120,7 @@ def recall_latency_chart(rows: Sequence[Row], width: int) -> Markup:
 
 
 def pareto_front(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that no other row equals or beats in recall, time and bytes at once.
+    """Return the rows for which no other row is at least as good in recall, time and bytes.
 
     Of several equal rows, the first is kept.
     """

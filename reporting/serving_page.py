@@ -77,7 +77,7 @@ def _answer(rows: Sequence[Row], deadline_ms: float) -> str:
 
 
 def _key_figures(rows: Sequence[Row], deadline_ms: float) -> list[KeyFigure]:
-    """The key figures: latency of the first scenario beside the deadline and the floor."""
+    """Return the key figures: latency of the first scenario beside the deadline and the floor."""
     if not rows:
         return []
     row, name = _first(rows), _first(rows)["scenario"]
@@ -118,7 +118,7 @@ def _scenario_legend(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def percentile_chart(rows: Sequence[Row], name: str, deadline_ms: float, width: int) -> Markup:
-    """A chart with a line per scenario: the latency that one request in 2, 20, 100 and 1,000 exceeds."""
+    """Draw a line per scenario: the latency that one request in 2, 20, 100 and 1,000 exceeds."""
     rows = _ordered(rows)
     y = milliseconds_axis([row[quantile] for row in rows for quantile in PERCENTILE_RATES] + [deadline_ms])
     x = Axis("one request in … takes longer", 2, 1000, tuple(PERCENTILE_RATES.values()), log=True)

@@ -42,13 +42,16 @@ def aggregate_seeds(rows: Iterable[Row], keys: Sequence[str]) -> list[Row]:
 
 
 def summarize_leaderboard(rows: Iterable[Row]) -> list[Row]:
-    """Return the leaderboard over seeds, a row per (system, order, slice); `checkouts` is a count."""
+    """Return the leaderboard over seeds, a row per (system, order, slice).
+
+    `checkouts` is the mean, rounded to a whole number.
+    """
     means = aggregate_seeds(rows, ("system", "order", "slice"))
     return [row | {"checkouts": round(row["checkouts"])} for row in means]
 
 
 def format_metric(row: Row, name: str, digits: int = 4) -> str:
-    """Format as `0.4936`, over several seeds as `0.4936 ± 0.0012`, and a missing or NaN value as `–`."""
+    """Format as `0.4936`, over several seeds as `0.4936 ± 0.0012`. A missing or NaN value is `–`."""
     value = row.get(name)
     if value is None or math.isnan(value):
         return MISSING
@@ -69,7 +72,10 @@ def format_rows(rows: Iterable[Row]) -> list[Row]:
 
 
 def by_column(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Return column → rows of text cells: the metrics of each value. A metric is followed by its interval."""
+    """Return column → rows of text cells.
+
+    A row has the metrics of one value. A metric is followed by its interval.
+    """
     tables: dict[str, list[Row]] = {}
     for row in rows:
         cells = {"value": row["value"], "checkouts": f"{row['checkouts']:,}"}

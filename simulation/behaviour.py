@@ -20,7 +20,7 @@ NEW_ITEM_DAYS = 28  # in which a new item is clicked more often
 
 
 class HabitFeatures(NamedTuple):
-    """Features of n users' purchases for every item; each is [n, I] float32."""
+    """Features of every item from the purchases of n users; each is [n, I] float32."""
 
     log_leaf_share: Array  # log share of the item's leaf category among the user's order lines
     log_brand_share: Array  # log share of its brand
@@ -28,7 +28,7 @@ class HabitFeatures(NamedTuple):
 
 
 def habit_features(items: SimulatedItems, state: PurchaseState) -> HabitFeatures:
-    """Log shares and counts of the user's order lines, smoothed by one line."""
+    """Return log shares and log counts of the user's order lines, smoothed by one line."""
     lines = np.log1p(state.line_count)[:, None]
     leaf, brand = np.log1p(state.leaf_counts) - lines, np.log1p(state.brand_counts) - lines
     return HabitFeatures(leaf[:, items.leaf], brand[:, items.brand], np.log1p(state.item_counts))
@@ -78,14 +78,17 @@ def sample_order_gaps(order_gap_days: Array, rng: np.random.Generator) -> Array:
 
 
 def log_price_gaps(items: SimulatedItems, state: PurchaseState) -> Array:
-    """Log of every item's price over the user's mean line spend [n, I], from -2 to 2."""
+    """Return the log of price / the user's mean line spend, from -2 to 2, for every item [n, I]."""
     return np.clip(np.log(items.price) - np.log(state.total_spend / state.line_count)[:, None], -2, 2)
 
 
 def response_probabilities(
     items: SimulatedItems, users: SimulatedUsers, state: PurchaseState, habits: HabitFeatures, ts: Array
 ) -> tuple[Array, Array]:
-    """p(click | examined) and p(purchase | click) of every item for n users at `ts` [n]: [n, I] each."""
+    """Return p(click | examined) and p(purchase | click) of every item for n users: [n, I] each.
+
+    The probabilities are those at the times `ts` [n].
+    """
     click, purchase = response_logits(items, users, state, habits, ts)
     return sigmoid(click), sigmoid(purchase)
 
@@ -144,10 +147,8 @@ def sample_slate(
     Returns item columns [n, slots], top slot first, and propensities [n, slots].
 
     Each slot is drawn from the remaining items: uniformly with probability `exploration`, else by the softmax
-    of the scores. A propensity is conditional on the items above.
-
-    Args:
-        created_at: [I] Unix seconds, the items' arrivals in rising order.
+    of the scores. A propensity is conditional on the items above. An item is drawn only after its arrival:
+    `created_at` [I] has the arrivals in Unix seconds, in rising order, and `ts` [n] the times of the slates.
     """
     score = np.where(created_at > ts[:, None], -np.inf, score)
     weight = np.exp(score.astype(np.float64))
@@ -172,12 +173,18 @@ def sample_slate(
 
 
 def examination_probability(slots: int, position_bias: float) -> Array:
-    """p(examined | position) [slots]: position ** -position_bias, so the first slot is always examined."""
+    """Return p(examined | position) [slots] = position ** -position_bias.
+
+    The first slot has position 1, so it is always examined.
+    """
     return np.arange(1, slots + 1) ** -float(position_bias)
 
 
 def gumbel_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Standard Gumbel noise: the highest sum of score and noise is a draw by softmax."""
+    """Draw standard Gumbel noise.
+
+    The item with the highest sum of score and noise is a draw by softmax of the scores.
+    """
     return -np.log(np.maximum(rng.standard_exponential(shape, np.float32), 1e-30))  # a draw can be 0
 
 

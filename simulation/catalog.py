@@ -68,7 +68,7 @@ def sample_items(cfg: Mapping[str, Any]) -> SimulatedItems:
 
 
 def item_titles(items: SimulatedItems) -> list[str]:
-    """The item titles, as `Brand Adjective Noun`; items of the fine price tier begin with `Fine`."""
+    """Return titles of the form `Brand Adjective Noun`; those of the fine price tier begin with `Fine`."""
     return [
         ("Fine " if leaf % len(PRICE_TIERS) else "")
         + f"{BRANDS[brand]} {ADJECTIVES[adjective]} {NOUNS[leaf // len(PRICE_TIERS)].title()}"
@@ -77,11 +77,12 @@ def item_titles(items: SimulatedItems) -> list[str]:
 
 
 def item_vectors(items: SimulatedItems, cfg: Mapping[str, Any]) -> Array:
-    """[I, dim] float32: an embedding of each item, as a model of images or texts would give.
+    """Draw an embedding of each item, as a model of images or texts would give: [I, dim] float32.
 
-    An embedding is a sum of random directions: of the department, the noun and the price tier of the item,
-    and a direction times the item's hidden appeal. Gaussian noise is added. `cfg["vector"]` has `dim`, and
-    `noise`: the length of the noise relative to the length of a direction.
+    An embedding is a sum of four random directions. Three belong to the department, the noun and the price
+    tier of the item. The fourth is multiplied by the item's hidden appeal. Gaussian noise is added.
+    `cfg["vector"]` has `dim` and `noise`. `noise` is the length of the noise relative to the length of a
+    direction.
     """
     dim, noise = int(cfg["vector"]["dim"]), float(cfg["vector"]["noise"])
     rng = np.random.default_rng([cfg["seed"], VECTOR_STREAM])

@@ -41,7 +41,10 @@ class LoggedSlates(NamedTuple):
 
 
 class Round(NamedTuple):
-    """One order of each of the n users of a block who still order, and their responses right after it."""
+    """One order of each of n users, and their responses right after it.
+
+    The users are those of a block who still order.
+    """
 
     order: Array  # [n] int64
     user: Array  # [n] int64
@@ -87,7 +90,7 @@ def simulate_orders(cfg: Mapping[str, Any], items: SimulatedItems) -> Iterator[R
 def _first_orders(
     items: SimulatedItems, market: OrganicMarket | None, users: SimulatedUsers, rng: np.random.Generator
 ) -> _Block:
-    """The state of a block before the first orders of its users."""
+    """Return the state of a block before the first orders of its users."""
     shape = (len(users.user), len(items.price))
     gap = rng.uniform(0, 2, shape[0]) * users.order_gap_days * SECONDS_PER_DAY
     ts = SIMULATION_START + gap.astype(np.int64)
@@ -163,10 +166,10 @@ def responses_after_orders(
     order_number: Array | int,
     ts: Array,
 ) -> tuple[Responses, NextOrder | None]:
-    """The responses of n users after orders at `ts` [n], and the organic demand for their next orders.
+    """Return the responses of n users after orders at `ts` [n], and the demand for their next orders.
 
-    Args:
-        order_number: number of the next order, an int or [n].
+    The demand is None in a market without organic demand. `order_number` is the number of the next order, an
+    int or [n].
     """
     if market is None or lists is None:
         habits = behaviour.habit_features(items, state)
@@ -183,7 +186,7 @@ def select_slates(
     ts: Array,
     rng: np.random.Generator,
 ) -> tuple[Array, Array]:
-    """Draw the slates of the shop's policy [n, slots] and their propensities."""
+    """Draw slates [n, slots] of the shop's policy; return them and their propensities."""
     slots, exploration = int(cfg["slots"]), cfg["exploration"]
     if market is not None:
         return market.sample_slate(state, ts, rng, slots, exploration)

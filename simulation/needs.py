@@ -1,8 +1,8 @@
 """Organic demand: purchases of simulated users that happen with or without a slot.
 
-Every user has a shopping list of consumables, each with a cycle. A due item is needed in the next order,
-independently of the slot. Users also buy new items by preference, and items that a slot cannot sell. So
-p(bought in the next order | not shown) is known for every item, and a slot adds
+Every user has a shopping list of consumables, each with a cycle. An item that is due is needed in the next
+order, whether or not a slot shows it. Users also buy new items by preference, and items that a slot cannot
+sell. So p(bought in the next order | not shown) is known for every item, and a slot adds
 
     p(bought | shown) - p(bought | not shown) = p(examined) · (1 - p(needed)) · p(click) · p(purchase | click)
 
@@ -56,7 +56,7 @@ class ShoppingList(NamedTuple):
 
 
 def organic_demand(cfg: Mapping[str, Any]) -> OrganicDemand | None:
-    """The organic demand for `cfg["organic"]["share"]`; None if this share is null.
+    """Return the organic demand for `cfg["organic"]["share"]`, or None if this share is null.
 
     Raises ValueError for a share outside [0, 0.9].
     """
@@ -70,7 +70,7 @@ def organic_demand(cfg: Mapping[str, Any]) -> OrganicDemand | None:
 
 
 def sellable_items(cfg: Mapping[str, Any], n_items: int) -> Array:
-    """Whether a slot can sell each item: [I] bool; True for all items without organic demand."""
+    """Return whether a slot can sell each item: [I] bool. Without organic demand, all items are True."""
     if organic_demand(cfg) is None:
         return np.ones(n_items, bool)
     sellable = np.random.default_rng([cfg["seed"], UNSELLABLE_STREAM]).random(n_items) >= UNSELLABLE_SHARE
@@ -81,7 +81,7 @@ def sellable_items(cfg: Mapping[str, Any], n_items: int) -> Array:
 def sample_shopping_lists(
     market: "OrganicMarket", users: SimulatedUsers, rng: np.random.Generator
 ) -> ShoppingList:
-    """Draw the lists of n users from the sellable consumables of the first day, by preference."""
+    """Draw the lists of n users by preference, from the sellable consumables of the first day."""
     items, sellable = market.items, market.sellable
     n, n_items = len(users.user), len(items.price)
     leaves_per_department = len(LEAVES) // len(DEPARTMENTS)
@@ -103,14 +103,14 @@ def sample_shopping_lists(
 
 
 def preference_logits(items: SimulatedItems, users: SimulatedUsers) -> Array:
-    """Logits of every item by preference, price level and appeal [n, I], without habit."""
+    """Return the logits [n, I] of every item by preference, price level and appeal, without habit."""
     price_gap = np.log(items.price) - 2.3 - users.log_price_level[:, None]
     preference = users.leaf_preference[:, items.leaf] + users.brand_preference[:, items.brand]
     return preference + 0.8 * items.appeal - 0.4 * price_gap**2
 
 
 def need_probabilities(lists: ShoppingList, order_number: Array | int) -> Array:
-    """p(needed) in the order of this number (an int or [n]) by the shopping lists alone [n, I]."""
+    """Return p(needed) [n, I] by the shopping lists alone, in the order with this number (an int or [n])."""
     waited = np.reshape(order_number, (-1, 1)).astype(np.float32) - lists.last_order
     is_listed = np.isfinite(lists.cycle)
     periods = np.where(is_listed, waited, 0.0) / np.where(is_listed, lists.cycle, 1.0)
@@ -118,10 +118,9 @@ def need_probabilities(lists: ShoppingList, order_number: Array | int) -> Array:
 
 
 def preference_shares(items: SimulatedItems, users: SimulatedUsers, among: Array, ts: Array) -> Array:
-    """The softmax shares [n, I] of items in the preferences of n users.
+    """Return the softmax shares [n, I] of items in the preferences of n users.
 
-    Args:
-        among: [I] bool; only these items get a share, if they arrived by `ts` [n].
+    Only the items of the mask `among` [I] bool that arrived by `ts` [n] get a share.
     """
     weight = np.exp(preference_logits(items, users))
     weight[~(among & (items.created_at <= ts[:, None]))] = 0.0
@@ -151,7 +150,7 @@ class NextOrder(NamedTuple):
 
 
 class OrganicMarket(NamedTuple):
-    """Items and demand of a market with organic demand."""
+    """The items and the demand of a market with organic demand."""
 
     demand: OrganicDemand
     items: SimulatedItems
@@ -163,10 +162,8 @@ class OrganicMarket(NamedTuple):
         """Return the organic demand for an order, of items that have arrived at `ts` [n].
 
         Each item is needed by the list or bought by preference, independently of all other items. Every order
-        has a line of an item that a slot cannot sell, so no order is empty.
-
-        Args:
-            order_number: number of this order, an int or [n].
+        has a line of an item that a slot cannot sell, so no order is empty. `order_number` is the number of
+        this order, an int or [n].
         """
         scale = self.demand.need_scale
         variety = preference_shares(self.items, users, self.sellable, ts)

@@ -63,7 +63,10 @@ def initial_state(n_users: int, n_items: int) -> PurchaseState:
 
 
 def add_purchases(items: SimulatedItems, state: PurchaseState, row: Array, item: Array, spend: Array) -> None:
-    """Add m order lines to the state: the row of the user `row` [m], `item` [m] and `spend` [m]."""
+    """Add m order lines to the state.
+
+    `row` [m] is the user's row; `item` [m] and `spend` [m] are those of the lines.
+    """
     state.item_counts[row, item] += 1
     np.add.at(state.leaf_counts, (row, items.leaf[item]), 1)
     np.add.at(state.brand_counts, (row, items.brand[item]), 1)

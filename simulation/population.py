@@ -22,7 +22,9 @@ RNG_STREAMS = ("orders", "feedback", "needs")
 
 
 class SimulatedOrders(NamedTuple):
-    """n orders of a day by time, with the true responses to all I items right after each order.
+    """The n orders of a day in order of time.
+
+    The true responses to all I items are those right after each order.
 
     The orders have m lines; `from_slate` marks lines of items that were clicked in the user's last slate.
     With organic demand, some of these items would have been bought without the slate.
@@ -74,7 +76,10 @@ class Population:
             self.pending_purchases = first.sample(rng)
 
     def simulate_orders(self, day: int) -> SimulatedOrders:
-        """Draw the orders of a day (from 0). Call it for each day in turn, before `simulate_feedback`."""
+        """Draw the orders of a day.
+
+        Call this method once for each day from 0 on, in order, and before the day's `simulate_feedback`.
+        """
         rng = self._rng(day, "orders")
         day_start = SIMULATION_START + day * SECONDS_PER_DAY
         user = np.flatnonzero(self.next_order_ts < day_start + SECONDS_PER_DAY)
@@ -115,7 +120,7 @@ class Population:
     def _order_lines(
         self, user: Array, ts: Array, rng: np.random.Generator
     ) -> tuple[Array, Array, Array, Array]:
-        """Draw the orders of users [n]; return the order's row, item, quantity and price of each line."""
+        """Draw the orders of users [n]; return row of the order, item, quantity and price of each line."""
         in_basket = self.pending_purchases[user]
         if self.market is None:
             traits = SimulatedUsers(*(column[user] for column in self.user_traits))
@@ -149,29 +154,29 @@ class Population:
         return clicked
 
     def slate_value(self, orders: SimulatedOrders, slate: Array) -> Array:
-        """[n] true expected spend after clicks on slates [n, slots], given the items' positions."""
+        """Return the true expected spend [n] after clicks on slates [n, slots], given the positions."""
         return self._spend_at_positions(orders.expected_spend, slate)
 
     def incremental_slate_value(self, orders: SimulatedOrders, slate: Array) -> Array:
-        """[n] true expected spend that slates [n, slots] add to the next orders, given the positions.
+        """Return the true expected spend [n] that slates [n, slots] add to the next orders.
 
-        Raises ValueError without organic demand.
+        The spend depends on the items' positions. Raises ValueError without organic demand.
         """
         return self._spend_at_positions(_known_increment(orders), slate)
 
     def oracle_slates(self, orders: SimulatedOrders) -> Array:
-        """[n, slots] slates of the highest true expected spend: an upper bound for any policy."""
+        """Return the slates [n, slots] of highest true expected spend: an upper bound for any policy."""
         return behaviour.top_k(np.where(orders.available, orders.expected_spend, -1.0), self.n_slots)
 
     def incremental_oracle_slates(self, orders: SimulatedOrders) -> Array:
-        """[n, slots] slates that add the highest true expected spend.
+        """Return the slates [n, slots] that add the highest true expected spend.
 
         Raises ValueError without organic demand.
         """
         return behaviour.top_k(np.where(orders.available, _known_increment(orders), -1.0), self.n_slots)
 
     def _spend_at_positions(self, spend: Array, slate: Array) -> Array:
-        """[n] sum over a slate of `spend` [n, I] times p(examined) of the item's position."""
+        """Return the sum [n] over a slate of `spend` [n, I] times p(examined) of the item's position."""
         value = np.take_along_axis(spend, np.maximum(slate, 0), 1)
         return (np.where(slate >= 0, value, 0.0) * self.examination_probability[: slate.shape[1]]).sum(1)
 

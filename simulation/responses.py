@@ -8,7 +8,7 @@ from simulation.catalog import Array
 
 
 class OrganicResponses(NamedTuple):
-    """Response probabilities [n, I] of n users for every item, if the item is needed and if it is not."""
+    """Response probabilities of n users for every item, if it is needed and if it is not: [n, I] each."""
 
     p_not_shown: Array  # p(bought in the next order | not shown), that is p(needed)
     p_click_if_needed: Array  # p(click | examined, needed); a needed item is bought
@@ -17,7 +17,10 @@ class OrganicResponses(NamedTuple):
 
     @property
     def p_added(self) -> Array:
-        """p(bought | first slot) - p(bought | not shown) [n, I]; multiply by p(examined) for any position."""
+        """Return p(bought | first slot) - p(bought | not shown) [n, I].
+
+        For another position, multiply by p(examined) of this position.
+        """
         return (1 - self.p_not_shown) * self.p_click_if_not_needed * self.p_purchase_if_not_needed
 
 

@@ -4,8 +4,8 @@
     python -m documentation.pictures.chart_data frontier --arguments experiment=quick
     make pictures
 
-Writes docs/results/data/NAME.json with the rows, and with the command, commit and machine for the chart's
-caption. Run the command on the machine that made the report, on the same commit.
+Writes docs/results/data/NAME.json with the rows. The file also has the command, commit and machine for the
+chart's caption. Run the command on the machine that made the report, on the same commit.
 """
 
 import json
@@ -109,7 +109,7 @@ def copy_figures(options: ChartDataOptions) -> int:
 
 
 def read_data(name: str) -> dict[str, Any]:
-    """The data file of a chart: command, commit, machine, size and rows."""
+    """Return the data file of a chart: command, commit, machine, size and rows."""
     data: dict[str, Any] = json.loads((DATA_FOLDER / f"{name}.json").read_text())
     return data
 
@@ -124,7 +124,7 @@ def write_data(name: str, data: dict[str, Any]) -> Path:
 
 
 def read_commit() -> str:
-    """The short name of the commit that is checked out."""
+    """Return the short name of the commit that is checked out."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -138,7 +138,7 @@ def machine_kind() -> str:
 
 
 def _rounded(row: Row) -> Row:
-    """The row with numbers rounded to five significant digits, which are enough for a chart."""
+    """Round the row's numbers to five significant digits, which are enough for a chart."""
     return {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in row.items()}
 
 

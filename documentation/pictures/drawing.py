@@ -77,7 +77,7 @@ class Box(NamedTuple):
 
 
 class PlacedText(NamedTuple):
-    """A text and the pixels that it takes at most."""
+    """A text and the largest area that it can take, in pixels."""
 
     text: str
     area: Box
@@ -101,8 +101,7 @@ class Drawing:
     def box(self, box: Box, title: str = "", lines: Sequence[str] = (), kind: str = "plain") -> Box:
         """Draw a box with a title and further lines, all optional and centred. Returns the box.
 
-        Args:
-            kind: plain, model, data, alarm or outline: its colour.
+        `kind` sets the box's colour: plain, model, data, alarm or outline.
         """
         x, y, width, height = box
         self.boxes.append(box)
@@ -118,8 +117,7 @@ class Drawing:
     def text(self, x: float, y: float, text: str, style: str = "", anchor: str = "start") -> None:
         """Draw a line of text; `anchor` is start, middle or end.
 
-        Args:
-            style: title, soft, label (soft, with room around the letters, over a grid), or none.
+        `style` is title, soft, label or empty. A label is soft, with room around the letters, over a grid.
         """
         attribute = f' class="{style}"' if style else ""
         self._parts.append(

@@ -4,7 +4,7 @@ from documentation.pictures.drawing import Box, Drawing
 
 
 def draw_retraining() -> Drawing:
-    """Draw retraining: challenger and champion are compared on the same checkouts, then gates decide."""
+    """Draw retraining: challenger and champion are compared on the same checkouts. Then gates decide."""
     d = Drawing(
         452, "A challenger that passes the gates is published; otherwise the champion continues to serve"
     )

@@ -21,7 +21,7 @@ class Axis(NamedTuple):
     is_log: bool = False
 
     def share(self, value: float) -> float:
-        """The position of a value between low (0) and high (1)."""
+        """Return the position of a value between low (0) and high (1)."""
         if self.is_log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
@@ -45,7 +45,7 @@ def linear_axis(values: Iterable[float], from_zero: bool = False, percent: bool 
 
 
 class Plot:
-    """Two axes in `frame`, with the name of the y axis above and the name of the x axis below."""
+    """A plot's two axes, drawn in `frame`. The y axis has its name above, the x axis below."""
 
     def __init__(self, drawing: Drawing, frame: Box, x: Axis, y: Axis, x_name: str, y_name: str) -> None:
         self.drawing, self.frame, self.x, self.y = drawing, frame, x, y
@@ -76,7 +76,7 @@ class Plot:
             self.drawing.dot(*point, kind.split()[0])
 
     def band(self, values: Sequence[tuple[float, float, float]]) -> None:
-        """Fill the area between low and high of (x, low, high)."""
+        """Fill the area between the low and the high values of (x, low, high) points."""
         upper = [self.pixel(x, high) for x, _, high in values]
         self.drawing.area(upper + [self.pixel(x, low) for x, low, _ in reversed(values)])
 

@@ -41,7 +41,7 @@ def draw_slate() -> Drawing:
 
 
 def draw_index() -> Drawing:
-    """Draw the index: a search reads the lists of the nearest centroids; vectors have 8 bits per number."""
+    """Draw the index: a search reads the lists of the nearest centroids. Vectors have 8 bits per number."""
     d = Drawing(422, "Vectors lie in lists around centroids; a query reads the lists of the nearest ones")
     d.text(10, 22, "Search: only the lists of the nearest centroids", "title")
     generator = random.Random(7)

@@ -90,7 +90,7 @@ def draw_request_path() -> Drawing:
 
 
 def read_layers() -> list[list[str]]:
-    """The packages (rooms) by layer from the import contract in pyproject.toml, the highest layer first."""
+    """Return the packages (rooms) by layer, highest first, from the import contract in pyproject.toml."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (contract,) = (contract for contract in contracts if contract["name"] == LAYERS_CONTRACT)
     return [[room.strip() for room in layer.split("|")] for layer in contract["layers"]]

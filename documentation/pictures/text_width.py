@@ -1,4 +1,7 @@
-"""Upper bound of a text's width, from the letters of DejaVu Sans, the widest of the usual system fonts."""
+"""An upper bound of a text's width.
+
+It uses the letter widths of DejaVu Sans, the widest of the usual system fonts.
+"""
 
 BOLD_FACTOR = 1.15
 OTHER_CHARACTER = 100  # hundredths of the font size

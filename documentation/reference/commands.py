@@ -34,7 +34,7 @@ def command_page() -> str:
 
 
 def all_commands() -> list[Command]:
-    """The commands of `sextet`, then the commands of all other packages and of the root folder."""
+    """Return the commands of `sextet`, then those of all other packages and of the root folder."""
     return [*_serving_commands(), *_other_commands()]
 
 
@@ -62,7 +62,10 @@ def _other_commands() -> Iterator[Command]:
 
 
 def _run_call(file: Path) -> tuple[str, list[str]] | None:
-    """The program name and the command names in a module's call of `run`; None without such a call."""
+    """Return the program name and the command names in a module's call of `run`.
+
+    Returns None without such a call.
+    """
     for node in ast.walk(ast.parse(file.read_text())):
         if not (isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)):
             continue

@@ -9,7 +9,7 @@ import yaml
 
 
 class ConfigKey(NamedTuple):
-    """A key of a config file: its dotted path in the file, its default as written there, and its comment."""
+    """A key of a config file, with its dotted path in the file, its default as written, and its comment."""
 
     path: str
     default: str
@@ -17,7 +17,10 @@ class ConfigKey(NamedTuple):
 
 
 class ConfigFile(NamedTuple):
-    """A config file: its head comment, the place of its keys in the config (`# @package`), and the keys."""
+    """A config file with its keys.
+
+    It also has the head comment, and the place of the keys in the config (`# @package`).
+    """
 
     head: str
     package: str | None
@@ -45,7 +48,7 @@ def read_config_file(file: Path) -> ConfigFile:
 
 
 def _leaves(node: yaml.Node, path: str) -> Iterator[tuple[str, yaml.Node, int]]:
-    """(dotted path, value, line of the key) of every leaf. An empty mapping is a leaf."""
+    """Yield (dotted path, value, line of the key) of every leaf. An empty mapping is a leaf."""
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
@@ -62,10 +65,10 @@ def _written(node: yaml.Node, text: str) -> str:
 
 
 def _comment(lines: list[str], number: int) -> str:
-    """The comment of a line, with the comment lines that continue it.
+    """Return the comment of a line, with the comment lines that continue it.
 
-    A line without a comment has the comment lines above it. A comment for several keys is at the end of their
-    mapping, which may be on a later line.
+    If the line has no comment, the comment lines above it count. A comment for several keys is at the end of
+    their mapping, which may be on a later line.
     """
     match = re.search(r"\s#\s(.*)$", lines[number])
     if match is None:

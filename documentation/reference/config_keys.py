@@ -70,9 +70,9 @@ def _row(key: ConfigKey, path: str) -> list[str]:
 
 @cache
 def meanings() -> dict[str, str]:
-    """Key → its comment in the first file that has a comment for it.
+    """Return key → its comment in the first file that has one for it.
 
-    Files of `experiment` are skipped: they only set other values, and their comments give reasons.
+    Files of `experiment` are skipped. They only set other values, and their comments give reasons.
     """
     found: dict[str, str] = {}
     for file in (*CONFIG_DIR.glob("*.yaml"), *sorted(CONFIG_DIR.rglob("*/*.yaml"))):
@@ -86,7 +86,7 @@ def meanings() -> dict[str, str]:
 
 
 def group_of(file: Path) -> str:
-    """The group of a config file, as written in keys, such as ranker.train; empty for a main file."""
+    """Return the group of a config file as keys name it, such as ranker.train; empty for a main file."""
     return ".".join(file.relative_to(CONFIG_DIR).parent.parts)
 
 
@@ -96,7 +96,10 @@ def key_type(path: str, default: str) -> str:
 
 
 def type_name(default: str) -> str:
-    """The type of a default as the file writes it; empty where the default is null, a date or a reference."""
+    """Return the type of a default as the file writes it.
+
+    It is empty if the default is null, a date or a reference.
+    """
     if default.startswith(("${", '"${')):
         return ""
     value = yaml.safe_load(default)
@@ -105,7 +108,10 @@ def type_name(default: str) -> str:
 
 
 def value_range(path: str) -> str:
-    """The allowed values of a key, as training checks them; empty if every value of the type is allowed."""
+    """Return the allowed values of a key, as training checks them.
+
+    The text is empty if every value of the type is allowed.
+    """
     if path in CHOICES:
         return ", ".join(code(choice) for choice in CHOICES[path])
     limits = VALUE_RANGES.get(path) or VALUE_RANGES.get(path.rsplit(".", 1)[-1])

@@ -115,7 +115,7 @@ KEY_MEANINGS = {
 
 
 def meaning_of(path: str) -> str:
-    """The meaning of a config key, by its longest end in KEY_MEANINGS; "" if no end is there."""
+    """Return the meaning of a config key, from its longest end in KEY_MEANINGS; "" if there is none."""
     parts = path.split(".")
     for start in range(len(parts)):
         if meaning := KEY_MEANINGS.get(".".join(parts[start:])):

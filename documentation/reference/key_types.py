@@ -59,7 +59,7 @@ KEY_TYPES = {
 
 
 def known_type(path: str) -> str:
-    """The type of a key, from the entry with the longest matching end; empty without a matching entry."""
+    """Return the type of a key, from the entry that is its longest end; empty if there is none."""
     parts = path.split(".")
     ends = (".".join(parts[start:]) for start in range(len(parts)))
     return next((KEY_TYPES[end] for end in ends if end in KEY_TYPES), "")

@@ -29,7 +29,7 @@ def serving_package() -> griffe.Module:
 
 
 def public_names() -> dict[str, Any]:
-    """The object of every name in `serving.__all__`."""
+    """Return the object of every name in `serving.__all__`."""
     package = serving_package()
     places = {
         name: member.target_path
@@ -63,7 +63,7 @@ def _section(name: str, described: Any) -> str:
 
 
 def _fields(described: Any) -> list[tuple[str, str, str, str]]:
-    """(name, type, default, meaning) of the fields of a dataclass or of the parameters of a class."""
+    """Return (name, type, default, meaning) of each field of a dataclass, or parameter of a class."""
     meanings = _meanings(described)
     if "dataclass" in described.labels:
         parameters = [
@@ -86,7 +86,10 @@ def _fields(described: Any) -> list[tuple[str, str, str, str]]:
 
 
 def _meanings(described: Any) -> dict[str, str]:
-    """Parameter → its description in the docstring; an entry may name several parameters: `store, log: …`."""
+    """Return parameter → its description in the docstring.
+
+    An entry may name several parameters: `store, log: …`.
+    """
     if described.docstring is None:
         return {}
     return {
@@ -111,7 +114,7 @@ def _signature(function: Any) -> str:
 
 
 def _text(described: Any, without: Collection[str] = ()) -> str:
-    """The docstring, with its parameters as a table; the parameters in `without` are left out."""
+    """Return the docstring with its parameters as a table, without the parameters in `without`."""
     if described.docstring is None:
         return ""
     parts = []

@@ -13,7 +13,7 @@ A histogram has the series `…_bucket`, `…_sum` and `…_count`. Every worker
 
 
 def service_metrics() -> list[tuple[str, str, tuple[str, ...], str]]:
-    """(name as Prometheus stores it, type, labels, meaning) of every metric."""
+    """Return (name, type, labels, meaning) of every metric. The name is the one that Prometheus stores."""
     from serving.http.metrics import ServiceMetrics
 
     metrics = []

@@ -34,7 +34,7 @@ SRM_ALPHA = 0.01  # p-value of the sample ratio below which no metric is compute
 
 
 class TreatmentResult(NamedTuple):
-    """The comparison of a treatment with the control."""
+    """The comparison of one treatment with the control."""
 
     arm: str
     effects: dict[str, Effect]  # by metric, the deciding one first
@@ -70,8 +70,9 @@ def analyze(
 
     `margins` override the default margins of guardrails, by key.
 
-    Raises ValueError if there is only one arm, if an arm has fewer than two users, if the log has arms that
-    the experiment lacks, or if the log cannot measure the metric that the experiment names.
+    Raises ValueError if there is only one arm, if an arm has fewer than two users, or if the log has arms
+    that the experiment lacks. Also raises ValueError if the log cannot measure the metric that the experiment
+    names.
     """
     has_orders = "order_revenue" in log.sums
     deciding = choose_deciding_metric(experiment.metric, has_orders)
@@ -154,8 +155,8 @@ def _treatment_results(
 def version_mismatch_warnings(log: SessionLog, experiment: Experiment) -> Iterator[str]:
     """Yield a warning for each arm whose slates came from a bundle version that the arm does not name.
 
-    If some arms name a version, an arm without a version is reported when several versions answered its
-    slates. If no arm names a version, there are no warnings.
+    An arm that names no version gets a warning if several versions answered its slates. If no arm names a
+    version, there are no warnings.
     """
     if not any(arm.version for arm in experiment.arms):
         return
@@ -198,6 +199,6 @@ def _n_users(sums: UserSums) -> int:
 
 
 def _active_user_sums(sums: UserSums, users: NDArray) -> UserSums:
-    """The sums of those users in the mask `users` [U] bool who had a session."""
+    """Return the sums of the users who are in the mask `users` [U] bool and had a session."""
     active = users & (sums["sessions"] > 0)
     return {name: column[active] for name, column in sums.items()}

@@ -1,8 +1,8 @@
 """Chooses the metric that decides a test, and warns if slot revenue and order revenue disagree.
 
-A slot that shows items the user would buy anyway is credited with these purchases: revenue after a click
-rises, but the shop earns no more. Revenue of all the user's orders has no such bias. So order revenue decides
-a test if orders are given, unless the experiment's file names another metric.
+A slot can show items that the user would buy anyway. It is then credited with these purchases: revenue after
+a click rises, but the shop earns no more. Revenue of all the user's orders has no such bias. So order revenue
+decides a test if orders are given. The experiment's file can name another metric.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,9 @@ MOVED_OR_ADDED = (
 
 
 def choose_deciding_metric(name: str | None, has_orders: bool) -> Metric:
-    """The metric of this name; without a name, order revenue if orders are given, else slot revenue.
+    """Return the metric of this name.
+
+    Without a name, it is order revenue if orders are given, else slot revenue.
 
     Raises ValueError for an unknown name, or for order revenue without orders.
     """
@@ -34,7 +36,7 @@ def choose_deciding_metric(name: str | None, has_orders: bool) -> Metric:
 
 
 def measured_metrics(deciding: Metric, has_orders: bool) -> list[Metric]:
-    """All metrics that the log measures; the deciding metric comes first."""
+    """Return all metrics that the log measures, the deciding metric first."""
     metrics = [ORDER_REVENUE] * has_orders + [REVENUE, *SECONDARY_METRICS]
     return [deciding, *(metric for metric in metrics if metric != deciding)]
 

@@ -40,7 +40,10 @@ SECONDARY_METRICS = (
 
 
 class Effect(NamedTuple):
-    """The difference treatment minus control; `relative` is relative to the control. NaN without data."""
+    """The value of both arms, and treatment minus control. Values without data are NaN.
+
+    `relative` is the difference divided by the control's value.
+    """
 
     control: float
     treatment: float
@@ -102,7 +105,7 @@ def has_pre_period(metric: Metric, sums: UserSums) -> bool:
 
 
 def aggregates(metric: Metric, sums: UserSums, cuped: bool) -> Aggregates:
-    """Means, variances and covariances over users of the metric's columns."""
+    """Return means, variances and covariances of the metric's columns over users."""
     names = _columns(metric, cuped)
     columns = np.stack([sums[name] for name in names])  # [2 or 4, U]
     covariance = np.cov(columns).tolist()
@@ -117,10 +120,11 @@ def aggregates(metric: Metric, sums: UserSums, cuped: bool) -> Aggregates:
 def users_needed(
     metric: Metric, sums: UserSums, uplift: float, power: float, alpha: float, cuped: bool
 ) -> int:
-    """The number of users in two equal arms that detect a relative uplift with probability `power`.
+    """Return the number of users with whom a test detects a relative uplift with probability `power`.
 
-    The number counts both arms. `sums` are the sums of control users. Users who buy more also vary more, so
-    the function assumes that the treatment's variance is 1 + uplift times the variance of the control.
+    The users are in two equal arms, and the number counts both. `sums` are the sums of control users. Users
+    who buy more also vary more, so the function assumes that the treatment's variance is 1 + uplift times the
+    variance of the control.
     """
     ratio = _ratio(metric, cuped, rel_effect_size=uplift, power=power, alpha=alpha)
     result = ratio.solve_power_from_aggregates(aggregates(metric, sums, cuped), "n_obs")
@@ -130,9 +134,9 @@ def users_needed(
 def minimum_detectable_effect(
     metric: Metric, sums: UserSums, users: int, power: float, alpha: float, cuped: bool
 ) -> float:
-    """The relative uplift that `users` in two equal arms together detect with probability `power`.
+    """Return the relative uplift that a test of `users` users detects with probability `power`.
 
-    The inverse of `users_needed`.
+    `users` counts both of two equal arms. This is the inverse of `users_needed`.
     """
     ratio = _ratio(metric, cuped, n_obs=users, power=power, alpha=alpha)
     result = ratio.solve_power_from_aggregates(aggregates(metric, sums, cuped), "rel_effect_size")
@@ -155,7 +159,7 @@ class _Test(NamedTuple):
 
 
 def holm_adjust(p_values: Mapping[Key, float]) -> dict[Key, float]:
-    """P-values adjusted for multiple tests by Holm's procedure; NaN stays NaN."""
+    """Adjust p-values for multiple tests by Holm's procedure; NaN stays NaN."""
     finite = [key for key, p in p_values.items() if not math.isnan(p)]
     if not finite:
         return dict(p_values)
@@ -165,16 +169,20 @@ def holm_adjust(p_values: Mapping[Key, float]) -> dict[Key, float]:
 
 
 def srm_p_value(users: Sequence[int], shares: Sequence[float]) -> float:
-    """P-value of the chi-squared test for a sample ratio mismatch: users by arm [A], planned shares [A]."""
+    """Return the p-value of the chi-squared test for a sample ratio mismatch.
+
+    `users` [A] are the users of each arm, `shares` [A] the planned shares.
+    """
     expected = np.array(shares) / sum(shares) * sum(users)
     return float(chisquare(users, expected).pvalue)
 
 
 def estimate_quantile(values: NDArray, users: NDArray, q: float) -> PointEstimate:
-    """A quantile of values [S], with an interval clustered by user [S].
+    """Estimate the quantile `q` of values [S], with an interval clustered by user.
 
-    The share of values below the quantile is a ratio metric. The limits of the interval are the quantiles at
-    this share ± 1.96 standard errors (Woodruff 1952; Deng, Knoblich and Lu 2018, on percentiles).
+    `users` [S] is the user of each value. The share of values below the quantile is a ratio metric. The
+    limits of the interval are the quantiles at this share ± 1.96 standard errors (Woodruff 1952; Deng,
+    Knoblich and Lu 2018, on percentiles).
     """
     quantile = float(np.quantile(values, q))
     user_codes = np.unique(users, return_inverse=True)[1]

@@ -1,4 +1,4 @@
-"""Guardrails: metrics that a treatment may not make worse by more than a margin.
+"""Guardrails: metrics that a treatment may make worse only up to a margin.
 
 A difference that is not significant does not prove that the treatment is safe: the test may have too few
 users. Each guardrail is therefore a one-sided non-inferiority test at 5 %: it passes when the data exclude
@@ -22,7 +22,10 @@ MISSING_ESTIMATE = PointEstimate(math.nan, math.nan)
 
 
 class Guardrail(NamedTuple):
-    """A metric and its margin: the largest allowed rise, or the largest allowed fall if it is negative."""
+    """A metric and its margin.
+
+    A positive margin is the largest allowed rise, a negative one the largest allowed fall.
+    """
 
     key: str
     name: str
@@ -48,7 +51,10 @@ DEFAULT_MARGINS = ", ".join(f"{guardrail.key}={guardrail.margin:g}" for guardrai
 
 
 class GuardrailResult(NamedTuple):
-    """A guardrail's state; `margin_used` is the used share of the margin, with a 90 % interval."""
+    """A guardrail's state.
+
+    `margin_used` is the share of the margin that the treatment uses, with a 90 % interval.
+    """
 
     name: str
     control: float

@@ -65,7 +65,10 @@ def experiment_page(result: AnalysisResult, decision: ShipDecision, source: str)
 
 
 def _key_figures(result: AnalysisResult) -> list[KeyFigure]:
-    """The deciding metric of every treatment; if there is only one treatment, also all further metrics."""
+    """Return the deciding metric of every treatment, and the number of users.
+
+    A single treatment also has its other metrics.
+    """
     control, is_single = result.experiment.arms[0].name, len(result.treatments) == 1
     users = KeyFigure(
         "Users", format_count(sum(result.users_by_arm)), f"planned: {format_count(result.experiment.users)}"
@@ -85,7 +88,7 @@ def _key_figures(result: AnalysisResult) -> list[KeyFigure]:
 
 
 def _currency_note(result: AnalysisResult, metric: str) -> str:
-    """The unit of money, which is written only beside the deciding metric; else an empty text."""
+    """Return the unit of the deciding metric if it is money, else an empty text."""
     is_money = metric in (ORDER_REVENUE.name, REVENUE.name)
     return " (in the shop's currency)" if is_money and metric == result.deciding.name else ""
 
@@ -281,7 +284,7 @@ def _state(guardrail: GuardrailResult) -> str:
 
 
 def _metric_value(metric: str, value: float) -> str:
-    """Money with two digits, shares in percent, other metrics with four significant digits."""
+    """Format money with two digits, shares in percent, other metrics with four significant digits."""
     if metric in (ORDER_REVENUE.name, REVENUE.name):
         return format_money(value)
     if "share" in metric or metric in ("CTR", "conversion"):

@@ -61,6 +61,7 @@ def plan_durations(
         log_span: times of the log's first and last event.
         purchase_window: seconds after a slate in which purchases count. If this time passes the end of the
             log, the slate is left out.
+        target: the uplift that the test should detect.
 
     Raises ValueError if the log covers less than a week, or if the metric is 0.
     """
@@ -99,7 +100,7 @@ def plan_durations(
 
 
 def shortest_sufficient_plan(plans: list[DurationPlan], cuped: bool) -> DurationPlan | None:
-    """The shortest plan with enough users for the uplift; None if no plan has enough."""
+    """Return the shortest plan with enough users for the uplift, or None if no plan has enough."""
     for plan in plans:
         needed = plan.users_needed_cuped if cuped else plan.users_needed
         if needed is not None and plan.users >= needed:

@@ -7,9 +7,9 @@
 The attribution rules are those of training labels (docs/reference/impression_log.md,
 data/tables/attribution.py): a slot earns revenue when its item is clicked and then bought. Users are
 randomized, so sums are formed by user, for any number of sessions. `revenue` is the revenue attributed to the
-slot. `order_revenue` is everything a user paid, minus returns, from the user's first slate of the test until
-the end of the test. A checkout whose slate was withheld (kind `ghost`) is a session without impressions, so
-that withholding removes no user from an arm.
+slot. `order_revenue` is everything that a user paid from the first slate of the test until the end of the
+test, minus returns. A checkout with a withheld slate (kind `ghost`) counts as a session without impressions.
+So withholding removes no user from an arm.
 """
 
 from collections.abc import Iterator, Mapping
@@ -49,7 +49,7 @@ class AnalysisWindow(NamedTuple):
 
 
 class SessionLog(NamedTuple):
-    """U users with a session in the window, and R rows, one per user and day with any event."""
+    """The log of U users with a session in the window, in R rows: one per user and day with any event."""
 
     arm: NDArray  # [U] str
     user_row: NDArray  # [R] int64, row in `arm`
@@ -74,6 +74,8 @@ def read_session_log(
 
     Args:
         events: folder of an impression log (serving/events/impression_log.py), or one Parquet file of it.
+        window: time of the sessions, and the attribution windows.
+        experiment: name of the experiment; None reads all users.
         items: the shop's items, Parquet or CSV; needed for `categories`.
         orders: the shop's orders, Parquet or CSV; needed for `returned` and `order_revenue`. They also add
             purchases that no feedback reports.

@@ -18,9 +18,11 @@ class ShipDecision(NamedTuple):
 
 
 def ship_decision(result: AnalysisResult) -> ShipDecision:
-    """Return the decision on the best treatment: a treatment to ship, else one to wait for, else one to drop.
+    """Return the decision on the best treatment.
 
-    Of treatments with the same decision, the best has the largest effect on the deciding metric.
+    A treatment to ship is better than one to wait for, and that is better than one to drop.
+
+    Of several treatments with the same decision, the best has the largest effect on the deciding metric.
     """
     if result.has_srm:
         names = [arm.name for arm in result.experiment.arms]

@@ -102,7 +102,10 @@ def run_policies(shop: ShopConfig, bar: tqdm) -> ShopRun:
 
 
 def update_beliefs(beliefs: Beliefs, day: Day, items: Array, p_examined: Array) -> Beliefs:
-    """The posteriors after the responses to items [n, m] that are examined with `p_examined` [m]."""
+    """Return the posteriors after the responses to `items` [n, m].
+
+    An item in column j is examined with probability `p_examined[j]`.
+    """
     clicked, purchased = day.sample_feedback(items, p_examined)
     features = np.take_along_axis(day.features, items[:, :, None], 1)
     p_examined = np.broadcast_to(p_examined, items.shape)
@@ -118,7 +121,7 @@ def update_beliefs(beliefs: Beliefs, day: Day, items: Array, p_examined: Array) 
 
 
 def _all_available_items(day: Day) -> tuple[Array, Array]:
-    """All available items, each as if it had the first slot."""
+    """Return all available items, each as if it had the first slot."""
     items = np.flatnonzero(day.available)
     return np.broadcast_to(items, (len(day.features), len(items))), np.ones(len(items))
 
@@ -138,9 +141,9 @@ def policy_metrics(runs: list[ShopRun], name: str) -> Row:
     """The metrics of a policy over all shops: means with 95 % intervals.
 
     Money is a share of the oracle's revenue in the same shop. `gain` is the policy's revenue minus the
-    revenue without exploration. `gain` equals `learning_gain` minus `exploration_cost`: the gain of greedy
-    slates by the policy's posteriors, minus the cost of showing other slates. `top_new_impressions_gain` is
-    also relative to no exploration.
+    revenue without exploration. `gain` is also `learning_gain` minus `exploration_cost`. `learning_gain` is
+    what greedy slates by the policy's posteriors would gain. `exploration_cost` is what the policy loses
+    because it shows other slates. `top_new_impressions_gain` is also relative to no exploration.
     """
     policy, baseline, oracle = (
         [run.policy_days[policy_name] for run in runs] for policy_name in (name, NO_EXPLORATION, ORACLE)
@@ -182,7 +185,9 @@ def policy_metrics(runs: list[ShopRun], name: str) -> Row:
 
 
 def new_item_metrics(impressions: Array, item_value: Array, arrival_day: Array) -> dict[str, float]:
-    """Metrics of the items that arrived on day 0 or later, from impressions and values [days, I].
+    """Return metrics of the items that arrived on day 0 or later.
+
+    `impressions` and `item_value` are [days, I], `arrival_day` is [I].
 
     `new_item_share` is the share of these items in all impressions. `top_new_impressions` is the mean number
     of impressions of the most valuable tenth in their first NEW_ITEM_FOLLOW_DAYS days. `days_to_discovery` is

@@ -1,11 +1,11 @@
 """The learner of all policies: a Bayesian logistic regression for clicks, and another for purchases.
 
-A logit is weights times features plus the item's intercept: the part of its appeal that no feature reveals.
-Each day's observations update the posterior by Laplace's approximation (Chapelle and Li 2011, algorithm 3,
-here with covariances). The new mean is the mode of the prior times the day's likelihood; the Fisher
-information at this mode is added to the precision. Each observation is of one item, so the precision between
-items stays diagonal, and the cost is linear in the number of items (the blocks of LinUCB's hybrid model, Li
-et al. 2010, algorithm 2).
+A logit is the product of weights and features, plus the item's intercept. The intercept is the part of the
+item's appeal that no feature reveals. Each day's observations update the posterior by Laplace's approximation
+(Chapelle and Li 2011, algorithm 3, here with covariances). The new mean is the mode of the prior times the
+day's likelihood; the Fisher information at this mode is added to the precision. Each observation is of one
+item, so the precision between items stays diagonal, and the cost is linear in the number of items (the blocks
+of LinUCB's hybrid model, Li et al. 2010, algorithm 2).
 
 As in training (models/ranking/position_bias.py), a click at a slot with examination probability θ has
 p = θ σ(logit), so the posterior describes p(click | examined). Purchases are learned from clicked items, with
@@ -32,7 +32,7 @@ class BlockPrecision(NamedTuple):
         return BlockPrecision(*(block + other_block for block, other_block in zip(self, other, strict=True)))
 
     def matvec(self, weight: Array, item: Array) -> tuple[Array, Array]:
-        """The product with a vector: weights [F], intercepts [I]."""
+        """Return the product of this precision and the vector (`weight` [F], `item` [I])."""
         return (
             self.weight_block @ weight + self.cross_block @ item,
             weight @ self.cross_block + self.item_diagonal * item,
@@ -43,7 +43,7 @@ class BlockPrecision(NamedTuple):
         return np.linalg.inv(self.weight_block - (self.cross_block / self.item_diagonal) @ self.cross_block.T)
 
     def solve(self, weight: Array, item: Array) -> tuple[Array, Array]:
-        """The vector (weights [F], intercepts [I]) whose product with this precision is (weight, item)."""
+        """Return the vector (weights [F], intercepts [I]) that `matvec` maps to (`weight`, `item`)."""
         solved = self.weight_covariance() @ (weight - self.cross_block @ (item / self.item_diagonal))
         return solved, (item - solved @ self.cross_block) / self.item_diagonal
 
@@ -86,12 +86,12 @@ def prior(n_features: int, n_items: int) -> LogisticBelief:
 
 
 def mean_logits(belief: LogisticBelief, features: Array) -> Array:
-    """Mean logit of every item [n, I] from features [n, I, F]."""
+    """Return the mean logit of every item [n, I], from features [n, I, F]."""
     return features @ belief.weight_mean + belief.item_mean
 
 
 def logit_sd(belief: LogisticBelief, features: Array) -> Array:
-    """Standard deviation of every logit [n, I] from features [n, I, F]."""
+    """Return the standard deviation of every logit [n, I], from features [n, I, F]."""
     _, cross, diagonal = belief.precision
     # The effect of an error of the weights, after the intercepts compensate for it.
     residual = features - (cross / diagonal).T
@@ -99,7 +99,7 @@ def logit_sd(belief: LogisticBelief, features: Array) -> Array:
 
 
 def sample_logits(belief: LogisticBelief, features: Array, rng: np.random.Generator, width: float) -> Array:
-    """Logits [n, I] from one draw of the posterior for each of n checkouts.
+    """Return logits [n, I]: the posterior is drawn once for each of n checkouts.
 
     `width` scales the deviations of the draw from the mean.
     """
@@ -134,7 +134,7 @@ def update_belief(belief: LogisticBelief, observations: Observations) -> Logisti
 def _gradient_and_information(
     weight: Array, item: Array, observations: Observations
 ) -> tuple[tuple[Array, Array], BlockPrecision]:
-    """The gradient of the log likelihood ([F], [I]), and the Fisher information."""
+    """Return the gradient of the log likelihood ([F] and [I]), and the Fisher information."""
     features, row = observations.features, observations.item
     p_given_examined = 1 / (1 + np.exp(-(features @ weight + item[row])))
     p = observations.p_examined * p_given_examined

@@ -16,7 +16,7 @@ Policy = Callable[[Beliefs, Day, np.random.Generator], Array]  # slates [n, K]
 
 
 def top_slates(score: Array, available: Array) -> Array:
-    """The six available items of highest score [n, K], best first; `score` is [n, I]."""
+    """Return the six available items of highest score [n, K], best first; `score` is [n, I]."""
     return top_k(np.where(available, score, -np.inf), SLOTS)
 
 
@@ -33,7 +33,10 @@ def greedy(beliefs: Beliefs, day: Day, rng: np.random.Generator) -> Array:
 
 
 def epsilon_last_slot(epsilon: float) -> Policy:
-    """Greedy slates whose last slot is explored with probability `epsilon`, by the service's own function."""
+    """Return a policy: greedy slates whose last slot explores with probability `epsilon`.
+
+    The service's own function explores.
+    """
 
     def choose(beliefs: Beliefs, day: Day, rng: np.random.Generator) -> Array:
         scores = expected_value(beliefs, day)
@@ -49,7 +52,7 @@ def epsilon_last_slot(epsilon: float) -> Policy:
 
 
 def thompson(width: float) -> Policy:
-    """The best items by one draw from the posteriors for each checkout (Chapelle and Li 2011).
+    """Return a policy: the best items by one draw of the posteriors per checkout (Chapelle and Li 2011).
 
     `width` scales the draws' deviations from the mean: 1 is Thompson sampling, 0 is greedy.
     """
@@ -62,10 +65,11 @@ def thompson(width: float) -> Policy:
 
 
 def linucb(width: float) -> Policy:
-    """The best items by upper confidence bounds: both logits are `width` deviations above their means.
+    """Return a policy: the best items by upper confidence bounds.
 
-    The bound is that of hybrid LinUCB, with shared and item-specific features (Li et al. 2010, algorithm 2).
-    The logistic function is applied to it as in UCB-GLM (Li, Lu and Zhou 2017). `width` 0 is greedy.
+    Both logits are `width` standard deviations above their means. The bound is that of hybrid LinUCB, with
+    shared and item-specific features (Li et al. 2010, algorithm 2). The logistic function is applied to it as
+    in UCB-GLM (Li, Lu and Zhou 2017). `width` 0 is greedy.
     """
 
     def choose(beliefs: Beliefs, day: Day, rng: np.random.Generator) -> Array:

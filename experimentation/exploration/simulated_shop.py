@@ -39,7 +39,7 @@ class ShopConfig(NamedTuple):
 
 
 class Day(NamedTuple):
-    """n checkouts of a day, the features of all I items, and the true probabilities."""
+    """A day's n checkouts with the features and the true probabilities of all I items."""
 
     number: int  # negative in the warm-up
     available: Array  # [I] bool, the item has arrived
@@ -65,19 +65,22 @@ class Day(NamedTuple):
         return EXAMINATION_PROBABILITY * np.take_along_axis(self.expected_revenue, slate, 1)
 
     def sample_feedback(self, items: Array, p_examined: Array) -> tuple[Array, Array]:
-        """Clicks and purchases of items [n, m] that are examined with `p_examined` [m]: bool [n, m] each."""
+        """Draw clicks and purchases of `items` [n, m]: bool [n, m] each.
+
+        An item in column j is examined with probability `p_examined[j]`.
+        """
         examine, click, purchase = np.take_along_axis(self.uniforms, items[None], 2)
         clicked = (examine < p_examined) & (click < np.take_along_axis(self.p_click_given_examined, items, 1))
         return clicked, clicked & (purchase < np.take_along_axis(self.p_purchase_given_click, items, 1))
 
 
 def shop_items(shop: ShopConfig) -> SimulatedItems:
-    """The shop's items; 15 % arrive over its days, the warm-up included."""
+    """Return the shop's items. 15 % of them arrive during its days, the warm-up included."""
     return sample_items({"items": shop.items, "days": WARMUP_DAYS + shop.days, "seed": shop.seed})
 
 
 def arrival_days(items: SimulatedItems) -> Array:
-    """The first day [I] on which each item is available; -WARMUP_DAYS for the initial items."""
+    """Return the first day [I] on which each item is available; -WARMUP_DAYS for the initial items."""
     return np.ceil((items.created_at - SIMULATION_START) / SECONDS_PER_DAY).astype(np.int64) - WARMUP_DAYS
 
 
@@ -136,6 +139,6 @@ def _simulate_day(
 
 
 def _shift_logits(probability: Array, logits: Array) -> Array:
-    """The probabilities after `logits` is added to their logits."""
+    """Add `logits` to the logits of the probabilities, and return the new probabilities."""
     odds = probability / (1 - probability) * np.exp(logits)
     return odds / (1 + odds)

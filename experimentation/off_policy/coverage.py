@@ -3,7 +3,7 @@
     python -m experimentation.off_policy coverage [--logs 300]
 
 All logs share a catalog, but each log has different users. The truth is the target policy's expected reward
-over the checkouts of all logs. The column `assumption` has whether an estimator's assumption holds for the
+over the checkouts of all logs. The column `assumption` tells whether an estimator's assumption holds for the
 simulated shoppers. If the assumption holds, the expected coverage is 95 %; with 300 logs the measured
 coverage lies between 93 and 97 % four times in five. Writes reports/bench_off_policy.json.
 """
@@ -54,7 +54,10 @@ class EstimatorKey(NamedTuple):
 def weights_by_shopper_model(
     checkouts: SimulatedCheckouts, at_slots: PolicyProbabilities, log: SimulatedLog
 ) -> dict[str, Array]:
-    """Shopper model → weights [n, K] of a log; `at_slots` are [n, K, I]."""
+    """Return shopper model → weights [n, K] of a log's slots.
+
+    The probabilities `at_slots` are [n, K, I]: of every item at every slot.
+    """
     examined = (np.einsum("k,nki->ni", EXAMINATION_PROBABILITY, part) for part in at_slots)
     scores = checkouts.target_score, checkouts.logging_score
     given_above = (plackett_luce.conditional_probabilities(score, log.slate) for score in scores)
@@ -69,7 +72,7 @@ def weights_by_shopper_model(
 def predict_rewards(
     checkouts: SimulatedCheckouts, log: SimulatedLog, reward: Array, reward_model: str
 ) -> Array:
-    """Expected reward of every item given examination, fitted to the log: [n, I].
+    """Return the expected reward [n, I] of every examined item, by a model fitted to the log.
 
     `linear` is least squares on the features and nearly right. `constant` is one number and wrong.
     """
@@ -87,7 +90,10 @@ def estimator_terms(
     weights: dict[str, Array],
     reward: Array,
 ) -> dict[EstimatorKey, Array]:
-    """Estimator → its terms [n] for one reward [n, K]; `weights` are keyed by shopper model."""
+    """Return each estimator's terms [n] for one reward [n, K].
+
+    `weights` maps a shopper model to its weights [n, K].
+    """
     terms = {EstimatorKey(LOG_MEAN): reward.sum(1)}
     for model, weight in weights.items():
         terms[EstimatorKey("ips", model)] = ips(reward, weight)

@@ -51,15 +51,19 @@ class WeightDiagnostics(NamedTuple):
 
 
 def ips(reward: Array, weight: Array) -> Array:
-    """Inverse propensity scoring (Horvitz and Thompson 1952) of rewards and weights [n, K]: [n]."""
+    """Return the terms [n] of inverse propensity scoring (Horvitz and Thompson 1952).
+
+    `reward` and `weight` are [n, K].
+    """
     return (weight * reward).sum(1)
 
 
 def snips(reward: Array, weight: Array, examination_probability: Array) -> Array:
-    """Self-normalized IPS (Swaminathan and Joachims 2015), linearized around the estimate: [n].
+    """Return the terms [n] of self-normalized IPS (Swaminathan and Joachims 2015).
 
-    The expected mean of the weights is 1; division by the actual mean removes most of the noise of the
-    weights. A slot counts with its examination probability [K], as its reward does. NaN if all weights are 0.
+    The terms are linearized around the estimate. The expected mean of the weights is 1; division by the
+    actual mean removes most of the noise of the weights. A slot counts with its examination probability [K],
+    as its reward does. NaN if all weights are 0.
     """
     total = ips(reward, weight) * examination_probability.sum()
     mass = weight @ examination_probability
@@ -70,7 +74,9 @@ def snips(reward: Array, weight: Array, examination_probability: Array) -> Array
 
 
 def doubly_robust(reward: Array, weight: Array, predicted: Array, direct: Array) -> Array:
-    """The direct method, corrected by weighted errors of its model (Dudík, Langford and Li 2011): [n].
+    """Return the terms [n] of the doubly robust estimator (Dudík, Langford and Li 2011).
+
+    It is the direct method, corrected by the weighted errors of its model.
 
     Args:
         reward, weight: [n, K].
@@ -81,9 +87,10 @@ def doubly_robust(reward: Array, weight: Array, predicted: Array, direct: Array)
 
 
 def clustered_mean(terms: Array, user: Array) -> IntervalEstimate:
-    """Mean of terms [n] with a 95 % interval clustered by user [n].
+    """Return the mean of terms [n] with a 95 % interval clustered by user [n].
 
-    The sandwich estimator over users with factor G / (G - 1), and Student's t with G - 1 degrees of freedom.
+    The interval uses the sandwich estimator over G users with the factor G / (G - 1), and Student's t with G
+    - 1 degrees of freedom.
     """
     value = float(terms.mean())
     _, user_codes = np.unique(user, return_inverse=True)
@@ -99,10 +106,10 @@ def clustered_mean(terms: Array, user: Array) -> IntervalEstimate:
 def weight_diagnostics(
     weight: Array, examination_probability: Array, user: Array, unclipped: Array | None = None
 ) -> WeightDiagnostics:
-    """Diagnostics of weights [n, K] of users [n]; a slot counts with its examination probability [K].
+    """Return diagnostics of weights [n, K] of users [n].
 
-    The mean weight estimates the supported share of the target policy's choices. If all choices are
-    supported, its expectation is 1.
+    A slot counts with its examination probability [K]. The mean weight estimates the supported share of the
+    target policy's choices. If all choices are supported, its expectation is 1.
     """
     unclipped = weight if unclipped is None else unclipped
     mass, unclipped_mass = (
@@ -155,11 +162,11 @@ def weight_warnings(diagnostics: WeightDiagnostics) -> list[str]:
 def policy_verdict(
     difference: IntervalEstimate, diagnostics: WeightDiagnostics, is_lower_bound: bool = False
 ) -> str:
-    """The verdict on a difference to the logging policy: better, worse, no support, or not enough data.
+    """Return the verdict on a difference to the logging policy.
 
-    Args:
-        is_lower_bound: whether the estimate counts unsupported choices as 0, as IPS does. Rewards are not
-            negative, so such an estimate is a lower bound: if the bound is better, the policy is better.
+    It is better, worse, no support, or not enough data. `is_lower_bound` tells whether the estimate counts
+    unsupported choices as 0, as IPS does. Rewards are not negative, so such an estimate is a lower bound: if
+    the bound is better, the policy is better.
     """
     if diagnostics.effective_sample_size < MIN_EFFECTIVE_SESSIONS:
         return "not enough data"

@@ -37,7 +37,7 @@ class PolicyEvaluation(NamedTuple):
 
 
 def estimate_examination_probability(logged: LoggedCheckouts) -> Array:
-    """p(examined | slot) [K], estimated as clicks / predicted clicks of shown slates; 1 for the first slot.
+    """Estimate p(examined | slot) [K] as clicks / predicted clicks of shown slates; 1 for the first slot.
 
     Raises ValueError if predictions are missing, or a slot has fewer than MIN_SLOT_CLICKS clicks.
     """
@@ -61,7 +61,10 @@ def estimate_examination_probability(logged: LoggedCheckouts) -> Array:
 def weights_by_shopper_model(
     logged: LoggedCheckouts, replayed: ReplayedSlates, examination_probability: Array
 ) -> dict[str, Array]:
-    """Shopper model → weights [n, K] of the logged slates; the target policy always shows `replayed`."""
+    """Return shopper model → weights [n, K] of the logged slots.
+
+    The target policy always shows the slates `replayed`.
+    """
     same_item = logged.item[:, :, None] == replayed.item[:, None, :]  # [n, K, K]
     same_slot = np.diagonal(same_item, axis1=1, axis2=2).astype(np.float64)
     at_slot = PolicyProbabilities(same_slot, logged.propensity)
@@ -86,9 +89,8 @@ def evaluate_policy(
     Clicks, purchases and revenue are attributed to the slot and come from shown slates only. Incremental
     revenue is estimated from slates that could have been withheld, if there are any (incremental.py).
 
-    Args:
-        examination_probability: [K] p(examined | slot).
-        max_weight: weights are clipped at this value; None does not clip.
+    `examination_probability` [K] is p(examined | slot). Weights are clipped at `max_weight`; None does not
+    clip.
     """
     is_shown = ~logged.is_withheld
     evaluation = _evaluate_rewards(
@@ -115,7 +117,7 @@ def _evaluate_rewards(
     max_weight: float | None,
     rewards: Sequence[str],
 ) -> PolicyEvaluation:
-    """The evaluation of `evaluate_policy`, restricted to `rewards`."""
+    """Return the evaluation of `evaluate_policy` for `rewards` only."""
     unclipped = weights_by_shopper_model(logged, replayed, examination_probability)
     weights = {
         model: importance_weights.clip_weights(weight, max_weight) for model, weight in unclipped.items()
@@ -162,7 +164,7 @@ def _terms_by_estimator(
     weights: dict[str, Array],
     name: str,
 ) -> dict[tuple[str, str], Array]:
-    """(estimator, shopper model) → terms [n] of a reward."""
+    """Return (estimator, shopper model) → terms [n] of the reward `name`."""
     reward = logged.rewards[name]
     mean_reward = reward.sum() / (len(reward) * examination_probability.sum())  # where nothing is predicted
     predictions = replayed.predictions[name]
@@ -181,7 +183,7 @@ def _terms_by_estimator(
 
 
 def verdict_lines(evaluation: PolicyEvaluation) -> list[str]:
-    """The verdicts of the primary estimator as text, a line per reward."""
+    """Return the verdicts of the primary estimator as text, a line per reward."""
     lines = []
     for row in evaluation.estimates:
         if (row["estimator"], row["shopper_model"]) == PRIMARY_ESTIMATOR:

@@ -1,7 +1,7 @@
-"""Incremental revenue as a reward of logged checkouts, some of whose slates were withheld at random.
+"""Incremental revenue as a reward of logged checkouts.
 
-uplift_terms.py defines the terms of a slot. The bundle predicts the revenue of items on the slate that it
-selects.
+Some slates of the log were withheld at random. uplift_terms.py defines the terms of a slot. The bundle
+predicts the revenue of items on the slate that it selects.
 """
 
 import numpy as np
@@ -24,7 +24,10 @@ MIN_GROUP_CHECKOUTS = 40  # with a withheld slate, and with a shown one, that an
 def select_withholding(
     logged: LoggedCheckouts, replayed: ReplayedSlates
 ) -> tuple[LoggedCheckouts, ReplayedSlates] | None:
-    """The checkouts whose slate could have been shown or withheld; None if either group is too small."""
+    """Return the checkouts whose slate could have been shown or withheld.
+
+    Returns None if the shown or the withheld checkouts are too few.
+    """
     mask = (logged.withhold > 0) & (logged.withhold < 1)
     n_withheld = int(logged.is_withheld[mask].sum())
     if min(n_withheld, int(mask.sum()) - n_withheld) < MIN_GROUP_CHECKOUTS:
@@ -48,10 +51,10 @@ def withholding_line(logged: LoggedCheckouts) -> str:
 def with_incremental_rewards(
     logged: LoggedCheckouts, replayed: ReplayedSlates, examination_probability: Array
 ) -> tuple[LoggedCheckouts, ReplayedSlates]:
-    """The checkouts of `select_withholding` with uplift terms as rewards, and slates with predictions.
+    """Return the checkouts of `select_withholding` with uplift terms as rewards, and their replayed slates.
 
-    If the bundle predicts no incremental revenue, the mean of the log is the prediction of every examined
-    item.
+    The slates have predictions of incremental revenue. If the bundle predicts none, the mean of the log is
+    the prediction of every examined item.
     """
     weights = group_weights(logged.is_withheld, logged.withhold)
     mean = mean_slot_revenue(logged.slot_revenue, weights)
@@ -68,12 +71,16 @@ def with_incremental_rewards(
 def _slot_predictions(
     logged: LoggedCheckouts, replayed: ReplayedSlates, weights: GroupWeights, examination_probability: Array
 ) -> SlotRevenue:
-    """Predicted revenue of logged slots: by the bundle for items on its slate, else the mean of the slot."""
+    """The predicted revenue of each logged slot.
+
+    If the replayed slate has the slot's item, the bundle predicts its revenue. Otherwise the slot's mean is
+    taken.
+    """
     mean = mean_slot_revenue(logged.slot_revenue, weights)
     same_item = logged.item[:, :, None] == replayed.item[:, None, :]  # [n, K, K]
 
     def of_logged(values: Array, mean: Array) -> Array:
-        """For each logged slot, the value of its item on the replayed slate, else `mean`: [n, K]."""
+        """Return the value [n, K] of each logged slot's item on the replayed slate, else `mean`."""
         is_predicted = same_item & np.isfinite(values)[:, None, :]
         return np.where(is_predicted.any(2), (is_predicted * np.nan_to_num(values)[:, None, :]).sum(2), mean)
 

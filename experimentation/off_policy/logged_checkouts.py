@@ -46,7 +46,10 @@ class SlotOutcomes(NamedTuple):
 
 
 class LoggedCheckouts(NamedTuple):
-    """n checkouts by time, with K = SLOTS slots; an empty slot has item "" and propensity 1."""
+    """The log's n checkouts in order of time, with K = SLOTS slots.
+
+    An empty slot has item "" and propensity 1.
+    """
 
     checkouts: list[Checkout]
     user: Array  # [n] str
@@ -78,12 +81,9 @@ def read_logged_checkouts(
 ) -> LoggedCheckouts:
     """Return the log in `shop`, the folder of a shop's tables, for the bundle of `manifest` and `schema`.
 
-    Labels count in the time windows of the bundle's training. Two kinds of checkouts are excluded, and their
-    numbers are kept: checkouts before the end of the bundle's training data, and checkouts whose horizon
-    passes the end of the log.
-
-    Args:
-        logged_version: only slates from this bundle version are kept.
+    Labels count in the time windows of the bundle's training. Checkouts before the end of the bundle's
+    training data are excluded. So are checkouts whose horizon passes the end of the log. The numbers of
+    excluded checkouts are kept. With `logged_version`, only slates from this bundle version count.
 
     Raises DataError for tables that cannot be used, or if no checkout is left.
     """
@@ -178,7 +178,7 @@ def _first_slates(events: ir.Table, log: EncodedTables, logged_version: str | No
 
 
 def _checkouts(con: ibis.BaseBackend, log: EncodedTables, kept: ir.Table) -> dict[int, Checkout]:
-    """Order code → the checkout as it was sent, in order of time."""
+    """Return order code → the checkout as it was sent, in order of time."""
     t = kept.join(log.users.select("user", "user_id"), "user").join(basket_lists(log), "order")
     ids = dict(zip(*con.to_pyarrow(log.items.select("item", "item_id")).to_pydict().values(), strict=True))
     checkouts = {}
@@ -197,7 +197,7 @@ def _checkouts(con: ibis.BaseBackend, log: EncodedTables, kept: ir.Table) -> dic
 def _outcomes(
     con: ibis.BaseBackend, log: EncodedTables, kept: ir.Table
 ) -> dict[tuple[int, int], tuple[float, float, float]]:
-    """(order code, item code) → click, purchase and spend of each clicked impression."""
+    """Return (order code, item code) → click, purchase and spend, of each clicked impression."""
     bounds = con.to_pyarrow(kept.agg(start=kept.ts.min(), end=kept.horizon_end.max())).to_pylist()[0]
     events = engine.materialize(con, "attributed", attribute_to_checkouts(log, kept))
     t = con.to_pyarrow(outcome_lists(log, kept, events, (bounds["start"], bounds["end"])))
@@ -213,9 +213,10 @@ def _outcomes(
 def _line_revenue(
     con: ibis.BaseBackend, log: EncodedTables, kept: ir.Table, slates: ir.Table
 ) -> dict[tuple[int, int], float]:
-    """(order code, item code) → spend on the item's order lines inside the horizon, for items of slates.
+    """Return (order code, item code) → spend on the item inside the horizon, for items of slates.
 
-    Purchases that a shop reports as events are ignored, because withheld slates have no such reports.
+    The spend comes from order lines. Purchases that a shop reports as events are ignored, because withheld
+    slates have no such reports.
     """
     lines = log.lines.select("user", "item", "spend", line_ts="ts")
     t = kept.select("order", "user", "ts", "horizon_end").join(lines, "user")

@@ -70,7 +70,7 @@ def read_impressions(policy: str, campaign: str) -> BanditImpressions:
 
 
 def slot_probabilities(log: BanditImpressions, policy: str, items: int) -> Array:
-    """Probability of every item at every slot [SLOTS, items], over the week."""
+    """Return the probability of every item at every slot [SLOTS, items], over the week."""
     if policy == "random":
         return np.full((SLOTS, items), 1 / items)
     impressions = np.zeros((SLOTS, items))
@@ -79,7 +79,7 @@ def slot_probabilities(log: BanditImpressions, policy: str, items: int) -> Array
 
 
 def click_rates(log: BanditImpressions, items: int) -> Array:
-    """Click rate of every item for each impression: [n, items].
+    """Return the click rate of every item for each impression: [n, items].
 
     The rates come from the half of the log that does not contain the impression.
     """
@@ -115,7 +115,7 @@ def _campaign_rows(campaign: str) -> list[Row]:
 
 
 def _estimates(log: BanditImpressions, target_log: BanditImpressions, logging: str, target: str) -> list[Row]:
-    """A row per estimator: the target policy's value, estimated from the log of the logging policy."""
+    """Return a row per estimator with the target policy's value, estimated from the other policy's log."""
     items = 1 + max(int(part.item.max()) for part in (log, target_log))
     probability = slot_probabilities(target_log, target, items)
     weight = importance_ratio(probability[log.slot, log.item], log.propensity)[:, None]
@@ -154,7 +154,7 @@ def _estimates(log: BanditImpressions, target_log: BanditImpressions, logging: s
 
 
 def _on_policy_verdict(bts: IntervalEstimate, random: IntervalEstimate) -> str:
-    """The order of the two policies, each measured on the log that it made."""
+    """Return the order of the two policies, each measured on its own log."""
     se = float(np.hypot(bts.se, random.se))
     gap = bts.value - random.value
     difference = IntervalEstimate(gap, se, gap - Z_95 * se, gap + Z_95 * se)

@@ -1,8 +1,8 @@
-"""Plackett-Luce: slates of a softmax policy, drawn item by item, and probabilities of items at slots.
+"""Slates of a softmax policy (Plackett-Luce), and probabilities of items at slots.
 
-Such a slate is a race: item i arrives after an exponential time with rate w_i = exp(score), and the first K
-items fill the slots in the order of arrival. So item i stands at slot k if k - 1 other items arrive before
-it:
+A slate is drawn item by item, which is the same as a race: item i arrives after an exponential time with rate
+w_i = exp(score), and the first K items fill the slots in the order of arrival. So item i stands at slot k if
+k - 1 other items arrive before it:
 
     p(i at k) = ∫ w_i e^{-w_i t} p(k - 1 of the others have arrived by t) dt
 """
@@ -22,7 +22,10 @@ def sample_slates(score: Array, slots: int, rng: np.random.Generator) -> Array:
 
 
 def conditional_probabilities(score: Array, slate: Array) -> Array:
-    """Probability of each slate item given the items above it: [n, K], from scores [n, I], slates [n, K]."""
+    """Return the probability [n, K] of each slate item given the items above it.
+
+    `score` is [n, I], `slate` [n, K].
+    """
     weight = np.exp(score - score.max(1, keepdims=True))
     slate_weight = np.take_along_axis(weight, slate, 1)
     remaining = weight.sum(1, keepdims=True) - np.cumsum(slate_weight, axis=1) + slate_weight
@@ -30,7 +33,10 @@ def conditional_probabilities(score: Array, slate: Array) -> Array:
 
 
 def slot_probabilities(score: Array, slots: int) -> Array:
-    """Probability of every item at every slot: [n, slots, I], from scores [n, I]. Exact up to quadrature."""
+    """Return the probability [n, slots, I] of every item at every slot, from scores [n, I].
+
+    The probability is exact up to the error of the numerical integral.
+    """
     batches = np.array_split(score, max(1, len(score) // BATCH_SIZE))
     return np.concatenate([_batch_slot_probabilities(batch, slots) for batch in batches])
 
@@ -60,7 +66,10 @@ def _batch_slot_probabilities(score: Array, slots: int) -> Array:
 
 
 def _add_arrival(count: Array, survival: Array) -> Array:
-    """Distribution of a count [n, slots, T] after one more item; counts of `slots` and more are dropped."""
+    """Return the distribution [n, slots, T] of the number of arrivals after one more item.
+
+    Numbers of `slots` and more are dropped.
+    """
     updated = count * survival[:, None]
     updated[:, 1:] += count[:, :-1] * (1 - survival[:, None])
     return updated

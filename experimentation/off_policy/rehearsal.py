@@ -11,7 +11,7 @@ from the true probabilities (docs/explanation/simulated_market.md). Only clicks 
 purchases in the simulator's next orders depend on the simulator's own slates.
 
 With organic demand, the challenger orders by incremental value (tasks=incremental), and the share WITHHOLD of
-the champion's slates is withheld. Purchases are drawn too: items of the champion's slates are removed from
+the champion's slates is withheld. Purchases are drawn too. Items of the champion's slates are removed from
 the simulator's next orders, and the items bought from the slates are added. Attributed and incremental
 revenue are compared.
 """
@@ -75,7 +75,7 @@ class SlateTruth(NamedTuple):
 def rehearse(out: Path, organic_share: float | None = None) -> list[Row]:
     """Return the estimated and the true rewards of the challenger; write them, and the estimate's page.
 
-    `organic_share`: the share of purchases of shown items that would have happened without the slot.
+    `organic_share` is the share of purchases of shown items that would have happened without the slot.
     """
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg: dict[str, Any] = dict(compose("train", overrides=["data=simulated"]).data)
@@ -115,7 +115,7 @@ def rehearse(out: Path, organic_share: float | None = None) -> list[Row]:
 
 
 def _mean_rewards(truth: SlateTruth) -> dict[str, float]:
-    """The true mean of each reward per checkout."""
+    """Return the true mean of each reward per checkout."""
     rewards = {"click": truth.click, "revenue": truth.attributed, INCREMENTAL_REVENUE: truth.incremental}
     return {name: float(values.sum(1).mean()) for name, values in rewards.items()}
 
@@ -200,12 +200,12 @@ def _write_log(
 
 
 def _item_numbers(item: Array) -> Array:
-    """Item numbers of item ids [n, K]; -1 for an empty slot."""
+    """Return the item numbers of item ids [n, K]; -1 stands for an empty slot."""
     return np.where(item.astype(bool), item, "-1").astype(np.int64)
 
 
 def _slate_truth(cfg: dict[str, Any], order: Array, item: Array) -> SlateTruth:
-    """The truth of items [n, K] at their slots after the orders [n]."""
+    """Return the truth of items [n, K] at their slots after the orders [n]."""
     number = _item_numbers(item)
     is_filled = number >= 0
     pairs = np.repeat(order, item.shape[1]), number.clip(0).ravel()

@@ -7,7 +7,7 @@ Array = np.ndarray
 
 
 def replace_purchases(orders: pa.Table, order: Array, item: Array, bought: Array, spend: Array) -> pa.Table:
-    """The order lines, with the lines of slate items in each user's next order replaced.
+    """Replace the lines of slate items in each user's next order, and return all order lines.
 
     Of the items of a slate, the next order then holds exactly those in `bought`. A user's orders must have
     consecutive numbers.
@@ -45,5 +45,5 @@ def replace_purchases(orders: pa.Table, order: Array, item: Array, bought: Array
 
 
 def _pairs(order: Array, item: Array, mask: Array) -> tuple[list[int], list[int]]:
-    """(number of the next order, item) of the slots that `mask` [n, K] selects."""
+    """Return numbers of the next orders, and items, of the slots that `mask` [n, K] selects."""
     return np.broadcast_to(order[:, None] + 1, item.shape)[mask].tolist(), item[mask].tolist()

@@ -18,7 +18,10 @@ PREDICTIONS = ("click", "purchase", "revenue", "organic revenue", "incremental r
 
 
 class ReplayedSlates(NamedTuple):
-    """Slates of n checkouts. Predictions assume examination; they are NaN if the tier predicts nothing."""
+    """Slates of n checkouts, with predictions for examined items.
+
+    Predictions are NaN if the tier that answered predicts nothing.
+    """
 
     item: Array  # [n, SLOTS] str, None for an empty slot
     predictions: dict[str, Array]  # PREDICTIONS: [n, SLOTS]
@@ -26,13 +29,13 @@ class ReplayedSlates(NamedTuple):
 
 
 def select_replayed(replayed: ReplayedSlates, mask: Array) -> ReplayedSlates:
-    """The slates of the checkouts that `mask` [n] bool selects; the tiers still describe all checkouts."""
+    """Select the slates of the checkouts in `mask` [n] bool. The tier counts still cover all checkouts."""
     predictions = {name: values[mask] for name, values in replayed.predictions.items()}
     return replayed._replace(item=replayed.item[mask], predictions=predictions)
 
 
 def incremental_tasks(manifest: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
-    """The names of three tasks: spend, purchases without the slot, and uplift."""
+    """Return the names of three tasks: spend, purchases without the slot, and uplift."""
     tasks = manifest_tasks(manifest)
     spend = next((task.name for task in tasks if task.label == "spend" and not task.window), None)
     organic = next((task.name for task in tasks if task.label == "organic" and not task.window), None)

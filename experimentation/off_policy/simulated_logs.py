@@ -38,7 +38,7 @@ ORGANIC_DEMAND = 1.0  # p(bought without the slot) as a multiple of p(click and 
 
 
 class SimulatedCheckouts(NamedTuple):
-    """n checkouts with the true probabilities of all I items."""
+    """The n checkouts with the true probabilities of all I items."""
 
     user: Array  # [n] int64
     features: Array  # [n, I, F] that a reward model may read
@@ -145,7 +145,7 @@ def simulate_log(checkouts: SimulatedCheckouts, shopper: str, rng: np.random.Gen
 def true_rewards(
     checkouts: SimulatedCheckouts, shopper: str, score: Array, rng: np.random.Generator
 ) -> dict[str, Array]:
-    """True expected rewards [n] of one slate for each checkout, drawn by the policy with these scores."""
+    """Return the true expected rewards [n] of one slate per checkout, drawn by the policy of these scores."""
     slate = plackett_luce.sample_slates(score, SLOTS, rng)
     p_click, p_purchase, price = _slate_truth(checkouts, slate)
     p_click = EXAMINATION_PROBABILITY * p_click
@@ -158,13 +158,13 @@ def true_rewards(
 
 
 def _organic_probability(checkouts: SimulatedCheckouts, slate: Array) -> Array:
-    """p(bought without the slot) [n, K] of the items of slates."""
+    """Return p(bought without the slot) [n, K] of the items of slates."""
     p_click, p_purchase, _ = _slate_truth(checkouts, slate)
     return np.minimum(ORGANIC_DEMAND * p_click * p_purchase, 0.9)
 
 
 def _slate_truth(checkouts: SimulatedCheckouts, slate: Array) -> tuple[Array, Array, Array]:
-    """p(click | examined), p(purchase | click) and price of slates [n, K]: [n, K] each."""
+    """Return p(click | examined), p(purchase | click) and price of the items of slates: [n, K] each."""
     p_click = np.take_along_axis(checkouts.p_click_given_examined, slate, 1)
     p_purchase = np.take_along_axis(checkouts.p_purchase_given_click, slate, 1)
     return p_click, p_purchase, np.take_along_axis(checkouts.price, slate, 1)

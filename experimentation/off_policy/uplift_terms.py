@@ -21,7 +21,10 @@ Array = np.ndarray
 
 
 class GroupWeights(NamedTuple):
-    """Inverse probability of each checkout's group, shown or withheld: [n, 1] each, 0 for the other group."""
+    """The weights [n, 1] of the shown and of the withheld group.
+
+    A checkout's weight is the inverse probability of its own group, and 0 in the other group.
+    """
 
     shown: Array  # (1 - W) / (1 - w)
     withheld: Array  # W / w
@@ -35,19 +38,22 @@ class SlotRevenue(NamedTuple):
 
 
 def group_weights(is_withheld: Array, withhold: Array) -> GroupWeights:
-    """Weights from W [n] bool and w [n], above 0 and below 1."""
+    """Return the weights from W [n] bool and w [n]; w is above 0 and below 1."""
     w, is_withheld = withhold[:, None], is_withheld[:, None]
     return GroupWeights((1 - is_withheld) / (1 - w), is_withheld / w)
 
 
 def mean_slot_revenue(revenue: Array, weights: GroupWeights) -> SlotRevenue:
-    """The mean of `revenue` [n, K] by slot in both groups, the same values for all checkouts."""
+    """Return the mean of `revenue` [n, K] by slot in both groups.
+
+    The means are repeated for all checkouts.
+    """
     means = ((weight * revenue).sum(0) / weight.sum() for weight in weights)
     return SlotRevenue(*(np.broadcast_to(mean, revenue.shape) for mean in means))
 
 
 def uplift_terms(revenue: Array, weights: GroupWeights, predicted: SlotRevenue) -> Array:
-    """Uplift terms [n, K] of slots, from the revenue [n, K] of their items and predictions of it."""
+    """Return the uplift terms [n, K] of slots, from the revenue [n, K] of their items and its predictions."""
     return (
         predicted.shown
         - predicted.organic

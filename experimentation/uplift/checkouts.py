@@ -43,7 +43,7 @@ class Horizon(NamedTuple):
 
 
 class SlotGroups(NamedTuple):
-    """Slots grouped by category or by source: T rows, one per checkout and group."""
+    """The slots of checkouts by category or by source: T rows, one per checkout and group."""
 
     names: list[str]  # [G]
     checkout: NDArray  # [T] int64, row of the checkout
@@ -75,7 +75,9 @@ def read_ghost_log(
 
     Args:
         events: folder of an impression log, or one Parquet file of it.
+        orders: the shop's orders, from which purchases are read.
         window: time of the checkouts, and the window of clicks.
+        horizon: the time after a checkout in which purchases count.
         items: the shop's items, for groups by category: the first level of the category path.
         experiment: only checkouts of users in this experiment; None keeps all checkouts.
 

@@ -86,7 +86,7 @@ def print_withholding_plan(
 
     Args:
         window: time of the checkouts, and the windows of clicks and purchases.
-        target: share to withhold, relative effect on all orders, power.
+        target: the share to withhold, the relative effect on all orders, and the power.
     """
     withhold, uplift, power = target
     log = read_shown_log(events, orders, window, Horizon(window.purchase_window))

@@ -27,7 +27,7 @@ MIN_RESIDUAL_SHARE = 0.1  # 1 - leverage, at least: a term of leverage 1 is 0
 
 
 class Assignment(NamedTuple):
-    """For each of n checkouts: whether its slate was withheld, and the probability of withholding."""
+    """Whether the slate of each of n checkouts was withheld, and with which probability."""
 
     user_row: NDArray  # [n] int64, the cluster
     is_shown: NDArray  # [n] bool
@@ -64,10 +64,9 @@ class Contrast(NamedTuple):
 
 
 def contrast(assignment: Assignment, outcome: NDArray, covariates: NDArray | None = None) -> Contrast:
-    """Return the mean outcome of shown and of withheld checkouts, and the difference; `outcome` is [n].
+    """Return the mean outcome of shown and of withheld checkouts, and the difference.
 
-    Args:
-        covariates: [n, k] values that are known before the draw.
+    `outcome` is [n]. `covariates` [n, k] are values that are known before the draw.
     """
     if covariates is None:
         covariates = np.zeros((len(outcome), 0))
@@ -79,7 +78,10 @@ def contrast(assignment: Assignment, outcome: NDArray, covariates: NDArray | Non
 
 
 def hajek_mean(assignment: Assignment, outcome: NDArray, shown: bool) -> tuple[float, NDArray]:
-    """The mean of an outcome [n] if all slates were shown (or withheld), and its linearized terms [n]."""
+    """Estimate the mean of an outcome [n] if all slates were shown, or if all were withheld.
+
+    Returns the mean and its linearized terms [n].
+    """
     weight = assignment.weight * (assignment.is_shown == shown)
     total = weight.sum()
     mean = float(weight @ outcome / total)
@@ -87,7 +89,7 @@ def hajek_mean(assignment: Assignment, outcome: NDArray, shown: bool) -> tuple[f
 
 
 def clustered_estimate(assignment: Assignment, value: float, terms: NDArray) -> Estimate:
-    """A value with its interval from the terms [n].
+    """Return a value with the interval that follows from its terms [n].
 
     The degrees of freedom are the number of users in the smaller group, minus 1.
     """
@@ -101,7 +103,9 @@ def clustered_estimate(assignment: Assignment, value: float, terms: NDArray) -> 
 
 
 def incremental_share(assignment: Assignment, incremental: Contrast, attributed: NDArray) -> Estimate:
-    """Incremental revenue / attributed revenue [n], by the delta method; NaN if nothing is attributed.
+    """Estimate incremental revenue / attributed revenue by the delta method; NaN if nothing is attributed.
+
+    `attributed` [n] is each checkout's attributed revenue.
 
     1 - share of the attributed revenue would have been earned without the slot. A share above 1 means that
     the slot adds purchases without a click.
@@ -114,7 +118,10 @@ def incremental_share(assignment: Assignment, incremental: Contrast, attributed:
 
 
 def withheld_ratio_p_value(assignment: Assignment) -> float:
-    """P-value of the test for a sample ratio mismatch: the number of withheld checkouts against its mean."""
+    """Return the p-value of the test for a sample ratio mismatch.
+
+    The test compares the number of withheld checkouts with its expectation.
+    """
     withheld = (~assignment.is_shown).sum()
     variance = (assignment.withhold * (1 - assignment.withhold)).sum()
     return float(2 * norm.sf(abs(withheld - assignment.withhold.sum()) / math.sqrt(variance)))

@@ -31,7 +31,10 @@ class Measure(NamedTuple):
 
 
 class GroupMeasure(NamedTuple):
-    """Revenue of the slots of a category or source. Rows of sources overlap: a slot may have several."""
+    """Revenue of the slots of a category or source.
+
+    Rows of sources overlap, because a slot may have several sources.
+    """
 
     name: str
     slots: int  # shown and withheld
@@ -186,5 +189,5 @@ def _scale(estimate: Estimate, factor: float) -> Estimate:
 
 
 def revenue_covariates(log: GhostLog) -> NDArray:
-    """The covariates that explain a checkout's revenue: predicted revenue and earlier revenue, [n, 2]."""
+    """Return the covariates [n, 2] of each checkout: predicted revenue and earlier revenue."""
     return np.column_stack([log.predicted, log.revenue_before])

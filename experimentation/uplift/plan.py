@@ -79,7 +79,7 @@ def plan_withholding(log: GhostLog, withhold: float, uplift: float, power: float
 
 
 def _residual_variance(outcome: NDArray, covariates: NDArray) -> float:
-    """Variance of an outcome [n] that the covariates [n, k] do not explain."""
+    """Return the variance of an outcome [n] that the covariates [n, k] do not explain."""
     design = np.column_stack([np.ones(len(outcome)), covariates - covariates.mean(0)])
     residual = outcome - design @ np.linalg.lstsq(design, outcome, rcond=None)[0]
     return float(residual.var(ddof=1))

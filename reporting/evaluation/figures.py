@@ -27,7 +27,7 @@ PAIR_COLOURS = ("blue", "orange", "green", "grey", "grey")
 
 
 def frontier_chart(report: Row, zoom: bool, width: int) -> Markup:
-    """A chart of revenue by NDCG: a curve per learned system, a dot per baseline."""
+    """Draw revenue by NDCG: a curve per learned system, a dot per baseline."""
     curves = aggregate_seeds(report["frontier"], ("system", "revenue_weight"))
     systems = list(dict.fromkeys(point["system"] for point in curves))
     baselines = _frontier_baselines(report, curves, zoom)
@@ -69,7 +69,7 @@ def _frontier_baselines(report: Row, curves: Sequence[Row], zoom: bool) -> list[
 
 
 def differences_chart(rows: Sequence[Row], metric: str, name: str, width: int) -> Markup:
-    """A chart of differences to the baselines by slice with 95 % intervals, in the units of one metric."""
+    """Draw the differences to the baselines by slice in one metric, with 95 % intervals."""
     rows = [row for row in rows if row["metric"] == metric]
     axis = linear_axis(name, [row[end] for row in rows for end in ("low", "high")] + [0.0])
     groups = [
@@ -93,7 +93,7 @@ def _difference_interval(row: Row) -> Interval:
 
 
 def reliability_diagram(curves: Sequence[Row], task: Row, width: int) -> Markup:
-    """A chart of observed by predicted share of a binary task.
+    """Draw the observed share of a binary task by its predicted share.
 
     The axes are logarithmic, because most predictions are near 0.
     """
@@ -125,7 +125,7 @@ def reliability_diagram(curves: Sequence[Row], task: Row, width: int) -> Markup:
 
 
 def calibration_ratio_chart(report: Row, width: int) -> Markup:
-    """A chart of predicted / observed for every task in every slice."""
+    """Draw predicted / observed of every task in every slice."""
     colours = task_colours(report)
     groups: dict[str, dict[str, list[Interval]]] = {}
     for row in report["calibration"]:
@@ -141,7 +141,7 @@ def calibration_ratio_chart(report: Row, width: int) -> Markup:
 
 
 def diversity_chart(report: Row, weight: float, width: int) -> Markup:
-    """A chart of revenue or NDCG by the number of categories on a slate, for category caps and diversity."""
+    """Draw revenue or NDCG by the number of categories on a slate, for category caps and diversity."""
     lines = [
         line
         for line in aggregate_seeds(report["slates"], SLATE_KEYS)
@@ -170,12 +170,12 @@ def diversity_chart(report: Row, weight: float, width: int) -> Markup:
 
 
 def gate_weights_chart(health: Row, width: int) -> Markup:
-    """A chart of the weight of every expert, by task."""
+    """Draw the weight of every expert, by task."""
     return stacked_bars(list(health["gates"].items()), "expert", "Weight of each expert by task", width)
 
 
 def gradient_cosine_chart(rows: Sequence[Row], width: int) -> Markup:
-    """A chart of the cosine between the gradients of each pair of tasks, by training step."""
+    """Draw the cosine between the gradients of each pair of tasks, by training step."""
     pairs = [key for key in rows[0] if key != "step"]
     values = [row[pair] for row in rows for pair in pairs if row.get(pair) is not None]
     chart = Chart(
@@ -199,7 +199,7 @@ def is_ideal_ranking(row: Row) -> bool:
 
 
 def system_label(report: Row, row: Row) -> str:
-    """A system's name, the trained one capitalized."""
+    """Return a system's name; that of the trained system is capitalized."""
     return row["system"].capitalize() if row["system"] == report["system"] else row["system"]
 
 
@@ -228,13 +228,13 @@ def weight_label(report: Row, weight: float) -> str:
 
 
 def slate_metric(report: Row, weight: float) -> tuple[str, str]:
-    """The metric that slates maximize at this revenue weight, and the metric's name."""
+    """Return the metric that slates maximize at this revenue weight, and its name on the page."""
     has_frontier = any(row["system"] == report["system"] for row in report["frontier"])
     return ("revenue6", "revenue@6") if weight and has_frontier else ("ndcg6", "NDCG@6")
 
 
 def task_colours(report: Row) -> dict[str, str]:
-    """Task → colour, in the order of the tasks; those of purchase and spend are fixed."""
+    """Return task → colour, in the order of the tasks. The colours of purchase and spend are fixed."""
     further, colours = iter(TASK_COLOURS), {}
     for task in report["tasks"]:
         if task["name"] == report["purchase_task"]:
@@ -252,12 +252,12 @@ def is_conditional(task: Row) -> bool:
 
 
 def probability_label(task: Row) -> str:
-    """`p(click)`, or `p(return | purchase)` of a conditional task."""
+    """Return `p(click)`, or `p(return | purchase)` for a conditional task."""
     return f"p({task['name']} | {task['given']})" if is_conditional(task) else f"p({task['name']})"
 
 
 def baseline_label(row: Row) -> str:
-    """A baseline's name; an order by price is added to the name."""
+    """Return a baseline's name. An order by price is added to the name."""
     return row["system"] + (" × price" if row["order"] == "price" else "")
 
 
@@ -267,7 +267,7 @@ def has_no_rule(row: Row) -> bool:
 
 
 def policy_label(row: Row) -> str:
-    """`no rule`, `product cap 1`, `cap 2` or `diversity 0.1`."""
+    """Return the policy's name: `no rule`, `product cap 1`, `cap 2` or `diversity 0.1`."""
     if row["product_cap"] is not None:
         return f"product cap {row['product_cap']:g}"
     if row["category_cap"] is not None:

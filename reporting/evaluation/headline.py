@@ -50,7 +50,10 @@ def _answer(report: Row, row: Row | None) -> str:
 
 
 def _quote(system: str) -> str:
-    """The system's name in quotation marks if it is a counting baseline, whose name is a description."""
+    """Put the name of a counting baseline in quotation marks, because it is a description.
+
+    Other names stay as they are.
+    """
     return f"the baseline “{system}”" if " " in system else system
 
 
@@ -126,7 +129,7 @@ def _calibration_figures(report: Row) -> list[KeyFigure]:
 
 
 def _best_baseline(report: Row, order: str, part: str) -> Row | None:
-    """The row of the strongest baseline, for which the difference system minus baseline is smallest."""
+    """The row of the strongest baseline: system minus baseline is smallest for it."""
     rows = [row for row in report["differences"] if (row["order"], row["slice"]) == (order, part)]
     return min(rows, key=lambda row: row["difference"], default=None)
 

@@ -41,7 +41,10 @@ def report_page(report: Row) -> str:
 
 
 def training_section(report: Row) -> dict[str, Any]:
-    """The section about training: all alarms (also those of the slates), expert weights, gradient cosines."""
+    """The section about training: all alarms, expert weights, gradient cosines.
+
+    The alarms of the slates are among them.
+    """
     health, alarms = report["health"] or {}, page_alarms(report)
     charts = []
     if health.get("gates"):

@@ -82,7 +82,10 @@ def examples_section(report: Row) -> dict[str, Any]:
 
 
 def _prediction_columns(report: Row) -> list[Column]:
-    """The columns of predictions: one per binary task, the expected value, one per further task but spend."""
+    """Return the columns of predictions.
+
+    There is one per binary task, one for the expected value, and one per other task except spend.
+    """
     tasks = report["tasks"]
     binary = [task for task in tasks if task["kind"] == "binary"]
     further = [task for task in tasks if task["kind"] != "binary" and task["label"] != "spend"]
