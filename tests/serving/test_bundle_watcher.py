@@ -51,7 +51,7 @@ def test_a_good_version_is_loaded_and_a_bad_one_is_refused(root: Path) -> None:
     assert "no bundle here" in watcher.reason
     set_current_version(root, "gone")
     watcher.poll()
-    assert "a folder that is gone" in watcher.reason
+    assert "a folder that is missing" in watcher.reason
     set_current_version(root, NAMES[0])
     watcher.poll()
     assert watcher.reason == ""

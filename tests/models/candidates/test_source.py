@@ -187,7 +187,7 @@ def test_new_item_rows_leave_the_proposals_as_they_are(names: list[str]) -> None
         (lambda: Source(5, own_events=OwnEvents(kinds=("wish",), half_life=1.0)), "kind 'wish'"),
         (lambda: check_sources({"mine": Source(5, index=True)}), "only ann can"),
         (lambda: check_sources(dict(reversed(shipped_sources().items()))), "ann must be the first"),
-        (lambda: check_sources({"ease": ease(5)}), "add buy_again, with limit 0"),
+        (lambda: check_sources({"ease": ease(5)}), r"add buy_again \(limit 0"),
         (lambda: check_sources({f"s{i}": ALL_SOURCES["oldest"] for i in range(32)}), "at most 31"),
     ],
 )

@@ -32,5 +32,5 @@ def test_comments_blank_lines_and_torn_ends(tmp_path: Path) -> None:
 def test_lines_that_are_no_id_are_refused(tmp_path: Path, line: str | bytes) -> None:
     path = tmp_path / "forgotten.txt"
     path.write_bytes(b"U1\n" + (line.encode() if isinstance(line, str) else line))
-    with pytest.raises(ValueError, match=r"forgotten\.txt: (line 2|it is not UTF-8)"):
+    with pytest.raises(ValueError, match=r"forgotten\.txt: (line 2|the file is not UTF-8)"):
         read_user_list(path)
