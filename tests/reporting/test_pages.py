@@ -91,9 +91,9 @@ def test_a_page_is_one_file_whose_first_text_is_the_answer(name: str, pages: dic
     (answer,) = re.findall(r'<p class="answer[^>]*>(.+)</p>', head)
     assert answer[-1] == "."
     assert len(answer) < 330
-    assert not re.search(
-        r"\bnan\b|None|[-+]?\d+e[-+]?\d+", re.sub(r"<style>.*?</style>|<[^>]*>", " ", text, flags=re.S)
-    )
+    words = re.sub(r"<style>.*?</style>|<[^>]*>", " ", text, flags=re.S)
+    words = re.sub(r"commit [0-9a-f]+", "", words)  # a hash may look like a number: 3e7
+    assert not re.search(r"\bnan\b|None|[-+]?\d+e[-+]?\d+", words)
 
 
 @pytest.mark.parametrize("name", PAGES)
