@@ -21,9 +21,10 @@ def draw_latency() -> Drawing:
     data = read_data("latency")
     rows = data["rows"]
     d = Drawing(
-        500, "Latency stays under the deadline under overload, while fewer slates come from the ranker"
+        482,
+        "Latency stays under the deadline under overload, while fewer slates come from the ranker",
+        "Latency under load",
     )
-    d.text(10, 22, "Latency under load", "title")
     ticks = [row["requests_per_second"] for row in rows]
     x = Axis(90, 2800, ticks, is_log=True)
     plot = Plot(d, Box(FRAME_LEFT, 74, FRAME_WIDTH, 170), x, Axis(0, 110, range(0, 101, 20)), "", "ms")
@@ -37,7 +38,6 @@ def draw_latency() -> Drawing:
     for row in rows:
         left, top = below.pixel(row["requests_per_second"], row["ranked_share"])
         d.bar(Box(left - 12, top, 24, below.pixel(x.low, 0)[1] - top))
-    d.height = 482
     note(d, data)
     return d
 
@@ -46,9 +46,10 @@ def draw_index_recall() -> Drawing:
     """Draw recall and time of the retrieval index and of other libraries."""
     data = read_data("index_recall")
     d = Drawing(
-        360, "The retrieval index finds more neighbours in less time and memory than the other libraries"
+        346,
+        "The retrieval index finds more neighbours in less time and memory than the other libraries",
+        "Recall of 300 neighbours against time",
     )
-    d.text(10, 22, "Recall of 300 neighbours against time", "title")
     x = Axis(0.3, 3.0, (0.3, 0.5, 1, 2, 3), is_log=True)
     y = Axis(0.93, 1.003, (0.94, 0.96, 0.98, 1.0), ("0.94", "0.96", "0.98", "1.00"))
     plot = Plot(d, Box(FRAME_LEFT, 70, FRAME_WIDTH, 220), x, y, "ms per query (median)", "recall")
@@ -61,7 +62,6 @@ def draw_index_recall() -> Drawing:
             left, top = plot.pixel(points[-1]["p50_ms"], points[-1]["recall"])
             d.line((left, top + 6), (left, top + offset[1] - 14))
         plot.label(points[-1]["p50_ms"], points[-1]["recall"], name, offset, anchor)
-    d.height = 346
     note(d, data)
     return d
 
@@ -70,8 +70,11 @@ def draw_deadline() -> Drawing:
     """Draw the stages of a median request one after the other, and their sum relative to the deadline."""
     data = read_data("deadline")
     total = sum(row["ms"] for row in data["rows"])
-    d = Drawing(320, f"Stages of a request: {total:.2f} ms of the {DEADLINE_MS} ms that the deadline allows")
-    d.text(10, 22, f"A median request: {total:.2f} ms in its stages", "title")
+    d = Drawing(
+        320,
+        f"Stages of a request: {total:.2f} ms of the {DEADLINE_MS} ms that the deadline allows",
+        f"A median request: {total:.2f} ms in its stages",
+    )
     left, scale, y, elapsed = 112, 48.0, 40.0, 0.0  # scale: pixels of a millisecond
     for row in data["rows"]:
         d.text(left - 10, y + 14, row["stage"], anchor="end")

@@ -84,19 +84,23 @@ class PlacedText(NamedTuple):
 
 
 class Drawing:
-    """A picture of WIDTH × `height` pixels. `description` is read aloud by screen readers.
+    """A picture of WIDTH × `height` pixels, with a title at its top.
+
+    Screen readers read `description` aloud.
 
     Attributes:
         texts, boxes: the placed texts and boxes.
         segments: the parts of lines, which texts must not cross.
     """
 
-    def __init__(self, height: int, description: str) -> None:
+    def __init__(self, height: int, description: str, title: str = "") -> None:
         self.height, self.description = height, description
         self.texts: list[PlacedText] = []
         self.boxes: list[Box] = []
         self.segments: list[tuple[Point, Point]] = []
         self._parts: list[str] = []
+        if title:
+            self.text(10, 22, title, "title")
 
     def box(self, box: Box, title: str = "", lines: Sequence[str] = (), kind: str = "plain") -> Box:
         """Draw a box with a title and further lines, all optional and centred. Returns the box.

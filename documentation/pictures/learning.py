@@ -6,9 +6,10 @@ from documentation.pictures.drawing import Box, Drawing
 def draw_split_timeline() -> Drawing:
     """Draw which checkouts are in which split, and which are left out."""
     d = Drawing(
-        262, "Training, validation and test checkouts follow each other; horizons do not cross a split"
+        262,
+        "Training, validation and test checkouts follow each other; horizons do not cross a split",
+        "Checkouts by time",
     )
-    d.text(10, 22, "Checkouts by time", "title")
     for x, width, name, kind in (
         (10, 162, "train", "model"),
         (206, 100, "validation", "data"),
@@ -119,8 +120,11 @@ def draw_mmoe() -> Drawing:
 
 def draw_task_chain() -> Drawing:
     """Draw the chain of tasks from a click to a purchase and to its value, with an example."""
-    d = Drawing(332, "p(click) times p(purchase given click) times the expected spend is the expected value")
-    d.text(10, 22, "An example: one item, shown to 100 shoppers", "title")
+    d = Drawing(
+        332,
+        "p(click) times p(purchase given click) times the expected spend is the expected value",
+        "An example: one item, shown to 100 shoppers",
+    )
     rows = (
         ("shown", 100, "100 shoppers", "plain"),
         ("click", 40, "40 click: p(click) = .40", "model"),

@@ -75,6 +75,12 @@ class Plot:
         for point in points if has_dots else ():
             self.drawing.dot(*point, kind.split()[0])
 
+    def marker(self, x: float) -> float:
+        """Draw a dashed vertical line at the value `x`; return its pixel."""
+        left, bottom = self.pixel(x, self.y.low)
+        self.drawing.line((left, self.frame.y), (left, bottom), kind="grid dashed")
+        return left
+
     def band(self, values: Sequence[tuple[float, float, float]]) -> None:
         """Fill the area between the low and the high values of (x, low, high) points."""
         upper = [self.pixel(x, high) for x, _, high in values]

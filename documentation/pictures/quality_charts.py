@@ -1,5 +1,7 @@
 """Charts of quality: purchases and revenue, calibration, the daily loop, drift."""
 
+from collections.abc import Sequence
+
 from documentation.pictures.chart_data import Row, read_data
 from documentation.pictures.drawing import Box, Drawing
 from documentation.pictures.plot import Axis, Plot, legend, linear_axis, note
@@ -25,9 +27,10 @@ def draw_frontier() -> Drawing:
     curve = [row for row in data["rows"] if row["system"] == "Sextet"]
     baselines = [row for row in data["rows"] if row["system"] != "Sextet"]
     d = Drawing(
-        380, "A higher revenue weight raises the revenue of a slate and lowers the number of purchases"
+        352,
+        "A higher revenue weight raises the revenue of a slate and lowers the number of purchases",
+        "Purchases against revenue, by revenue_weight",
     )
-    d.text(10, 22, "Purchases against revenue, by revenue_weight", "title")
     x = linear_axis([row["ndcg6"] for row in data["rows"]])
     y = linear_axis([row["revenue6"] for row in data["rows"]])
     frame = Box(FRAME_LEFT, 66, FRAME_WIDTH, 230)
@@ -39,7 +42,6 @@ def draw_frontier() -> Drawing:
     for row in baselines:
         d.dot(*plot.pixel(row["ndcg6"], row["revenue6"]), "second", 4)
         plot.label(row["ndcg6"], row["revenue6"], row["system"], (-9, 4.5), "end")
-    d.height = 352
     note(d, data)
     return d
 
@@ -48,8 +50,11 @@ def draw_calibration() -> Drawing:
     """Draw observed rates by predicted probabilities, in bins of equal size."""
     data = read_data("calibration")
     rows = data["rows"]
-    d = Drawing(420, "Predicted probabilities are close to the observed rates")
-    d.text(10, 22, "Calibration: predicted against observed", "title")
+    d = Drawing(
+        388,
+        "Predicted probabilities are close to the observed rates",
+        "Calibration: predicted against observed",
+    )
     values = [row[name] for row in rows for name in ("predicted", "observed") if row[name] > 0]
     ticks = [tick for tick in (0.0001, 0.001, 0.01, 0.1, 1) if min(values) * 0.8 <= tick]
     axis = Axis(min(values) * 0.8, 1, ticks, is_log=True)
@@ -61,7 +66,6 @@ def draw_calibration() -> Drawing:
         plot.line([point for point in points if min(point) > 0], kind)
     entries = [(kind, f"p({task})") for task, kind in TASK_KINDS.items()]
     legend(d, 48, [*entries, ("line", "perfect")], 330)
-    d.height = 388
     note(d, data)
     return d
 
@@ -71,25 +75,28 @@ def draw_loop() -> Drawing:
     data = read_data("loop")
     rows = data["rows"]
     d = Drawing(
-        420, "Revenue per session of Sextet lies between rules and oracle; shuffled labels are not published"
+        392,
+        "Revenue per session of Sextet lies between rules and oracle; shuffled labels are not published",
+        "The daily loop in a simulated market",
     )
-    d.text(10, 22, "The daily loop in a simulated market", "title")
     top = max(row["oracle"] for row in rows)
-    ticks = [row["day"] for row in rows if row["day"] == 1 or row["day"] % 7 == 0]
-    x = Axis(0.5, len(rows) + 0.5, ticks)
     y = linear_axis([0, top], from_zero=True)
-    plot = Plot(d, Box(FRAME_LEFT, 92, FRAME_WIDTH, 220), x, y, "day", "revenue per session")
+    plot = Plot(d, Box(FRAME_LEFT, 92, FRAME_WIDTH, 220), day_axis(rows), y, "day", "revenue per session")
     legend(d, 48, [(kind, name) for _, kind, name in POLICIES])
     for column, kind, _ in POLICIES:
         plot.line([(row["day"], row[column]) for row in rows], kind)
     for row in rows:
         if row["labels_shuffled"]:
-            left, bottom = plot.pixel(row["day"], y.low)
-            d.line((left, plot.frame.y), (left, bottom), kind="grid dashed")
+            left = plot.marker(row["day"])
             d.text(left, 368, f"day {row['day']}: labels shuffled, {night(row)}", "soft", "middle")
-    d.height = 392
     note(d, data)
     return d
+
+
+def day_axis(rows: Sequence[Row]) -> Axis:
+    """Return the axis of the days 1, 2, …, with a tick at day 1 and one per week."""
+    ticks = [row["day"] for row in rows if row["day"] == 1 or row["day"] % 7 == 0]
+    return Axis(0.5, len(rows) + 0.5, ticks)
 
 
 def night(row: Row) -> str:
@@ -102,22 +109,20 @@ def draw_drift() -> Drawing:
     data = read_data("drift")
     rows = data["rows"]
     d = Drawing(
-        400, "The click rate leaves its band on the day on which clicks fall; the band widens afterwards"
+        368,
+        "The click rate leaves its band on the day on which clicks fall; the band widens afterwards",
+        "A monitored metric: the click rate by day",
     )
-    d.text(10, 22, "A monitored metric: the click rate by day", "title")
-    x = Axis(0.5, len(rows) + 0.5, [row["day"] for row in rows if row["day"] == 1 or row["day"] % 7 == 0])
     ends = [row[name] for row in rows for name in ("low", "high", "value")]
     y = linear_axis(ends, percent=True)
-    plot = Plot(d, Box(FRAME_LEFT, 92, FRAME_WIDTH, 220), x, y, "day", "click rate")
+    plot = Plot(d, Box(FRAME_LEFT, 92, FRAME_WIDTH, 220), day_axis(rows), y, "day", "click rate")
     legend(d, 48, (("mark", "no alarm"), ("second", "alarm"), ("band", "expected band")))
     plot.band([(row["day"], row["low"], row["high"]) for row in rows])
     plot.line([(row["day"], row["expected"]) for row in rows], "dashed", has_dots=False)
     for row in rows:
         d.dot(*plot.pixel(row["day"], row["value"]), "second" if row["alarm"] else "mark", 4.5)
     shifted = min(row["day"] for row in rows if row["shifted"])
-    left, bottom = plot.pixel(shifted - 0.5, y.low)
-    d.line((left, plot.frame.y), (left, bottom), kind="grid dashed")
+    plot.marker(shifted - 0.5)
     d.text(430, plot.frame.y - 12, f"from day {shifted}: 20 % fewer clicks", "soft", "end")
-    d.height = 368
     note(d, data)
     return d

@@ -5,8 +5,9 @@ from documentation.pictures.drawing import Box, Drawing
 
 def draw_bundle() -> Drawing:
     """Draw the files of a bundle, grouped by use."""
-    d = Drawing(430, "A bundle root: current, the store and versions; a version: modules, items, checks")
-    d.text(10, 22, "bundle/", "title")
+    d = Drawing(
+        430, "A bundle root: current, the store and versions; a version: modules, items, checks", "bundle/"
+    )
     current = d.box(Box(10, 36, 132, 48), "current", ("a symbolic link",), "data")
     d.box(Box(154, 36, 132, 48), "store.arrow", ("histories",), "data")
     d.box(Box(298, 36, 132, 48), "earlier version", ("for a rollback",), "plain")

@@ -42,8 +42,11 @@ def draw_slate() -> Drawing:
 
 def draw_index() -> Drawing:
     """Draw the index: a search reads the lists of the nearest centroids. Vectors have 8 bits per number."""
-    d = Drawing(422, "Vectors lie in lists around centroids; a query reads the lists of the nearest ones")
-    d.text(10, 22, "Search: only the lists of the nearest centroids", "title")
+    d = Drawing(
+        422,
+        "Vectors lie in lists around centroids; a query reads the lists of the nearest ones",
+        "Search: only the lists of the nearest centroids",
+    )
     generator = random.Random(7)
     for number, (x, y) in enumerate(CENTROIDS):
         for point in _points_around((x, y), generator):

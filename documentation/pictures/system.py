@@ -70,8 +70,11 @@ def draw_system() -> Drawing:
 
 def draw_request_path() -> Drawing:
     """Draw the stages of a request inside one deadline, and the answer if a stage fails."""
-    d = Drawing(594, "Seven stages inside one deadline; a failing stage leads to a lower tier of answers")
-    d.text(10, 22, "One deadline of 100 ms", "title")
+    d = Drawing(
+        594,
+        "Seven stages inside one deadline; a failing stage leads to a lower tier of answers",
+        "One deadline of 100 ms",
+    )
     d.text(300, 22, "if the stage fails", "title", "middle")
     for n, (stage, meaning, answer) in enumerate(STAGES):
         y = 36 + 52 * n
