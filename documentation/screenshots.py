@@ -30,7 +30,6 @@ MAX_COLOURS = 256  # of a picture for the documentation
 SCHEMES = {"light": False, "dark": True}
 SHOP = "shop"  # the storefront, which is no page of a command
 EXPERIMENT_DAYS = ("--start", "2026-03-02", "--end", "2026-03-29")
-EXPERIMENTATION = ("-m", "experimentation")
 
 
 def _folder(name: str) -> Path:
@@ -56,37 +55,31 @@ def _experiment_log() -> Path:
     return folder
 
 
+def _run_on_experiment_log(command: str, page: str, *arguments: str) -> Path:
+    """Run a command of `experimentation` on the simulated log; return the page that it writes."""
+    log, out = _experiment_log(), _folder(f"{page}.html")
+    files = ("--events", str(log / "events"), "--orders", str(log / "orders.csv"), "--out", str(out))
+    run_script("-m", "experimentation", command, *files, *arguments)
+    return out
+
+
 def plan(run_folder: Path) -> Path:
     """Make the page with the weeks and users that a test on the simulated log needs."""
-    log, out = _experiment_log(), _folder("plan.html")
-    files = ("--events", str(log / "events"), "--orders", str(log / "orders.csv"), "--out", str(out))
-    run_script(*EXPERIMENTATION, "plan", *files, "--uplift", "0.2", "--share", "0.5")
-    return out
+    return _run_on_experiment_log("plan", "plan", "--uplift", "0.2", "--share", "0.5")
 
 
 def experiment(run_folder: Path) -> Path:
     """Make the page of the test in the simulated log."""
-    log, out = _experiment_log(), _folder("experiment.html")
-    files = ("--events", str(log / "events"), "--orders", str(log / "orders.csv"), "--out", str(out))
-    test = (
-        "--experiments",
-        str(log / "experiments.toml"),
-        "--experiment",
-        "weight",
-        "--margin",
-        "returns=0.02",
-    )
-    items = ("--items", str(log / "items.csv"))
-    run_script(*EXPERIMENTATION, "analyze", *files, *test, *items, *EXPERIMENT_DAYS)
-    return out
+    log = _experiment_log()
+    test = ("--experiments", str(log / "experiments.toml"), "--experiment", "weight")
+    further = ("--margin", "returns=0.02", "--items", str(log / "items.csv"))
+    return _run_on_experiment_log("analyze", "experiment", *test, *further, *EXPERIMENT_DAYS)
 
 
 def uplift(run_folder: Path) -> Path:
     """Make the page with the uplift that the withheld slates of the simulated log show."""
-    log, out = _experiment_log(), _folder("uplift.html")
-    files = ("--events", str(log / "events"), "--orders", str(log / "orders.csv"), "--out", str(out))
-    run_script(*EXPERIMENTATION, "uplift", *files, "--items", str(log / "items.csv"), *EXPERIMENT_DAYS)
-    return out
+    items = ("--items", str(_experiment_log() / "items.csv"))
+    return _run_on_experiment_log("uplift", "uplift", *items, *EXPERIMENT_DAYS)
 
 
 def exploration(run_folder: Path) -> Path:

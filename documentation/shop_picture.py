@@ -5,7 +5,6 @@ chromium-driver.
 """
 
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from documentation.markdown import DOCS
+from documentation.page_browser import open_browser
 from serving.command_line import option, run
 
 WINDOW = (1180, 850)  # pixels, of which the browser takes some
@@ -62,20 +62,13 @@ def _address(shop: "subprocess.Popen[str]") -> str:
 
 def take_picture(address: str, household: str, file: Path, is_dark: bool = False) -> None:
     """Pay the household's last order again and save a picture of the page."""
-    from selenium import webdriver
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
-    for argument in ("headless=new", "no-sandbox", "hide-scrollbars", f"window-size={WINDOW[0]},{WINDOW[1]}"):
-        options.add_argument(f"--{argument}")
-    driver = webdriver.Chrome(options, webdriver.ChromeService(str(shutil.which("chromedriver"))))
-    try:
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-        driver.get(address)
+    with open_browser() as browser:
+        browser.open(address, *WINDOW, is_dark)
+        driver = browser.driver
         wait = WebDriverWait(driver, WAIT_SECONDS)
         wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "#popular li"))
         field = driver.find_element(By.CSS_SELECTOR, "#household")
@@ -88,9 +81,7 @@ def take_picture(address: str, household: str, file: Path, is_dark: bool = False
         wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, "#slate .card")) == 6)
         driver.execute_script(SCROLL_TO_SLATE)
         wait.until(lambda d: d.execute_script("return document.getAnimations().length === 0"))
-        driver.save_screenshot(str(file))
-    finally:
-        driver.quit()
+        file.write_bytes(browser.first_screen())
 
 
 if __name__ == "__main__":
