@@ -4,6 +4,8 @@ The names of these keys are terms of the field, or several keys share a line. A 
 of a config key: `split.test_start` gives the meaning of `data.split.test_start`.
 """
 
+from collections.abc import Mapping
+
 SOURCE = "largest number of candidates from this source; 0 turns it off"
 CLASS_SETTING = "argument of the logger's class"
 FILE = "file or folder of the table; null: the file in data.root that is named after the table"
@@ -115,9 +117,12 @@ KEY_MEANINGS = {
 
 
 def meaning_of(path: str) -> str:
-    """Return the meaning of a config key, from its longest end in KEY_MEANINGS; "" if there is none."""
+    """Return the meaning of a config key; "" if there is none."""
+    return lookup_longest_end(KEY_MEANINGS, path)
+
+
+def lookup_longest_end(texts: Mapping[str, str], path: str) -> str:
+    """Return the text of the longest end of a dotted path that `texts` has; "" if there is none."""
     parts = path.split(".")
-    for start in range(len(parts)):
-        if meaning := KEY_MEANINGS.get(".".join(parts[start:])):
-            return meaning
-    return ""
+    ends = (".".join(parts[start:]) for start in range(len(parts)))
+    return next((texts[end] for end in ends if end in texts), "")

@@ -3,6 +3,8 @@
 A key here is the end of a config key: the entry `objective` has the type of `slate.objective`.
 """
 
+from documentation.reference.key_meanings import lookup_longest_end
+
 TEXT, NUMBER, DATE = "text or null", "number or null", "date or null"
 LIST, MAPPING = "list or null", "mapping or null"
 KEY_TYPES = {
@@ -59,7 +61,5 @@ KEY_TYPES = {
 
 
 def known_type(path: str) -> str:
-    """Return the type of a key, from the entry that is its longest end; empty if there is none."""
-    parts = path.split(".")
-    ends = (".".join(parts[start:]) for start in range(len(parts)))
-    return next((KEY_TYPES[end] for end in ends if end in KEY_TYPES), "")
+    """Return the type of a key; "" if there is none."""
+    return lookup_longest_end(KEY_TYPES, path)
