@@ -52,8 +52,8 @@ def companion_files(page: Path) -> list[Block]:
         return []
     return [
         block
-        for other in sorted(page.parent.glob("*.md"))
-        if other != page
-        for block in page_blocks(other)
+        for sibling in sorted(page.parent.glob("*.md"))
+        if sibling != page
+        for block in page_blocks(sibling)
         if block.path is not None and not block.is_excerpt
     ]

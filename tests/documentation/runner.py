@@ -112,9 +112,9 @@ class PageRunner:
         )  # fmt: skip
         self.output += finished.stdout
         print(f"{time.monotonic() - started:6.1f} s  line {statement.line}: {statement.text}", flush=True)
-        shown = f"line {statement.line}: {text}\n{finished.stdout[-3000:]}\n{finished.stderr[-3000:]}"
-        assert finished.returncode == 0, shown
-        assert "Traceback (most recent" not in finished.stderr, shown  # which `||` would hide
+        report = f"line {statement.line}: {text}\n{finished.stdout[-3000:]}\n{finished.stderr[-3000:]}"
+        assert finished.returncode == 0, report
+        assert "Traceback (most recent" not in finished.stderr, report  # which `||` would hide
 
     def _with_ports(self, text: str) -> str:
         """The text with the ports of this machine."""
@@ -147,16 +147,16 @@ class PageRunner:
             raise
         self._services[port] = service
 
-    def _wait_until_ready(self, service: Service, port: int, has_readiness: bool, shown: str) -> None:
+    def _wait_until_ready(self, service: Service, port: int, has_readiness: bool, report: str) -> None:
         url = f"http://127.0.0.1:{port}/" + ("readyz" if has_readiness else "")
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
-            assert service.process.poll() is None, f"{shown}: ended\n{service.output.read_text()[-3000:]}"
+            assert service.process.poll() is None, f"{report}: ended\n{service.output.read_text()[-3000:]}"
             with suppress(urllib.error.URLError, ConnectionError, TimeoutError):
                 urllib.request.urlopen(url, timeout=10).close()
                 return
             time.sleep(0.2)
-        raise AssertionError(f"{shown}: is not ready\n{service.output.read_text()[-3000:]}")
+        raise AssertionError(f"{report}: is not ready\n{service.output.read_text()[-3000:]}")
 
     def _run_python(self, block: Block, uses_wheel: bool) -> None:
         """Run a snippet after the page's earlier ones, in one interpreter."""

@@ -95,16 +95,16 @@ def command_problem(words: Sequence[str], folder: Path, is_run: bool) -> str | N
 def _inner_problem(words: Sequence[str], folder: Path) -> str | None:
     """What is wrong with a command of ours inside another: in a container, through ssh, by another python."""
     for n, word in enumerate(words):
-        rest = list(words[n + 1 :])
+        tail = list(words[n + 1 :])
         if word in ("python", "python3", "python3.11") or word.endswith("/bin/python"):
-            is_ours = rest[:1] in (["train.py"], ["export.py"], ["retrain.py"], ["demo.py"]) or rest[1:2] in (
+            is_ours = tail[:1] in (["train.py"], ["export.py"], ["retrain.py"], ["demo.py"]) or tail[1:2] in (
                 ["serving"], ["sextet"], ["operations.monitoring"], ["experimentation"]
             )  # fmt: skip
-            return python_problem(rest, folder) if is_ours else None
-        if word == "sextet" and n and words[0] in ("docker", "podman") and words[1] == "run" and rest:
-            return serving_problem(["serve", *rest])  # the entry point of deploy/Dockerfile
+            return python_problem(tail, folder) if is_ours else None
+        if word == "sextet" and n and words[0] in ("docker", "podman") and words[1] == "run" and tail:
+            return serving_problem(["serve", *tail])  # the entry point of deploy/Dockerfile
         if n and (word == "sextet" or word.endswith("/bin/sextet")) and words[n - 1] == "--":
-            return serving_problem(rest)
+            return serving_problem(tail)
     return None
 
 

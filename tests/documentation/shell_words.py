@@ -87,8 +87,8 @@ def _without_heredocs(text: str) -> str:
     if match is None:
         return text
     head, _, body = text.partition("\n")
-    rest = re.split(rf"^\s*{match[2]}$", body, maxsplit=1, flags=re.MULTILINE)
-    return head + "\n" + (_without_heredocs(rest[1]) if len(rest) > 1 else "")
+    parts = re.split(rf"^\s*{match[2]}$", body, maxsplit=1, flags=re.MULTILINE)
+    return head + "\n" + (_without_heredocs(parts[1]) if len(parts) > 1 else "")
 
 
 def _add(commands: list[SimpleCommand], words: list[str]) -> None:

@@ -98,12 +98,12 @@ def _yaml_problems(block: Block, folder: Path) -> Iterator[str]:
         return
     if not isinstance(documents[0], dict):
         yield "the config is no mapping"
-    top, _, rest = block.path.partition("/")
-    group, _, name = rest.removesuffix(".yaml").rpartition("/")
+    folder_name, _, file_name = block.path.partition("/")
+    group, _, name = file_name.removesuffix(".yaml").rpartition("/")
     config_name = next((each for each in CONFIG_NAMES if group in config_groups(each)), None)
     if config_name is None:
         yield f"there is no group {group}"
-    elif problem := override_problem(config_name, ["--config-dir", top, f"{group}={name}"]):
+    elif problem := override_problem(config_name, ["--config-dir", folder_name, f"{group}={name}"]):
         yield problem
 
 

@@ -102,14 +102,14 @@ def test_misplaced_texts_are_found() -> None:
     drawing.text(70, 82, "second")
     drawing.line((200, 0), (200, 100))
     drawing.text(190, 60, "crossed")
-    found = "\n".join(problems(drawing))
+    named = "\n".join(problems(drawing))
     for problem in (
         "leaves the picture: outside",
         "leaves the box: cut",
         "first | second: overlap",
         "crossed: crossed",
     ):
-        assert problem in found
+        assert problem in named
 
 
 def test_a_text_is_wider_in_bold_and_with_more_letters() -> None:
@@ -138,11 +138,11 @@ def test_both_modes_have_all_colours_of_the_style() -> None:
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_a_chart_names_command_commit_and_machine(name: str) -> None:
-    data, shown = read_data(name), " ".join(text for text, _ in CHARTS[name]().texts)
+    data, texts = read_data(name), " ".join(text for text, _ in CHARTS[name]().texts)
     assert re.match(r"python (-m [a-z_.]+|train\.py)", data["command"])
     assert re.fullmatch(r"[0-9a-f]{7,12}", data["commit"])
     for part in (*data["command"].split(), data["commit"], data["machine"].split(",")[0]):
-        assert part in shown
+        assert part in texts
 
 
 def test_the_code_map_has_the_packages_of_the_import_contract() -> None:
